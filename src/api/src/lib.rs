@@ -1,0 +1,1 @@
+//! The Kubernetes API of plimsoll: Karpenter v1 on the wire

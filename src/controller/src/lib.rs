@@ -1,0 +1,1 @@
+//! The shells: watches, loops, executors, lease, admin server

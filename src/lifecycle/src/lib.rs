@@ -1,0 +1,1 @@
+//! Per-object state machines: an object and what is known about it in, effects out

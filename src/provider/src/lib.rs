@@ -1,0 +1,1 @@
+//! What a cloud must answer: trait, typed errors, scripted fake

@@ -1,0 +1,1 @@
+//! Discrete-event simulator with faults, seeds and invariant checkers

@@ -1,0 +1,1 @@
+//! The index: watch events in, snapshots out
