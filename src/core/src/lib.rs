@@ -8,6 +8,7 @@
 //! the same bytes in. Time is an argument. Nothing here can fail for a reason outside its arguments.
 
 pub mod catalog;
+pub mod disrupt;
 pub mod plan;
 pub mod policy;
 pub mod report;

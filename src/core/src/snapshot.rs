@@ -110,6 +110,8 @@ pub struct Node {
     pub stage: NodeStage,
     /// It is being deleted, drained, or marked: not a destination.
     pub leaving: bool,
+    /// Its Node exists and is not Ready. Uses up disruption budget.
+    pub not_ready: bool,
     /// Labels it has, or will have as far as is decided.
     pub labels: Labels,
     /// Taints that will remain once it is initialized; plus those it has now when it is initialized.
