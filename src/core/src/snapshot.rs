@@ -83,6 +83,8 @@ pub struct Pod {
     pub place: Place,
     /// Owned by a DaemonSet: it follows its node and needs no other place.
     pub daemon: bool,
+    /// Being deleted: it still uses its node's resources, but selectors of others no longer count it.
+    pub terminating: bool,
 }
 
 /// Where a pod stands.
