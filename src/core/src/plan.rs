@@ -6,7 +6,7 @@ use crate::{
     catalog::{MicroDollars, TypeId},
     requirement::Requirement,
     resources::Resources,
-    snapshot::{DisruptionReason, NodeId, PodId},
+    snapshot::{ClassId, DisruptionReason, NodeId, PodId},
 };
 
 /// What should be done about one snapshot. Specific enough that whoever carries it out has no choice left.
@@ -24,8 +24,67 @@ pub struct Plan {
     pub launch_price: MicroDollars,
     /// No set of machines that places the same pods under the same snapshot can cost less.
     pub lower_bound: MicroDollars,
+    /// The proof of `lower_bound`.
+    pub bound: Bound,
     /// Search steps spent.
     pub steps: u64,
+}
+
+/// A certificate that no plan can be cheaper, checkable with integers only.
+///
+/// Everything here is in **nano-dollars** (thousandths of a [`MicroDollars`]) per hour, except `price`.
+///
+/// # Terms
+/// * `n(c)`: how many pods of class `c` the plan places, in `launches` and in `assignments` together.
+/// * `w(c)`: the worth of one pod of class `c`, from `duals`; zero for a class that is not listed. Never
+///   negative.
+/// * An *offering* is one entry of `InstanceType::offerings` with `available`, of a type that
+///   `Catalog::by_pool` lists for a pool of the snapshot, bought through that pool; its labels satisfy
+///   the pool's requirements. The same entry bought through two pools counts as two offerings.
+/// * Class `c` *may use* an offering when all of these hold:
+///   - it tolerates every `NoSchedule` and `NoExecute` taint of the pool (startup taints do not count);
+///   - some assignment of the labels that the pool leaves open (custom keys with several values) makes the
+///     node's labels satisfy the class's node selector, at least one of its required node affinity
+///     alternatives, and at least one alternative of each of its volumes;
+///   - one pod of it alone fits into the room of the offering;
+///   - *weights*: no pool of higher weight with empty `limits` has an available offering without a
+///     reservation that the class may use by the rules above. This rule is left out altogether when a
+///     class of the snapshot has a required pod affinity, or a hard spread or required anti-affinity over a
+///     key other than `kubernetes.io/hostname`, because such a pod may be forced out of a heavier pool.
+/// * The *room* of an offering is its allocatable less the requests of those DaemonSets that certainly run
+///   on it (they tolerate the pool's taints and match its labels under every assignment of open labels).
+/// * The *room* of a node that exists (`leaving` is false) is its allocatable less the requests of the
+///   pods on it that the plan leaves there (`Bound` and `Assigned` ones, daemons included); missing daemons
+///   may be left out of account.
+/// * `cap(c)`: most pods of `c` that one machine can hold: `n(c)`; 1 if the class has a host port, or a
+///   required anti-affinity over `kubernetes.io/hostname` that selects its own pods; the `max_skew` of each
+///   hard spread over `kubernetes.io/hostname` that selects its own pods (an empty node may always stand
+///   beside, so the least count is zero); and the entry of `caps`, if any.
+/// * A *pattern* of a place is a count `x(c)` for each class that may use it, `0 ≤ x(c) ≤ cap(c)`, whose
+///   requests together fit into its room. `K(place)` is the greatest `Σ w(c)·x(c)` over its patterns, or
+///   anything above it: any upper bound on `K` proves as well, only less.
+///
+/// # What has to hold
+/// 1. For every offering without a reservation: `K(offering) ≤ 1000 · price`.
+/// 2. `1000 · bound.price ≤ Σ_c w(c)·n(c) − Σ_nodes K(node) − Σ_reservations remaining · excess`, where
+///    `excess = max(0, K(offering) − 1000 · price)`, the greatest over the offerings that share the
+///    reservation id, and `remaining` is the greatest they name. A right side below zero counts as zero.
+///
+/// # Why that is a proof
+/// Each pod counted in `n` is on a node that exists, in a reserved machine, or in another new machine. The
+/// pods on one machine are a pattern of it, so their worth is at most `K`. Summed over all new machines
+/// without reservation, the worth is at most their price by 1; the rest can hold at most what 2 subtracts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bound {
+    /// What is proven; equal to [`Plan::lower_bound`].
+    pub price: MicroDollars,
+    /// Worth of one pod of each class, in nano-dollars per hour; ascending, positive entries only.
+    pub duals: Vec<(ClassId, i64)>,
+    /// Preferences that the plan keeps for every pod it places of a class and that limit how many of them share a
+    /// machine: preferred anti-affinity (1) or `ScheduleAnyway` spread (`max_skew`) over
+    /// `kubernetes.io/hostname`, selecting the class's own pods. The bound then speaks of plans that keep
+    /// them too. Ascending.
+    pub caps: Vec<(ClassId, u32)>,
 }
 
 /// One machine to buy.
