@@ -1,1 +1,19 @@
-//! End-to-end tests on a real control plane
+//! The testbed and the harness of the end-to-end tests and the demo.
+//!
+//! The control plane is real (etcd, kube-apiserver, kube-controller-manager, kube-scheduler); only the kubelets are
+//! simulated, by kwok with stages of our own in which a draining pod takes as long as a real one would.
+//!
+//! - [`tools`] builds the programs of the testbed, once per machine.
+//! - [`testbed`] runs them.
+//! - [`cluster`] talks to the API server the way a test wants to.
+//! - [`controller`] runs the `plimsoll` binary; [`upstream`] runs Karpenter's own kwok controller instead.
+
+pub mod cluster;
+pub mod controller;
+pub mod metrics;
+pub mod paths;
+pub mod ports;
+pub mod process;
+pub mod testbed;
+pub mod tools;
+pub mod upstream;
