@@ -52,3 +52,46 @@ pub fn crd_yaml(crd: &CustomResourceDefinition) -> Result<String, CrdError> {
         source,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// The files in crds/ are what users install. `PLIMSOLL_BLESS=1` rewrites them.
+    #[test]
+    fn committed_files_match_the_types() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crds");
+        let bless = std::env::var_os("PLIMSOLL_BLESS").is_some();
+        let mut expected: Vec<_> = crds()
+            .iter()
+            .map(|crd| (crd_file_name(crd), crd_yaml(crd).unwrap()))
+            .collect();
+        expected.sort();
+        if bless {
+            for (name, text) in &expected {
+                std::fs::write(dir.join(name), text).unwrap();
+            }
+        }
+        let mut found: Vec<_> = std::fs::read_dir(&dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+            .map(|path| {
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                (name, std::fs::read_to_string(&path).unwrap())
+            })
+            .collect();
+        found.sort();
+        let names =
+            |files: &[(String, String)]| files.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!(names(&found), names(&expected));
+        for ((name, committed), (_, derived)) in found.iter().zip(&expected) {
+            assert!(
+                committed == derived,
+                "crds/{name} differs from the types; run the tests with PLIMSOLL_BLESS=1"
+            );
+        }
+    }
+}

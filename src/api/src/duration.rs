@@ -29,7 +29,7 @@ pub enum DurationError {
         unit: String,
     },
     /// The value does not fit in 63 bits of nanoseconds, Go's limit of about 292 years.
-    #[error("{0:?} is longer than 2540400h, the longest duration there is")]
+    #[error("{0:?} is longer than 2562047h, the longest duration there is")]
     Overflow(String),
 }
 
@@ -353,8 +353,8 @@ mod tests {
             r#""2d" has the unknown unit "d"; use h, m, s, ms, us or ns"#
         );
         assert_eq!(
-            "2540401h".parse::<GoDuration>(),
-            Err(DurationError::Overflow("2540401h".into()))
+            "2562048h".parse::<GoDuration>(),
+            Err(DurationError::Overflow("2562048h".into()))
         );
         let long = format!("{}s", "9".repeat(60));
         assert_eq!(long.parse::<GoDuration>(), Err(DurationError::Overflow(long)));

@@ -1,9 +1,11 @@
 //! Schema fragments that the types cannot express by themselves, and the pass that brings a derived schema into the
 //! shape Karpenter's CRDs have.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
+};
 use schemars::{Schema, SchemaGenerator, json_schema};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// Durations in whole hours, minutes and seconds.
 pub(crate) const DURATION: &str = "^([0-9]+(s|m|h))+$";
@@ -222,10 +224,36 @@ fn merge(into: &mut Value, from: Value) {
 }
 
 /// Brings a derived CRD into the shape of Karpenter's.
-///
-/// * `nullable` goes: it stands for Rust's `Option`, but on the wire an absent field is absent. With it a null would
-///   satisfy `has()` in CEL.
-/// * `title` goes: it repeats the type's name.
-pub(crate) fn normalize(crd: CustomResourceDefinition) -> CustomResourceDefinition {
+pub(crate) fn normalize(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut crd.spec.versions {
+        if let Some(root) = version
+            .schema
+            .as_mut()
+            .and_then(|validation| validation.open_api_v3_schema.as_mut())
+        {
+            clean(root);
+        }
+    }
     crd
+}
+
+/// Removes what schemars says about Rust rather than about the wire.
+///
+/// * `nullable` stands for `Option`, but on the wire an absent field is absent; with it a null would satisfy CEL's
+///   `has()`.
+/// * `title` repeats the name of the type.
+fn clean(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    schema.title = None;
+    let properties = schema
+        .properties
+        .iter_mut()
+        .flat_map(|properties| properties.values_mut());
+    properties.for_each(clean);
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        clean(values);
+    }
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        clean(items);
+    }
 }
