@@ -1,1 +1,18 @@
-//! The index: watch events in, snapshots out
+//! The index: watch events in, snapshots out.
+//!
+//! Owns what is known of the cluster. `apply`, `delete` and `reset` take what the watches say;
+//! [`Index::snapshot`] lowers it to [`plimsoll_core::snapshot::Snapshot`].
+//!
+//! Invariants: it calls nothing and reads no clock. Pods are kept in a slim form: container environment,
+//! arguments, commands and annotations outside a short list are never deserialised.
+
+mod index;
+mod lower;
+pub mod pdb;
+pub mod pod;
+mod slim;
+pub mod storage;
+
+pub use index::{Bindings, Index, NodeView, Observe, PROMISE_WINDOW, Touched};
+pub use lower::snapshot::{Lowered, pool_usage};
+pub use slim::{DaemonSet, PersistentVolume, PersistentVolumeClaim, Pod};

@@ -1,0 +1,679 @@
+//! What is known of the cluster, one method per thing a watch can say.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Node},
+        policy::v1::PodDisruptionBudget,
+        storage::v1::{CSINode, StorageClass, VolumeAttachment},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use plimsoll_api::{conditions, nodeclaim::NodeClaim, nodepool::NodePool};
+use plimsoll_core::snapshot::PodClass;
+use rustc_hash::FxHashSet;
+
+use crate::{
+    lower::shape,
+    pod::{self, PodState},
+    slim,
+    storage::Storage,
+};
+
+type SharedLabels = Arc<Vec<(Arc<str>, Arc<str>)>>;
+
+/// A promise is forgotten this long after its machine became usable: if kube-scheduler has not followed it
+/// by then it will not, and the pod must be planned anew. Upstream's nomination window.
+pub const PROMISE_WINDOW: Duration = Duration::from_secs(20);
+
+/// A claim we created ourselves stays known for this long without the watch confirming it, so that a list
+/// that is older than the creation cannot make us launch the same machine twice.
+const UNCONFIRMED_WINDOW: SignedDuration = SignedDuration::from_secs(15);
+
+/// A way for a watch to tell what it saw. `reset` is a full list: what it lacks is gone.
+pub trait Observe<K> {
+    fn apply(&mut self, object: K, now: Timestamp);
+    fn delete(&mut self, object: &K, now: Timestamp);
+    fn reset(&mut self, objects: Vec<K>, now: Timestamp);
+}
+
+/// What changed since it was last asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// NodeClaims something relevant to which happened.
+    pub claims: BTreeSet<String>,
+    /// NodePools whose spec, machines or class changed.
+    pub pools: bool,
+    /// A pod began to wait for a machine.
+    pub waiting_pods: usize,
+    /// Something that can make a machine removable, or let a waiting pod be planned differently.
+    pub capacity: bool,
+}
+
+#[derive(Debug)]
+struct ClaimEntry {
+    object: Arc<NodeClaim>,
+    /// Set when we stored it from a create call's answer and no watch has said it yet.
+    unconfirmed_since: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug)]
+struct Promise {
+    /// NodeClaim name, or Node name for a machine without claim.
+    target: Arc<str>,
+    made: Timestamp,
+}
+
+/// How pods that had a place in a plan were bound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bindings {
+    pub as_planned: u64,
+    pub elsewhere: u64,
+}
+
+#[derive(Debug, Default)]
+pub struct Index {
+    revision: u64,
+    touched: Touched,
+    shapes: FxHashSet<Arc<PodClass>>,
+    label_sets: FxHashSet<SharedLabels>,
+    pub(crate) pods: BTreeMap<Arc<str>, Arc<PodState>>,
+    pub(crate) pods_by_node: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    pub(crate) nodes: BTreeMap<String, Arc<Node>>,
+    nodes_by_provider_id: BTreeMap<String, BTreeSet<String>>,
+    claims: BTreeMap<String, ClaimEntry>,
+    claims_by_provider_id: BTreeMap<String, String>,
+    pub(crate) node_pools: BTreeMap<String, Arc<NodePool>>,
+    /// Shape of each DaemonSet's template, by key.
+    pub(crate) daemon_sets: BTreeMap<Arc<str>, Arc<PodClass>>,
+    pub(crate) pdbs: BTreeMap<String, Arc<PodDisruptionBudget>>,
+    pub(crate) namespaces: BTreeMap<Arc<str>, plimsoll_core::snapshot::Labels>,
+    pub(crate) storage: Storage,
+    promises: BTreeMap<Arc<str>, Promise>,
+    last_pod_event: BTreeMap<Arc<str>, Timestamp>,
+    bindings: Bindings,
+}
+
+/// One machine with everything around it.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    pub claim: Arc<NodeClaim>,
+    /// Nodes that carry the claim's provider id; more than one is an error the lifecycle reports.
+    pub nodes: Vec<Arc<Node>>,
+    /// Pods bound to the node, sorted by key.
+    pub pods: Vec<Arc<PodState>>,
+    /// Pods planned onto it that are not bound anywhere yet.
+    pub promised: Vec<Arc<PodState>>,
+    /// Names of volume attachments of volumes its pods must wait for.
+    pub attachments: Vec<String>,
+    /// Last bind, finish or deletion of a pod there.
+    pub last_pod_event: Option<Timestamp>,
+}
+
+impl NodeView {
+    /// The machine's Node, when there is exactly one.
+    pub fn node(&self) -> Option<&Arc<Node>> {
+        match self.nodes.as_slice() {
+            [node] => Some(node),
+            _ => None,
+        }
+    }
+}
+
+impl Index {
+    /// Grows with every change.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// What changed since the last call.
+    pub fn take_touched(&mut self) -> Touched {
+        std::mem::take(&mut self.touched)
+    }
+
+    pub fn bindings(&self) -> Bindings {
+        self.bindings
+    }
+
+    pub fn node_pools(&self) -> impl Iterator<Item = &Arc<NodePool>> {
+        self.node_pools.values()
+    }
+
+    pub fn node_pool(&self, name: &str) -> Option<&Arc<NodePool>> {
+        self.node_pools.get(name)
+    }
+
+    pub fn claims(&self) -> impl Iterator<Item = &Arc<NodeClaim>> {
+        self.claims.values().map(|entry| &entry.object)
+    }
+
+    pub fn claim(&self, name: &str) -> Option<&Arc<NodeClaim>> {
+        self.claims.get(name).map(|entry| &entry.object)
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> {
+        self.nodes.values()
+    }
+
+    pub fn pods(&self) -> impl Iterator<Item = &Arc<PodState>> {
+        self.pods.values()
+    }
+
+    pub fn pod(&self, key: &str) -> Option<&Arc<PodState>> {
+        self.pods.get(key)
+    }
+
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<PodState>> {
+        self.pods_by_node.get(node).into_iter().flatten().filter_map(|key| self.pods.get(key))
+    }
+
+    /// Nodes that carry a provider id.
+    pub fn nodes_of_provider_id(&self, provider_id: &str) -> Vec<Arc<Node>> {
+        let names = self.nodes_by_provider_id.get(provider_id).into_iter().flatten();
+        names.filter_map(|name| self.nodes.get(name)).cloned().collect()
+    }
+
+    /// Name of the NodeClaim that owns a Node.
+    pub fn claim_of_node(&self, node: &Node) -> Option<&str> {
+        let provider_id = node.spec.as_ref()?.provider_id.as_ref()?;
+        self.claims_by_provider_id.get(provider_id).map(String::as_str)
+    }
+
+    /// A machine with its pods and promises.
+    pub fn view(&self, claim: &str) -> Option<NodeView> {
+        let object = self.claim(claim)?.clone();
+        let provider_id = object.status.as_ref().and_then(|s| s.provider_id.as_deref());
+        let nodes = provider_id.map(|id| self.nodes_of_provider_id(id)).unwrap_or_default();
+        let node_name = nodes.first().and_then(|n| n.metadata.name.as_deref());
+        let pods: Vec<_> = node_name.into_iter().flat_map(|n| self.pods_on(n)).cloned().collect();
+        let promised = self
+            .promises
+            .iter()
+            .filter(|(_, promise)| &*promise.target == claim)
+            .filter_map(|(key, _)| self.pods.get(key))
+            .filter(|pod| pod.node.is_none() && pod.is_active())
+            .cloned()
+            .collect();
+        let attachments = node_name.map(|n| self.storage.attachments_of(n, &pods)).unwrap_or_default();
+        let last_pod_event = node_name.and_then(|n| self.last_pod_event.get(n)).copied();
+        Some(NodeView { claim: object, nodes, pods, promised, attachments, last_pod_event })
+    }
+
+    /// Takes in a claim that a create call just returned, before any watch has seen it.
+    pub fn created_claim(&mut self, claim: NodeClaim, now: Timestamp) {
+        let Some(name) = claim.metadata.name.clone() else { return };
+        if self.claims.contains_key(&name) {
+            return;
+        }
+        self.touch_claim(&name);
+        self.claims.insert(name, ClaimEntry { object: Arc::new(claim), unconfirmed_since: Some(now) });
+        self.revision += 1;
+    }
+
+    /// Remembers that a plan put the pod on the machine of this claim (or on this Node).
+    pub fn promise(&mut self, pod_key: &Arc<str>, target: &str, now: Timestamp) {
+        self.promises.insert(pod_key.clone(), Promise { target: target.into(), made: now });
+        self.revision += 1;
+    }
+
+    /// Where a plan put the pod, while that promise stands.
+    pub fn promised_target(&self, pod_key: &str) -> Option<&Arc<str>> {
+        self.promises.get(pod_key).map(|p| &p.target)
+    }
+
+    /// Machines some pod was promised a place on.
+    pub(crate) fn promised_targets(&self) -> FxHashSet<&str> {
+        self.promises.values().map(|p| &*p.target).collect()
+    }
+
+    pub(crate) fn last_pod_event(&self, node: &str) -> Option<Timestamp> {
+        self.last_pod_event.get(node).copied()
+    }
+
+    /// A pod that still needs the place it was promised: it waits, or its present machine is leaving.
+    fn needs_promise(&self, key: &str) -> bool {
+        let Some(pod) = self.pods.get(key).filter(|p| p.is_active()) else { return false };
+        let Some(node) = &pod.node else { return true };
+        let Some(node) = self.nodes.get(&**node) else { return false };
+        let claim = self.claim_of_node(node).and_then(|name| self.claim(name));
+        node.metadata.deletion_timestamp.is_some()
+            || claim.is_some_and(|c| c.metadata.deletion_timestamp.is_some())
+    }
+
+    /// Drops promises that will not be kept: their machine is gone or leaving, or has been usable for
+    /// [`PROMISE_WINDOW`]. Claims that no watch ever confirmed go too. The pods count as waiting again.
+    pub fn expire(&mut self, now: Timestamp) {
+        let window = SignedDuration::try_from(PROMISE_WINDOW).unwrap_or_default();
+        let broken: Vec<Arc<str>> = self
+            .promises
+            .iter()
+            .filter(|(key, promise)| {
+                !self.needs_promise(key) || now.duration_since(self.usable_since(promise).unwrap_or(now)) > window
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in broken {
+            self.promises.remove(&key);
+            if self.pods.get(&key).is_some_and(|p| p.is_provisionable()) {
+                self.touched.waiting_pods += 1;
+                self.revision += 1;
+            }
+        }
+        let lost: Vec<String> = self
+            .claims
+            .iter()
+            .filter(|(_, entry)| {
+                entry.unconfirmed_since.is_some_and(|since| now.duration_since(since) > UNCONFIRMED_WINDOW)
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in lost {
+            self.forget_claim(&name);
+        }
+    }
+
+    /// Since when kube-scheduler could have kept the promise. None: not yet. The distant past: never will.
+    fn usable_since(&self, promise: &Promise) -> Option<Timestamp> {
+        let Some(claim) = self.claim(&promise.target) else {
+            let exists = self.nodes.contains_key(&*promise.target);
+            return Some(if exists { promise.made } else { Timestamp::MIN });
+        };
+        if claim.metadata.deletion_timestamp.is_some() {
+            return Some(Timestamp::MIN);
+        }
+        let initialized = claim
+            .status
+            .as_ref()
+            .and_then(|s| conditions::find(&s.conditions, conditions::INITIALIZED))
+            .filter(|c| c.status == "True")
+            .map(|c| c.last_transition_time.0);
+        initialized.map(|since| since.max(promise.made))
+    }
+
+    fn touch_claim(&mut self, name: &str) {
+        if !self.touched.claims.contains(name) {
+            self.touched.claims.insert(name.to_owned());
+        }
+    }
+
+    fn touch_claim_of_node(&mut self, node: &str) {
+        let claim = self.nodes.get(node).and_then(|n| self.claim_of_node(n)).map(str::to_owned);
+        if let Some(claim) = claim {
+            self.touch_claim(&claim);
+        }
+    }
+
+    fn forget_claim(&mut self, name: &str) {
+        if let Some(entry) = self.claims.remove(name) {
+            if let Some(id) = entry.object.status.as_ref().and_then(|s| s.provider_id.as_ref()) {
+                self.claims_by_provider_id.remove(id);
+            }
+            self.touch_claim(name);
+            self.touched.capacity = true;
+            self.touched.pools = true;
+            self.revision += 1;
+        }
+    }
+
+    fn intern_shape(&mut self, shape: PodClass) -> Arc<PodClass> {
+        intern(&mut self.shapes, shape)
+    }
+
+    fn intern_labels(&mut self, labels: Option<&BTreeMap<String, String>>) -> SharedLabels {
+        let labels = labels
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (Arc::from(key.as_str()), Arc::from(value.as_str())))
+            .collect();
+        intern(&mut self.label_sets, labels)
+    }
+
+    /// Shapes and label sets nobody uses any more.
+    fn sweep_interned(&mut self) {
+        self.shapes.retain(|shape| Arc::strong_count(shape) > 1);
+        self.label_sets.retain(|labels| Arc::strong_count(labels) > 1);
+    }
+
+    fn remove_pod(&mut self, key: &Arc<str>, now: Timestamp) {
+        let Some(pod) = self.pods.remove(key) else { return };
+        self.promises.remove(key);
+        if let Some(node) = &pod.node {
+            self.unplace(key, node);
+            self.pod_event(&pod, node, now);
+        }
+        self.touched.capacity = true;
+        self.revision += 1;
+    }
+
+    fn unplace(&mut self, key: &Arc<str>, node: &Arc<str>) {
+        if let Some(keys) = self.pods_by_node.get_mut(node) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.pods_by_node.remove(node);
+            }
+        }
+    }
+
+    /// Daemons follow their node; only other pods make it busy.
+    fn pod_event(&mut self, pod: &PodState, node: &Arc<str>, now: Timestamp) {
+        if pod.owner != pod::Owner::DaemonSet {
+            self.last_pod_event.insert(node.clone(), now);
+        }
+        self.touch_claim_of_node(node);
+    }
+}
+
+/// Sharing pays as long as sets stay small compared to what they index.
+const INTERNED_SWEEP_EVERY: usize = 1024;
+
+fn intern<T: Eq + std::hash::Hash>(set: &mut FxHashSet<Arc<T>>, value: T) -> Arc<T> {
+    if let Some(known) = set.get(&value) {
+        return known.clone();
+    }
+    let shared = Arc::new(value);
+    set.insert(shared.clone());
+    shared
+}
+
+fn object_key(meta: &ObjectMeta) -> String {
+    match (&meta.namespace, &meta.name) {
+        (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
+        (None, Some(name)) => name.clone(),
+        (_, None) => String::new(),
+    }
+}
+
+impl Observe<slim::Pod> for Index {
+    fn apply(&mut self, object: slim::Pod, now: Timestamp) {
+        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+        let no_labels = BTreeMap::new();
+        let pod_labels = object.metadata.labels.as_ref().unwrap_or(&no_labels);
+        let shape = self.intern_shape(shape::shape(namespace, pod_labels, &object.spec));
+        let labels = self.intern_labels(object.metadata.labels.as_ref());
+        let pod = pod::from_slim(&object, shape, labels);
+        let key = pod.key.clone();
+        let before = self.pods.get(&key).cloned();
+        if before.as_deref() == Some(&pod) {
+            return;
+        }
+        if let Some(old) = before.as_ref().filter(|old| old.uid != pod.uid) {
+            // The name was reused: the old pod's deletion was not seen.
+            self.remove_pod(&old.key, now);
+        }
+        let before = before.filter(|old| old.uid == pod.uid);
+        let was_on = before.as_ref().and_then(|p| p.node.clone());
+        if let Some(node) = &pod.node
+            && was_on.is_none()
+        {
+            self.pods_by_node.entry(node.clone()).or_default().insert(key.clone());
+            if let Some(promise) = self.promises.remove(&key) {
+                let claim = self.nodes.get(&**node).and_then(|n| self.claim_of_node(n));
+                if claim.unwrap_or(node) == &*promise.target {
+                    self.bindings.as_planned += 1;
+                } else {
+                    self.bindings.elsewhere += 1;
+                }
+            }
+            self.pod_event(&pod, node, now);
+        }
+        if let (Some(old), Some(node)) = (&before, &pod.node)
+            && (old.terminal != pod.terminal || old.deletion.is_some() != pod.deletion.is_some())
+        {
+            self.pod_event(&pod, node, now);
+        }
+        if let Some(node) = &pod.node {
+            self.touch_claim_of_node(node);
+        } else if let Some(promise) = self.promises.get(&key) {
+            // A failed scheduling attempt clears a nomination; the lifecycle renews it.
+            let target = promise.target.clone();
+            if pod.nominated_node.is_none() && self.claims.contains_key(&*target) {
+                self.touch_claim(&target);
+            }
+        }
+        let waited = before.as_ref().is_some_and(|p| p.is_provisionable());
+        if pod.is_provisionable() && !waited {
+            self.touched.waiting_pods += 1;
+        }
+        self.touched.capacity |= before.as_ref().is_none_or(|old| old.node != pod.node || old.is_active() != pod.is_active());
+        self.pods.insert(key, Arc::new(pod));
+        self.revision += 1;
+        if self.shapes.len() > INTERNED_SWEEP_EVERY + 2 * self.pods.len() {
+            self.sweep_interned();
+        }
+    }
+
+    fn delete(&mut self, object: &slim::Pod, now: Timestamp) {
+        self.remove_pod(&object_key(&object.metadata).into(), now);
+    }
+
+    fn reset(&mut self, objects: Vec<slim::Pod>, now: Timestamp) {
+        let listed: BTreeSet<Arc<str>> = objects.iter().map(|o| object_key(&o.metadata).into()).collect();
+        let gone: Vec<_> = self.pods.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+        for key in gone {
+            self.remove_pod(&key, now);
+        }
+        for object in objects {
+            self.apply(object, now);
+        }
+        self.sweep_interned();
+    }
+}
+
+impl Observe<Node> for Index {
+    fn apply(&mut self, mut object: Node, _now: Timestamp) {
+        // Never read, and the larger half of a Node.
+        object.metadata.managed_fields = None;
+        if let Some(status) = &mut object.status {
+            status.images = None;
+        }
+        let Some(name) = object.metadata.name.clone() else { return };
+        if self.nodes.get(&name).is_some_and(|old| is_heartbeat(old, &object)) {
+            return;
+        }
+        if let Some(id) = object.spec.as_ref().and_then(|s| s.provider_id.clone()) {
+            self.nodes_by_provider_id.entry(id).or_default().insert(name.clone());
+        }
+        let shared: Arc<str> = name.as_str().into();
+        self.nodes.insert(name, Arc::new(object));
+        self.touch_claim_of_node(&shared);
+        self.touched.capacity = true;
+        self.touched.pools = true;
+        self.revision += 1;
+    }
+
+    fn delete(&mut self, object: &Node, _now: Timestamp) {
+        let Some(name) = object.metadata.name.as_deref() else { return };
+        self.touch_claim_of_node(name);
+        let Some(old) = self.nodes.remove(name) else { return };
+        if let Some(id) = old.spec.as_ref().and_then(|s| s.provider_id.as_ref())
+            && let Some(names) = self.nodes_by_provider_id.get_mut(id)
+        {
+            names.remove(name);
+            if names.is_empty() {
+                self.nodes_by_provider_id.remove(id);
+            }
+        }
+        self.last_pod_event.remove(name);
+        self.touched.capacity = true;
+        self.touched.pools = true;
+        self.revision += 1;
+    }
+
+    fn reset(&mut self, objects: Vec<Node>, now: Timestamp) {
+        let listed: BTreeSet<_> = objects.iter().filter_map(|o| o.metadata.name.clone()).collect();
+        let gone: Vec<_> = self.nodes.values().filter(|n| !listed.contains(&object_key(&n.metadata))).cloned().collect();
+        for node in gone {
+            self.delete(&*node, now);
+        }
+        for object in objects {
+            self.apply(object, now);
+        }
+    }
+}
+
+/// A Node update that changes nothing anyone looks at but heartbeat times.
+fn is_heartbeat(old: &Node, new: &Node) -> bool {
+    let conditions = |node: &Node| {
+        let list = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+        list.map(|l| l.iter().map(|c| (c.type_.clone(), c.status.clone())).collect::<Vec<_>>())
+    };
+    let amounts = |node: &Node| node.status.as_ref().map(|s| (s.capacity.clone(), s.allocatable.clone()));
+    old.spec == new.spec
+        && old.metadata.labels == new.metadata.labels
+        && old.metadata.annotations == new.metadata.annotations
+        && old.metadata.finalizers == new.metadata.finalizers
+        && old.metadata.owner_references == new.metadata.owner_references
+        && old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
+        && old.metadata.uid == new.metadata.uid
+        && conditions(old) == conditions(new)
+        && amounts(old) == amounts(new)
+}
+
+impl Observe<NodeClaim> for Index {
+    fn apply(&mut self, mut object: NodeClaim, _now: Timestamp) {
+        object.metadata.managed_fields = None;
+        let Some(name) = object.metadata.name.clone() else { return };
+        let known = self.claims.get(&name);
+        if known.is_some_and(|entry| entry.unconfirmed_since.is_none() && *entry.object == object) {
+            return;
+        }
+        if let Some(id) = object.status.as_ref().and_then(|s| s.provider_id.clone()) {
+            self.claims_by_provider_id.insert(id, name.clone());
+        }
+        self.touch_claim(&name);
+        self.claims.insert(name, ClaimEntry { object: Arc::new(object), unconfirmed_since: None });
+        self.touched.capacity = true;
+        self.touched.pools = true;
+        self.revision += 1;
+    }
+
+    fn delete(&mut self, object: &NodeClaim, _now: Timestamp) {
+        self.forget_claim(&object_key(&object.metadata));
+    }
+
+    fn reset(&mut self, objects: Vec<NodeClaim>, now: Timestamp) {
+        let listed: BTreeSet<_> = objects.iter().map(|o| object_key(&o.metadata)).collect();
+        let gone: Vec<_> = self
+            .claims
+            .iter()
+            .filter(|(name, entry)| entry.unconfirmed_since.is_none() && !listed.contains(*name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in gone {
+            self.forget_claim(&name);
+        }
+        for object in objects {
+            self.apply(object, now);
+        }
+    }
+}
+
+impl Observe<slim::DaemonSet> for Index {
+    fn apply(&mut self, object: slim::DaemonSet, _now: Timestamp) {
+        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+        let no_labels = BTreeMap::new();
+        let template = &object.spec.template;
+        let pod_labels = template.metadata.labels.as_ref().unwrap_or(&no_labels);
+        let mut shape = shape::shape(namespace, pod_labels, &template.spec);
+        shape.labels =
+            pod_labels.iter().map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str()))).collect();
+        self.daemon_sets.insert(object_key(&object.metadata).into(), Arc::new(shape));
+        self.revision += 1;
+    }
+
+    fn delete(&mut self, object: &slim::DaemonSet, _now: Timestamp) {
+        self.daemon_sets.remove(object_key(&object.metadata).as_str());
+        self.revision += 1;
+    }
+
+    fn reset(&mut self, objects: Vec<slim::DaemonSet>, now: Timestamp) {
+        self.daemon_sets.clear();
+        for object in objects {
+            self.apply(object, now);
+        }
+    }
+}
+
+impl Observe<Namespace> for Index {
+    fn apply(&mut self, object: Namespace, _now: Timestamp) {
+        let labels = object.metadata.labels.iter().flatten();
+        let labels = labels.map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str()))).collect();
+        self.namespaces.insert(object_key(&object.metadata).into(), labels);
+        self.revision += 1;
+    }
+
+    fn delete(&mut self, object: &Namespace, _now: Timestamp) {
+        self.namespaces.remove(object_key(&object.metadata).as_str());
+    }
+
+    fn reset(&mut self, objects: Vec<Namespace>, now: Timestamp) {
+        self.namespaces.clear();
+        for object in objects {
+            self.apply(object, now);
+        }
+    }
+}
+
+/// Kinds that are stored as they are, by key.
+macro_rules! observe_stored {
+    ($kind:ty, $($field:ident).+, $touched:ident) => {
+        impl Observe<$kind> for Index {
+            fn apply(&mut self, mut object: $kind, _now: Timestamp) {
+                object.metadata.managed_fields = None;
+                self.$($field).+.insert(object_key(&object.metadata), Arc::new(object));
+                self.touched.$touched = true;
+                self.revision += 1;
+            }
+
+            fn delete(&mut self, object: &$kind, _now: Timestamp) {
+                self.$($field).+.remove(&object_key(&object.metadata));
+                self.touched.$touched = true;
+                self.revision += 1;
+            }
+
+            fn reset(&mut self, objects: Vec<$kind>, now: Timestamp) {
+                self.$($field).+.clear();
+                self.touched.$touched = true;
+                for object in objects {
+                    self.apply(object, now);
+                }
+            }
+        }
+    };
+}
+
+observe_stored!(NodePool, node_pools, pools);
+observe_stored!(PodDisruptionBudget, pdbs, capacity);
+observe_stored!(slim::PersistentVolumeClaim, storage.claims, capacity);
+observe_stored!(slim::PersistentVolume, storage.volumes, capacity);
+observe_stored!(StorageClass, storage.classes, capacity);
+observe_stored!(CSINode, storage.csi_nodes, capacity);
+
+impl Observe<VolumeAttachment> for Index {
+    fn apply(&mut self, object: VolumeAttachment, _now: Timestamp) {
+        let node = object.spec.node_name.clone();
+        self.storage.attachments.insert(object_key(&object.metadata), Arc::new(object));
+        self.touch_claim_of_node(&node);
+    }
+
+    fn delete(&mut self, object: &VolumeAttachment, _now: Timestamp) {
+        self.storage.attachments.remove(&object_key(&object.metadata));
+        self.touch_claim_of_node(&object.spec.node_name);
+    }
+
+    fn reset(&mut self, objects: Vec<VolumeAttachment>, now: Timestamp) {
+        let old = std::mem::take(&mut self.storage.attachments);
+        for attachment in old.values() {
+            self.touch_claim_of_node(&attachment.spec.node_name);
+        }
+        for object in objects {
+            self.apply(object, now);
+        }
+    }
+}
