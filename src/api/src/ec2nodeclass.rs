@@ -8,15 +8,26 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::NodeSelectorRequirement;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::duration::GoDuration;
 use crate::{cel, schema};
+
+mod kubelet;
+mod status;
+mod terms;
+
+pub use kubelet::KubeletConfiguration;
+pub use status::{
+    AMI, CapacityReservation, CapacityReservationState, CapacityReservationType, EC2NodeClassStatus,
+    SecurityGroup, Subnet,
+};
+pub use terms::{
+    AMIFamily, AMISelectorTerm, CapacityReservationSelectorTerm, InstanceMatchCriteria,
+    PlacementGroupSelector, SecurityGroupSelectorTerm, SubnetSelectorTerm,
+};
 
 /// Desired state of an EC2NodeClass.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -219,166 +230,6 @@ pub struct EC2NodeClassSpec {
     pub cpu_options: Option<CPUOptions>,
 }
 
-/// Selects subnets; the fields of one term must all match.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SubnetSelectorTerm {
-    /// Tags; `*` matches any value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("maxProperties" = SELECTOR_TAGS_MAX))]
-    #[x_kube(validation = cel::selector_tags())]
-    pub tags: Option<BTreeMap<String, String>>,
-    /// Id of a subnet.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "subnet-[0-9a-z]+"))]
-    pub id: Option<String>,
-}
-
-/// Bounds the cost of the CEL rule over selector tags.
-const SELECTOR_TAGS_MAX: usize = 20;
-
-/// Selects security groups; the fields of one term must all match.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SecurityGroupSelectorTerm {
-    /// Tags; `*` matches any value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("maxProperties" = SELECTOR_TAGS_MAX))]
-    #[x_kube(validation = cel::selector_tags())]
-    pub tags: Option<BTreeMap<String, String>>,
-    /// Id of a security group.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "sg-[0-9a-z]+"))]
-    pub id: Option<String>,
-    /// Group name, which is not the tag Name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-}
-
-/// Selects capacity reservations; the fields of one term must all match.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CapacityReservationSelectorTerm {
-    /// Tags; `*` matches any value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("maxProperties" = SELECTOR_TAGS_MAX))]
-    #[x_kube(validation = cel::selector_tags())]
-    pub tags: Option<BTreeMap<String, String>>,
-    /// Id of a capacity reservation.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^cr-[0-9a-z]+$"))]
-    pub id: Option<String>,
-    /// Account that owns the reservation.
-    #[serde(default, rename = "ownerID", skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^[0-9]{12}$"))]
-    pub owner_id: Option<String>,
-    /// Which launches the reservation takes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instance_match_criteria: Option<InstanceMatchCriteria>,
-}
-
-/// Which launches a capacity reservation takes.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum InstanceMatchCriteria {
-    Open,
-    Targeted,
-}
-
-/// Selects one placement group.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PlacementGroupSelector {
-    /// Name of the placement group.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1))]
-    pub name: Option<String>,
-    /// Id of the placement group.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "^pg-[0-9a-z]+$"))]
-    pub id: Option<String>,
-}
-
-/// Selects machine images; the fields of one term must all match.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AMISelectorTerm {
-    /// An EKS optimised image as family@version, e.g. al2023@v20260801 or bottlerocket@latest. With `latest`, nodes
-    /// drift when a new image is published.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 30))]
-    #[x_kube(
-        validation = ("self.matches('^[a-zA-Z0-9]+@.+$')", "'alias' must have the form 'family@version'"),
-        validation = (
-            "self.split('@')[0] in ['al2', 'al2023', 'bottlerocket', 'windows2019', 'windows2022', 'windows2025']",
-            "alias family must be one of 'al2', 'al2023', 'bottlerocket', 'windows2019', 'windows2022', 'windows2025'"
-        ),
-        validation = (
-            "!(self.split('@')[0] in ['windows2019', 'windows2022', 'windows2025']) || self.split('@')[1] == 'latest'",
-            "windows families may only specify version 'latest'"
-        )
-    )]
-    pub alias: Option<String>,
-    /// Tags; `*` matches any value.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(extend("maxProperties" = SELECTOR_TAGS_MAX))]
-    #[x_kube(validation = cel::selector_tags())]
-    pub tags: Option<BTreeMap<String, String>>,
-    /// Id of an image.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = "ami-[0-9a-z]+"))]
-    pub id: Option<String>,
-    /// Name of an image, which is not the tag Name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Owner of the image: an account id, self, amazon or aws-marketplace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub owner: Option<String>,
-    /// Name or ARN of an SSM parameter that holds the image's id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ssm_parameter: Option<String>,
-}
-
-/// Kinds of machine images, by the user data they understand.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum AMIFamily {
-    AL2,
-    AL2023,
-    Bottlerocket,
-    Custom,
-    Windows2019,
-    Windows2022,
-    Windows2025,
-}
-
-impl AMIFamily {
-    /// The word on the wire.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AL2 => "AL2",
-            Self::AL2023 => "AL2023",
-            Self::Bottlerocket => "Bottlerocket",
-            Self::Custom => "Custom",
-            Self::Windows2019 => "Windows2019",
-            Self::Windows2022 => "Windows2022",
-            Self::Windows2025 => "Windows2025",
-        }
-    }
-
-    /// The family an alias such as `al2023@latest` stands for.
-    pub fn from_alias(alias: &str) -> Option<Self> {
-        Some(match alias.split_once('@')?.0 {
-            "al2" => Self::AL2,
-            "al2023" => Self::AL2023,
-            "bottlerocket" => Self::Bottlerocket,
-            "windows2019" => Self::Windows2019,
-            "windows2022" => Self::Windows2022,
-            "windows2025" => Self::Windows2025,
-            _ => return None,
-        })
-    }
-}
-
 impl EC2NodeClassSpec {
     /// The AMI family in force: the one given, else the alias's, else `Custom` (which the schema rules out).
     pub fn resolved_ami_family(&self) -> AMIFamily {
@@ -391,103 +242,6 @@ impl EC2NodeClassSpec {
         self.ami_family.or_else(from_alias).unwrap_or(AMIFamily::Custom)
     }
 }
-
-/// The kubelet settings that may be changed. Names are the kubelet's own.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(
-    validation = (
-        "!has(self.imageGCHighThresholdPercent) || !has(self.imageGCLowThresholdPercent) || \
-         self.imageGCHighThresholdPercent > self.imageGCLowThresholdPercent",
-        "imageGCHighThresholdPercent must be greater than imageGCLowThresholdPercent"
-    ),
-    validation = (
-        "!has(self.evictionSoft) || self.evictionSoft.all(key, \
-         has(self.evictionSoftGracePeriod) && key in self.evictionSoftGracePeriod)",
-        "each key of evictionSoft must have a matching evictionSoftGracePeriod"
-    ),
-    validation = (
-        "!has(self.evictionSoftGracePeriod) || self.evictionSoftGracePeriod.all(key, \
-         has(self.evictionSoft) && key in self.evictionSoft)",
-        "each key of evictionSoftGracePeriod must have a matching evictionSoft"
-    )
-)]
-pub struct KubeletConfiguration {
-    /// Addresses of the cluster's DNS.
-    #[serde(default, rename = "clusterDNS", skip_serializing_if = "Option::is_none")]
-    pub cluster_dns: Option<Vec<String>>,
-    /// Most pods a node may run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
-    pub max_pods: Option<i32>,
-    /// Most pods a node may run per vCPU; maxPods still holds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0))]
-    pub pods_per_core: Option<i32>,
-    /// Resources kept for the operating system.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::quantity_strings")]
-    #[x_kube(
-        validation = cel::keys_among("systemReserved", RESERVABLE),
-        validation = cel::no_negative_values("systemReserved")
-    )]
-    pub system_reserved: Option<BTreeMap<String, String>>,
-    /// Resources kept for Kubernetes' own processes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::quantity_strings")]
-    #[x_kube(
-        validation = cel::keys_among("kubeReserved", RESERVABLE),
-        validation = cel::no_negative_values("kubeReserved")
-    )]
-    pub kube_reserved: Option<BTreeMap<String, String>>,
-    /// Thresholds at which pods are evicted at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::eviction_thresholds")]
-    #[x_kube(validation = cel::keys_among("evictionHard", EVICTION_SIGNALS))]
-    pub eviction_hard: Option<BTreeMap<String, String>>,
-    /// Thresholds at which pods are evicted after a grace period.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::eviction_thresholds")]
-    #[x_kube(validation = cel::keys_among("evictionSoft", EVICTION_SIGNALS))]
-    pub eviction_soft: Option<BTreeMap<String, String>>,
-    /// The grace periods of evictionSoft.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::strings")]
-    #[x_kube(validation = cel::keys_among("evictionSoftGracePeriod", EVICTION_SIGNALS))]
-    pub eviction_soft_grace_period: Option<BTreeMap<String, GoDuration>>,
-    /// Longest grace period, in seconds, of a pod that is evicted by a soft threshold.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub eviction_max_pod_grace_period: Option<i32>,
-    /// Disk usage in percent above which unused images are removed.
-    #[serde(
-        default,
-        rename = "imageGCHighThresholdPercent",
-        skip_serializing_if = "Option::is_none"
-    )]
-    #[schemars(range(min = 0, max = 100))]
-    pub image_gc_high_threshold_percent: Option<i32>,
-    /// Disk usage in percent down to which unused images are removed.
-    #[serde(
-        default,
-        rename = "imageGCLowThresholdPercent",
-        skip_serializing_if = "Option::is_none"
-    )]
-    #[schemars(range(min = 0, max = 100))]
-    pub image_gc_low_threshold_percent: Option<i32>,
-    /// Whether CPU limits are enforced by quota.
-    #[serde(default, rename = "cpuCFSQuota", skip_serializing_if = "Option::is_none")]
-    pub cpu_cfs_quota: Option<bool>,
-}
-
-const RESERVABLE: &[&str] = &["cpu", "memory", "ephemeral-storage", "pid"];
-const EVICTION_SIGNALS: &[&str] = &[
-    "memory.available",
-    "nodefs.available",
-    "nodefs.inodesFree",
-    "imagefs.available",
-    "imagefs.inodesFree",
-    "pid.available",
-];
 
 /// One disk.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -712,124 +466,4 @@ pub struct CPUOptions {
     /// Whether virtual machines may run inside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nested_virtualization: Option<Toggle>,
-}
-
-/// Observed state of an EC2NodeClass.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct EC2NodeClassStatus {
-    /// Subnets that match.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub subnets: Vec<Subnet>,
-    /// Security groups that match.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub security_groups: Vec<SecurityGroup>,
-    /// Capacity reservations that match.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub capacity_reservations: Vec<CapacityReservation>,
-    /// Images that match, newest first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub amis: Vec<AMI>,
-    /// The instance profile in use.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instance_profile: Option<String>,
-    /// Health and readiness.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::conditions")]
-    pub conditions: Vec<Condition>,
-}
-
-/// A subnet that was found.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Subnet {
-    /// Id of the subnet.
-    pub id: String,
-    /// Zone of the subnet.
-    pub zone: String,
-    /// The zone's id, which is the same in every account.
-    #[serde(default, rename = "zoneID", skip_serializing_if = "Option::is_none")]
-    pub zone_id: Option<String>,
-}
-
-/// A security group that was found.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SecurityGroup {
-    /// Id of the security group.
-    pub id: String,
-    /// Name of the security group.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-}
-
-/// An image that was found, and the machines it runs on.
-#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AMI {
-    /// Id of the image.
-    pub id: String,
-    /// Name of the image.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-    /// Whether its owner advises against it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub deprecated: bool,
-    /// The machines it runs on.
-    #[serde(default)]
-    #[schemars(schema_with = "schema::node_selector_requirements")]
-    pub requirements: Vec<NodeSelectorRequirement>,
-}
-
-/// A capacity reservation that was found.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct CapacityReservation {
-    /// Zone of the reservation.
-    pub availability_zone: String,
-    /// When the reservation ends, if it does.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub end_time: Option<Time>,
-    /// Id of the reservation.
-    #[schemars(regex(pattern = "^cr-[0-9a-z]+$"))]
-    pub id: String,
-    /// Which launches the reservation takes.
-    pub instance_match_criteria: InstanceMatchCriteria,
-    /// The instance type it holds.
-    pub instance_type: String,
-    /// Account that owns the reservation.
-    #[serde(rename = "ownerID")]
-    #[schemars(regex(pattern = "^[0-9]{12}$"))]
-    pub owner_id: String,
-    /// On demand, or bought ahead for a time.
-    #[serde(default)]
-    pub reservation_type: CapacityReservationType,
-    /// Whether EC2 may take the machines back.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub interruptible: bool,
-    /// Whether the reservation is about to end.
-    #[serde(default)]
-    pub state: CapacityReservationState,
-}
-
-/// Kinds of capacity reservations.
-#[derive(
-    JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum CapacityReservationType {
-    #[default]
-    Default,
-    CapacityBlock,
-}
-
-/// Whether a capacity reservation is about to end.
-#[derive(
-    JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum CapacityReservationState {
-    #[default]
-    Active,
-    Expiring,
 }

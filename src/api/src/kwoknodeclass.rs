@@ -1,9 +1,11 @@
 //! KWOKNodeClass: settings of the kwok provider, whose machines are Node objects without a machine.
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::CustomResource;
+use kube::{CustomResource, CustomResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::duration::GoDuration;
 use crate::schema;
@@ -38,4 +40,26 @@ pub struct KWOKNodeClassStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// The CRD, in which a class is ready from the start: nothing reconciles it. The time is the one upstream wrote.
+pub(crate) fn crd() -> CustomResourceDefinition {
+    let mut crd = KWOKNodeClass::crd();
+    let status = crd.spec.versions[0]
+        .schema
+        .as_mut()
+        .and_then(|validation| validation.open_api_v3_schema.as_mut())
+        .and_then(|root| root.properties.as_mut())
+        .and_then(|properties| properties.get_mut("status"))
+        .expect("a derived CRD has a schema with its status");
+    status.default = Some(JSON(json!({
+        "conditions": [{
+            "type": "Ready",
+            "status": "True",
+            "reason": "Ready",
+            "message": "",
+            "lastTransitionTime": "2024-01-01T01:01:01Z",
+        }],
+    })));
+    crd
 }

@@ -237,19 +237,34 @@ pub(crate) fn normalize(mut crd: CustomResourceDefinition) -> CustomResourceDefi
     crd
 }
 
-/// Removes what schemars says about Rust rather than about the wire.
+/// Removes what schemars says about Rust rather than about the wire, and restores what kube's rewriting lost.
 ///
-/// * `nullable` stands for `Option`, but on the wire an absent field is absent; with it a null would satisfy CEL's
-///   `has()`.
+/// * `nullable`, and null as a value of an enum, stand for `Option`, but on the wire an absent field is absent; with
+///   them a null would satisfy CEL's `has()`.
 /// * `title` repeats the name of the type.
+/// * Line breaks in a description are those of the source file.
+/// * An integer or string lost its two types, without which kubectl explain and client generators cannot read it.
 fn clean(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
     schema.title = None;
-    let properties = schema
+    if let Some(values) = &mut schema.enum_ {
+        values.retain(|value| !value.0.is_null());
+    }
+    if let Some(description) = &mut schema.description {
+        *description = description.replace('\n', " ");
+    }
+    if schema.x_kubernetes_int_or_string == Some(true) {
+        let of_type = |ty: &str| JSONSchemaProps {
+            type_: Some(ty.to_owned()),
+            ..JSONSchemaProps::default()
+        };
+        schema.any_of = Some(vec![of_type("integer"), of_type("string")]);
+    }
+    schema
         .properties
         .iter_mut()
-        .flat_map(|properties| properties.values_mut());
-    properties.for_each(clean);
+        .flat_map(|properties| properties.values_mut())
+        .for_each(clean);
     if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
         clean(values);
     }
