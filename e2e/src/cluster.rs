@@ -13,9 +13,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{self, Scope};
+use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event};
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -32,7 +33,7 @@ pub const PRICE_LABEL: &str = "eks-node-viewer/instance-price";
 /// How long the API server may take to serve a CRD that was just applied.
 const CRD_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a namespace, a NodePool or a machine may take to go away.
-const CLEAN_TIMEOUT: Duration = Duration::from_secs(120);
+const CLEAN_TIMEOUT: Duration = Duration::from_mins(2);
 const POLL: Duration = Duration::from_millis(50);
 
 /// A cluster and what was found out about it.
@@ -187,7 +188,7 @@ impl Cluster {
             match api.patch(&name, &params, &Patch::Apply(&object)).await {
                 Ok(applied) => return Ok(applied),
                 Err(kube::Error::Api(status)) if status.is_not_found() && Instant::now() < deadline => {
-                    sleep(POLL).await
+                    sleep(POLL).await;
                 }
                 Err(error) => return Err(error).context(format!("applying {} {name}", types.kind)),
             }
@@ -218,7 +219,7 @@ impl Cluster {
             ..Default::default()
         };
         Api::all(self.client())
-            .create(&Default::default(), &namespace)
+            .create(&PostParams::default(), &namespace)
             .await
             .context("creating a test's namespace")?;
         Ok(name)
@@ -241,15 +242,17 @@ impl Cluster {
         let mut objects = BTreeMap::new();
         let mut known = false;
         // Whatever has arrived is taken in at once: `holds` looks at all objects, and thousands can change together.
-        let mut events = std::pin::pin!(watcher::watcher(api, watcher::Config::default()).ready_chunks(4096));
+        let mut events = std::pin::pin!(
+            watcher::watcher(api, watcher::Config::default())
+                .default_backoff()
+                .ready_chunks(4096)
+        );
         loop {
             match timeout_at(deadline, events.next()).await {
                 Ok(Some(chunk)) => {
-                    for event in chunk {
-                        // The watcher itself tries again after an error; the deadline bounds how often.
-                        if let Ok(event) = event {
-                            known = absorb(&mut objects, event) || known;
-                        }
+                    // The watcher itself tries again after an error; the deadline bounds how often.
+                    for event in chunk.into_iter().flatten() {
+                        known = absorb(&mut objects, event) || known;
                     }
                     if known && holds(&objects) {
                         return Ok(objects);

@@ -149,26 +149,22 @@ impl Controller {
 
 /// The `plimsoll` binary under test.
 pub fn binary() -> Result<PathBuf> {
-    match env::var_os(BINARY_VARIABLE).filter(|path| !path.is_empty()) {
-        Some(path) => {
-            let path = PathBuf::from(path);
-            ensure!(
-                path.is_file(),
-                "{BINARY_VARIABLE}: {} is not a file",
-                path.display()
-            );
-            Ok(path)
-        }
-        None => {
-            let path = paths::cargo_target()?.join("release").join("plimsoll");
-            ensure!(
-                path.is_file(),
-                "{} is not there: build it with `cargo build --release`, or name another in {BINARY_VARIABLE}",
-                path.display()
-            );
-            Ok(path)
-        }
+    if let Some(path) = env::var_os(BINARY_VARIABLE).filter(|path| !path.is_empty()) {
+        let path = PathBuf::from(path);
+        ensure!(
+            path.is_file(),
+            "{BINARY_VARIABLE}: {} is not a file",
+            path.display()
+        );
+        return Ok(path);
     }
+    let path = paths::cargo_target()?.join("release").join("plimsoll");
+    ensure!(
+        path.is_file(),
+        "{} is not there: build it with `cargo build --release`, or name another in {BINARY_VARIABLE}",
+        path.display()
+    );
+    Ok(path)
 }
 
 /// GET on a port of the loopback address, without TLS.

@@ -28,7 +28,7 @@ pub const CONTEXT: &str = "plimsoll-testbed";
 pub const ATTACH_VARIABLE: &str = "PLIMSOLL_E2E_ATTACH";
 
 /// One part of the control plane takes a second or two on an idle machine; this is for a busy one.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
+const START_TIMEOUT: Duration = Duration::from_mins(2);
 const POLL: Duration = Duration::from_millis(25);
 /// A port can be taken by somebody else between choosing and binding it, so a failed start is tried again.
 const ATTEMPTS: usize = 3;
@@ -201,7 +201,7 @@ impl Testbed {
             .await?;
         self.wait_ready(files.client(scheduler)?, "kube-scheduler", "/readyz")
             .await?;
-        self.wait_ready(files.plain_client(kubelets)?, "kwok", "/healthz")
+        self.wait_ready(Files::plain_client(kubelets)?, "kwok", "/healthz")
             .await?;
         self.wait_ready(
             self.client().await?,

@@ -3,6 +3,7 @@
 //! Each module is a `go.mod` with `tool` directives and a `go.sum` in this crate. The built programs live in
 //! `tools/<module>-<hash of both files and of the build's own settings>`, which appears complete or not at all.
 
+use std::fmt::Write;
 use std::fs::{self, File, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -173,7 +174,7 @@ impl GoModule {
                 ("k8s.io/component-base/version.gitMinor", minor),
                 ("k8s.io/client-go/pkg/version.gitVersion", version),
             ] {
-                flags.push_str(&format!(" -X {variable}={value}"));
+                write!(flags, " -X {variable}={value}")?;
             }
         }
         Ok(flags)

@@ -1,5 +1,6 @@
 //! The files and the command lines of the control plane's parts.
 
+use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -80,7 +81,7 @@ impl Files {
             } else {
                 "system:masters,plimsoll:testbed"
             };
-            tokens.push_str(&format!("{token},{user},{user},\"{group}\"\n"));
+            writeln!(tokens, "{token},{user},{user},\"{group}\"")?;
             write_secret(&files.kubeconfig(user), &files.kubeconfig_text(user, &token))?;
         }
         write_secret(&dir.join("tokens.csv"), &tokens)?;
@@ -110,7 +111,7 @@ impl Files {
     }
 
     /// The same for a server without TLS.
-    pub(super) fn plain_client(&self, port: u16) -> Result<Client> {
+    pub(super) fn plain_client(port: u16) -> Result<Client> {
         let mut config = kube::Config::new(format!("http://127.0.0.1:{port}").parse()?);
         config.default_retry = false;
         Ok(Client::try_from(config)?)
@@ -300,7 +301,7 @@ fn write_certificates(dir: &Path) -> Result<Vec<u8>> {
 fn random_token() -> Result<String> {
     let mut bytes = [0_u8; 16];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
 fn write_secret(file: &Path, text: &str) -> Result<()> {
