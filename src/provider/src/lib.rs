@@ -2,6 +2,7 @@
 //!
 //! The trait, its requests, its answers and its errors, and a scripted fake. It knows no cloud.
 
+mod choice;
 mod error;
 pub mod fake;
 
@@ -10,8 +11,9 @@ use std::{collections::BTreeMap, future::Future, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use plimsoll_api::{nodeclaim::NodeClaim, nodepool::NodePool};
-use plimsoll_core::catalog::Catalog;
+use plimsoll_core::{catalog::Catalog, requirement::Requirement, resources::Resources};
 
+pub use choice::{cheapest, machine, machine_labels};
 pub use error::ProviderError;
 
 /// A machine as the cloud knows it.
@@ -38,6 +40,16 @@ pub enum Termination {
     Gone,
 }
 
+/// A claim to launch, with its terms read.
+#[derive(Clone, Debug)]
+pub struct LaunchRequest {
+    pub claim: Arc<NodeClaim>,
+    /// Conjunction of the claim's requirements.
+    pub requirements: Vec<Requirement>,
+    /// What the machine must at least hold.
+    pub requests: Resources,
+}
+
 /// How the state of a node class is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeClassReadiness {
@@ -54,7 +66,7 @@ pub trait CloudProvider: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Launches the machine of a claim. A second call for the same claim UID returns the same machine.
-    fn create(&self, claim: &NodeClaim) -> impl Future<Output = Result<Machine, ProviderError>> + Send;
+    fn create(&self, request: &LaunchRequest) -> impl Future<Output = Result<Machine, ProviderError>> + Send;
 
     /// The machine launched for a claim, if there is one; the answer to a crash between launch and record.
     fn find(&self, claim: &NodeClaim) -> impl Future<Output = Result<Option<Machine>, ProviderError>> + Send;

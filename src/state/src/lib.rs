@@ -14,5 +14,8 @@ mod slim;
 pub mod storage;
 
 pub use index::{Bindings, Index, NodeView, Observe, PROMISE_WINDOW, Touched};
-pub use lower::snapshot::{Lowered, pool_usage};
+pub use lower::{
+    snapshot::{Lowered, pool_usage},
+    terms,
+};
 pub use slim::{DaemonSet, PersistentVolume, PersistentVolumeClaim, Pod};

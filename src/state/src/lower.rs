@@ -10,6 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as k8s;
 use plimsoll_api::{
     labels,
+    nodeclaim::NodeClaim,
     nodepool::{self, NodeSelectorRequirementWithMinValues},
 };
 use plimsoll_core::{
@@ -53,8 +54,14 @@ pub(crate) fn requirement<'a>(
     Some(build(key, operator, values, None))
 }
 
+/// What a claim asks of its machine: the conjunction of its requirements, and the amounts it must hold.
+pub fn terms(claim: &NodeClaim) -> (Vec<Requirement>, Resources) {
+    let requirements = claim.spec.requirements.iter().map(typed_requirement).collect();
+    (requirements, resources(&claim.spec.resources.requests))
+}
+
 /// A requirement of a NodePool or NodeClaim.
-pub fn typed_requirement(requirement: &NodeSelectorRequirementWithMinValues) -> Requirement {
+pub(crate) fn typed_requirement(requirement: &NodeSelectorRequirementWithMinValues) -> Requirement {
     let operator = match requirement.operator {
         nodepool::Operator::In => Operator::In,
         nodepool::Operator::NotIn => Operator::NotIn,

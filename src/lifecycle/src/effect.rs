@@ -1,0 +1,64 @@
+//! What a state machine wants done.
+
+use std::{sync::Arc, time::Duration};
+
+use plimsoll_api::nodeclaim::NodeClaim;
+use serde_json::Value;
+
+/// One call to the Kubernetes API or the cloud. Effects of a pass are performed in order; the first that
+/// fails ends the pass, and the next pass starts from what the objects say then.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    CreateClaim(Box<NodeClaim>),
+    /// JSON merge patch. Carries a resourceVersion wherever a list is replaced.
+    PatchClaim { name: String, patch: Value },
+    /// JSON merge patch of the status subresource.
+    PatchClaimStatus { name: String, patch: Value },
+    /// `reason` is the label value of `nodeclaims_disrupted_total`.
+    DeleteClaim { name: String, uid: String, reason: &'static str },
+    /// Ask the provider for the machine; the answer goes to [`crate::launched`].
+    Launch(Arc<NodeClaim>),
+    /// End the machine of this claim. Without a provider id the provider is asked what it launched for it.
+    Terminate { claim: Arc<NodeClaim>, provider_id: Option<String> },
+    /// Find out whether the machine still exists; if not, its termination is over.
+    Probe(Arc<NodeClaim>),
+    PatchNode { name: String, patch: Value },
+    DeleteNode { name: String, uid: String },
+    /// Tell kube-scheduler where the pod was planned. None clears an earlier nomination.
+    Nominate { pod: Arc<str>, uid: Arc<str>, node: Option<String> },
+    /// Through the eviction API, with the UID as precondition.
+    Evict { pod: Arc<str>, uid: Arc<str>, node: String },
+    /// Past the node's deadline: budgets no longer count.
+    DeletePod { pod: Arc<str>, uid: Arc<str>, grace: Duration },
+    Event { subject: Subject, type_: EventType, reason: &'static str, note: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventType {
+    Normal,
+    Warning,
+}
+
+/// What an event is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    NodeClaim { name: String, uid: String },
+    NodePool { name: String, uid: String },
+    Node { name: String },
+    /// Key is `namespace/name`.
+    Pod { key: Arc<str>, uid: Arc<str> },
+}
+
+/// The outcome of one pass over one object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pass {
+    pub effects: Vec<Effect>,
+    /// Look again after this long even if nothing changes. None: only when something changes.
+    pub again: Option<Duration>,
+}
+
+impl Pass {
+    pub(crate) fn again_in(&mut self, delay: Duration) {
+        self.again = Some(self.again.map_or(delay, |known| known.min(delay)));
+    }
+}

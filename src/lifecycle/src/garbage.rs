@@ -1,0 +1,66 @@
+//! Machines without a claim, claims without a machine, and nodes without either.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
+use plimsoll_api::{conditions, labels};
+use plimsoll_provider::Machine;
+use plimsoll_state::Index;
+
+use crate::{
+    claim::{delete, is_ready, since},
+    effect::Effect,
+    termination::release_node,
+};
+
+/// A machine younger than this may belong to a claim whose record is still on its way.
+const YOUNG: Duration = Duration::from_secs(30);
+
+/// What a collection found.
+#[derive(Debug, Default, PartialEq)]
+pub struct Found {
+    /// Provider ids of machines that no claim stands for. To be ended.
+    pub leaked: Vec<String>,
+    pub effects: Vec<Effect>,
+}
+
+/// Compares the records with the machines. `machines` must have been listed after the index was complete,
+/// and the index must be complete, or claims would look missing.
+pub fn collect(index: &Index, machines: &[Machine], now: Timestamp) -> Found {
+    let mut found = Found::default();
+    let claimed: BTreeSet<&str> =
+        index.claims().filter_map(|c| c.status.as_ref()?.provider_id.as_deref()).collect();
+    let named: BTreeSet<&str> = index.claims().filter_map(|c| c.metadata.name.as_deref()).collect();
+    let alive: BTreeSet<&str> = machines.iter().map(|m| m.provider_id.as_str()).collect();
+
+    for machine in machines {
+        let known = claimed.contains(machine.provider_id.as_str()) || named.contains(machine.claim.as_str());
+        if !known && since(machine.launched, now) >= YOUNG {
+            found.leaked.push(machine.provider_id.clone());
+        }
+    }
+    for claim in index.claims().filter(|c| c.metadata.deletion_timestamp.is_none()) {
+        let Some(status) = &claim.status else { continue };
+        let Some(provider_id) = &status.provider_id else { continue };
+        let registered = conditions::is_true(&status.conditions, conditions::REGISTERED);
+        let node_is_well = index.nodes_of_provider_id(provider_id).iter().any(|n| is_ready(n));
+        if registered && !alive.contains(provider_id.as_str()) && !node_is_well {
+            found.effects.push(delete(claim, "garbage_collected"));
+        }
+    }
+    let orphans = index.nodes().filter(|n| is_orphan(index, n) && !provider_id(n).is_some_and(|id| alive.contains(id)));
+    found.effects.extend(orphans.filter_map(|n| release_node(n)));
+    found
+}
+
+/// A deleted Node that waits for a claim which does not exist.
+fn is_orphan(index: &Index, node: &Node) -> bool {
+    node.metadata.deletion_timestamp.is_some()
+        && index.claim_of_node(node).is_none()
+        && node.metadata.labels.as_ref().is_some_and(|l| l.contains_key(labels::NODEPOOL))
+}
+
+fn provider_id(node: &Node) -> Option<&str> {
+    node.spec.as_ref()?.provider_id.as_deref()
+}

@@ -1,0 +1,82 @@
+//! A NodePool's status: valid, class ready, how much it runs; and its hash.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use plimsoll_api::{
+    conditions::{self, ConditionSet},
+    hash, labels,
+    nodepool::NodePool,
+    validate,
+};
+use plimsoll_core::resources::{CPU, EPHEMERAL_STORAGE, MEMORY, NODES, PODS, Resources, format_amount};
+use plimsoll_provider::NodeClassReadiness;
+use serde_json::{Value, json};
+
+/// Patches that bring one pool up to date.
+#[derive(Debug, Default, PartialEq)]
+pub struct Patches {
+    pub metadata: Option<Value>,
+    pub status: Option<Value>,
+}
+
+/// One pass over a pool. `usage` is the capacity of its machines that are not leaving, and their number.
+pub fn reconcile(
+    pool: &NodePool,
+    class: &(NodeClassReadiness, Option<i64>),
+    usage: Option<&(Resources, u64)>,
+    now: Timestamp,
+) -> Patches {
+    let mut patches = Patches::default();
+    let wanted = [
+        (labels::NODEPOOL_HASH, hash::nodepool_hash(pool)),
+        (labels::NODEPOOL_HASH_VERSION, hash::NODEPOOL_HASH_VERSION.to_owned()),
+    ];
+    let annotations = pool.metadata.annotations.as_ref();
+    if wanted.iter().any(|(key, value)| annotations.and_then(|a| a.get(*key)) != Some(value)) {
+        let new: BTreeMap<_, _> = wanted.into_iter().collect();
+        patches.metadata = Some(json!({ "metadata": { "annotations": new } }));
+    }
+
+    let mut status = pool.status.clone().unwrap_or_default();
+    let created = pool.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
+    let generation = pool.metadata.generation.unwrap_or(0);
+    let mut set =
+        ConditionSet::new(&conditions::NODEPOOL, &mut status.conditions, generation, created, now);
+    if let Err(violations) = validate::nodepool(pool) {
+        let message: Vec<String> = violations.iter().map(ToString::to_string).collect();
+        set.set_false(conditions::VALIDATION_SUCCEEDED, "NodePoolValidationFailed", &message.join("; "));
+    } else {
+        set.set_true(conditions::VALIDATION_SUCCEEDED);
+    }
+    let class_name = &pool.spec.template.spec.node_class_ref.name;
+    let not_found = format!("NodeClass {class_name:?} not found on cluster");
+    let terminating = format!("NodeClass {class_name:?} is terminating");
+    let ready = conditions::NODECLASS_READY;
+    match &class.0 {
+        NodeClassReadiness::Ready => set.set_true(ready),
+        NodeClassReadiness::NotFound => set.set_false(ready, "NodeClassNotFound", &not_found),
+        NodeClassReadiness::Terminating => set.set_false(ready, "NodeClassTerminating", &terminating),
+        NodeClassReadiness::NotReady { reason, message } => set.set_false(ready, reason, message),
+        NodeClassReadiness::Unknown { reason, message } => set.set_unknown(ready, reason, message),
+    };
+    status.node_class_observed_generation = class.1.or(status.node_class_observed_generation);
+    let (resources, nodes) = usage.cloned().unwrap_or_default();
+    status.nodes = i64::try_from(nodes).unwrap_or(i64::MAX);
+    status.resources = resources_of(resources, status.nodes);
+    if pool.status.as_ref() != Some(&status) {
+        let version = &pool.metadata.resource_version;
+        patches.status = Some(json!({ "metadata": { "resourceVersion": version }, "status": status }));
+    }
+    patches
+}
+
+/// The five resources upstream always writes, zeros included, and whatever else the machines have.
+fn resources_of(mut amounts: Resources, nodes: i64) -> BTreeMap<String, Quantity> {
+    for always in [CPU, MEMORY, PODS, EPHEMERAL_STORAGE] {
+        amounts.entry(always.into()).or_default();
+    }
+    amounts.insert(NODES.into(), nodes);
+    amounts.iter().map(|(name, amount)| (name.to_string(), Quantity(format_amount(name, *amount)))).collect()
+}
