@@ -42,24 +42,36 @@ pub struct KWOKNodeClassStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// The CRD, in which a class is ready from the start: nothing reconciles it. The time is the one upstream wrote.
+/// The CRD, in which a class needs no spec and is ready from the start: nothing reconciles it. The time is the one
+/// upstream wrote.
 pub(crate) fn crd() -> CustomResourceDefinition {
     let mut crd = KWOKNodeClass::crd();
-    let status = crd.spec.versions[0]
+    let root = crd.spec.versions[0]
         .schema
         .as_mut()
         .and_then(|validation| validation.open_api_v3_schema.as_mut())
-        .and_then(|root| root.properties.as_mut())
-        .and_then(|properties| properties.get_mut("status"))
-        .expect("a derived CRD has a schema with its status");
-    status.default = Some(JSON(json!({
-        "conditions": [{
-            "type": "Ready",
-            "status": "True",
-            "reason": "Ready",
-            "message": "",
-            "lastTransitionTime": "2024-01-01T01:01:01Z",
-        }],
-    })));
+        .expect("a derived CRD has a schema");
+    let defaults = [
+        ("spec", json!({})),
+        (
+            "status",
+            json!({
+                "conditions": [{
+                    "type": "Ready",
+                    "status": "True",
+                    "reason": "Ready",
+                    "message": "",
+                    "lastTransitionTime": "2024-01-01T01:01:01Z",
+                }],
+            }),
+        ),
+    ];
+    for (name, default) in defaults {
+        let property = root
+            .properties
+            .as_mut()
+            .and_then(|properties| properties.get_mut(name));
+        property.expect("a derived CRD has a spec and a status").default = Some(JSON(default));
+    }
     crd
 }
