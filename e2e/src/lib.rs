@@ -7,9 +7,11 @@
 //! - [`testbed`] runs them.
 //! - [`cluster`] talks to the API server the way a test wants to.
 //! - [`controller`] runs the `plimsoll` binary; [`upstream`] runs Karpenter's own kwok controller instead.
+//! - [`demo`] puts a workload on an empty cluster, measures, and takes it away again.
 
 pub mod cluster;
 pub mod controller;
+pub mod demo;
 pub mod metrics;
 pub mod paths;
 pub mod ports;

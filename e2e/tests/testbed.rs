@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use plimsoll_e2e::cluster::Cluster;
 use plimsoll_e2e::paths;
-use plimsoll_e2e::testbed::{Options, State, Testbed};
+use plimsoll_e2e::testbed::{Options, RunningProcess, State, Testbed};
 use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -128,19 +128,9 @@ async fn kubelets_start_pods_and_let_them_end_slowly() {
     let dir = testbed.dir().to_owned();
     let state = State::read(&dir).unwrap().unwrap();
     assert_eq!(state.processes.len(), 5);
-    assert!(
-        state
-            .processes
-            .iter()
-            .all(plimsoll_e2e::testbed::RunningProcess::runs)
-    );
+    assert!(state.processes.iter().all(RunningProcess::runs));
     drop(testbed);
-    assert!(
-        !state
-            .processes
-            .iter()
-            .any(plimsoll_e2e::testbed::RunningProcess::runs)
-    );
+    assert!(!state.processes.iter().any(RunningProcess::runs));
     assert!(!dir.exists());
 }
 
@@ -164,7 +154,7 @@ fn nothing_outlives_a_killed_owner() {
         .unwrap();
     assert!(killed.success());
     let deadline = Instant::now() + SOON;
-    while state.processes.iter().any(|process| process.runs()) {
+    while state.processes.iter().any(RunningProcess::runs) {
         assert!(Instant::now() < deadline, "still running: {:?}", state.processes);
         std::thread::yield_now();
     }

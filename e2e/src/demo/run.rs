@@ -1,0 +1,333 @@
+//! One run of the demo from an empty cluster to an empty cluster.
+
+use std::fs;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use kube::api::DynamicObject;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::{Observer, Report, View, Workload};
+use crate::cluster::Cluster;
+use crate::controller::{self, Controller};
+use crate::testbed::Testbed;
+use crate::upstream;
+
+/// The workload's namespace is named after this, and after the process.
+const NAME: &str = "demo";
+/// A controller reads a few lists before it is ready.
+const READY_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long the last machines may take to join once all pods run.
+const JOIN_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long the cluster may take to be empty again.
+const SCALE_DOWN_TIMEOUT: Duration = Duration::from_mins(10);
+const PRICE_SOURCE: &str = "KWOK provider's rule, not a market: 0.025 $/vCPU + 0.001 $/GB, spot × 0.7";
+/// Lines of progress are this far apart where they cannot overwrite each other.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// Which controller buys the machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Choice {
+    /// The binary of this repository
+    Plimsoll,
+    /// Karpenter's own controller with its kwok provider
+    Upstream,
+}
+
+/// What to run and how.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub workload: Workload,
+    pub controller: Choice,
+    /// Leave the workload where it is.
+    pub keep: bool,
+    /// How long the pods may take to run.
+    pub timeout: Duration,
+    /// CRDs of Plimsoll.
+    pub crds: PathBuf,
+}
+
+/// Runs the demo on `testbed`. With `keep`, the controller that still runs is returned with the report.
+pub async fn run(testbed: &Testbed, settings: &Settings) -> Result<(Report, Controller)> {
+    let cluster = Cluster::connect(testbed.kubeconfig()).await?;
+    let mut controller = start_controller(testbed, &cluster, settings).await?;
+    ensure_empty(&cluster).await?;
+    let namespace = cluster.namespace(NAME).await?;
+    apply_node_pool(&cluster).await?;
+    let mut observer = Observer::start(&cluster, &namespace).await?;
+
+    let mut progress = Progress::new(settings.workload.pods);
+    let total = settings.workload.pods;
+    let begin = Instant::now();
+    let deadline = begin + settings.timeout;
+    let mut first_launch = None;
+    // Applied while the observer watches, so that what happens meanwhile is seen when it happens.
+    let watching = observer.until(
+        deadline,
+        |view| {
+            if first_launch.is_none() && view.claims() > 0 {
+                first_launch = Some(begin.elapsed().as_secs_f64());
+            }
+            progress.show(view);
+            controller.ensure_running()
+        },
+        |view| view.pods().running == total,
+    );
+    let (applied, all_running) = tokio::join!(settings.workload.apply(&cluster, &namespace), watching);
+    applied?;
+    let all_running = all_running?;
+    let launch_rounds = observer.view().plans();
+
+    // Pods can run before the last machine has joined; its price counts all the same.
+    observer
+        .until(
+            Instant::now() + JOIN_TIMEOUT,
+            |_| controller.ensure_running(),
+            View::every_claim_has_its_node,
+        )
+        .await?;
+    progress.end();
+    let plimsoll = settings.controller == Choice::Plimsoll;
+    let view = observer.view();
+    let mut report = Report {
+        pods_total: total,
+        pods_running: view.pods().running,
+        nodes: view.nodes(),
+        price_per_hour: view.price_per_hour(),
+        price_one_shot_plan_per_hour: None,
+        lower_bound_per_hour: None,
+        seconds_to_first_launch: first_launch,
+        seconds_to_all_running: all_running.map(|at| (at - begin).as_secs_f64()),
+        launch_rounds: plimsoll.then_some(launch_rounds),
+        pods_bound_as_planned: None,
+        controller_rss_mb_peak: 0.0,
+        controller_cpu_seconds: 0.0,
+        nodes_after_scale_down: None,
+        instances_left: None,
+        price_source: PRICE_SOURCE.to_owned(),
+        machine_types: view.machine_types(),
+        seconds_to_no_machine: None,
+        workload: settings.workload.title.clone(),
+        controller: match settings.controller {
+            Choice::Plimsoll => "plimsoll".to_owned(),
+            Choice::Upstream => "Karpenter with its kwok provider".to_owned(),
+        },
+    };
+    if all_running.is_none() {
+        eprintln!(
+            "not all pods run after {:?}\n{}",
+            settings.timeout,
+            cluster.dump().await
+        );
+    }
+    if plimsoll {
+        let bound = controller
+            .metrics()
+            .await?
+            .sum("plimsoll_pods_bound_as_planned_total", &[]);
+        report.pods_bound_as_planned = bound.map(|count| count as u64);
+        let plan = one_shot_plan(testbed.kubeconfig())?;
+        report.price_one_shot_plan_per_hour = Some(plan.price_per_hour);
+        report.lower_bound_per_hour = plan.lower_bound_per_hour;
+    }
+    if !settings.keep {
+        scale_down(
+            &cluster,
+            &namespace,
+            settings,
+            &mut observer,
+            &mut controller,
+            &mut report,
+        )
+        .await?;
+    }
+    let usage = controller.usage()?;
+    report.controller_rss_mb_peak = usage.rss_peak_mib * 1.048_576;
+    report.controller_cpu_seconds = usage.cpu_seconds;
+    if !settings.keep && report.instances_left == Some(0) {
+        cluster.clean().await?;
+    }
+    Ok((report, controller))
+}
+
+async fn start_controller(testbed: &Testbed, cluster: &Cluster, settings: &Settings) -> Result<Controller> {
+    let mut controller = match settings.controller {
+        Choice::Plimsoll => {
+            apply_directory(cluster, &settings.crds).await?;
+            Controller::spawn(testbed.kubeconfig(), &testbed.logs(), "plimsoll", &[], &[])?
+        }
+        Choice::Upstream => upstream::spawn_upstream(testbed).await?,
+    };
+    controller.wait_ready(READY_TIMEOUT).await?;
+    Ok(controller)
+}
+
+/// Applies all YAML files of a directory in the order of their names.
+async fn apply_directory(cluster: &Cluster, directory: &Path) -> Result<()> {
+    let mut files = fs::read_dir(directory)
+        .with_context(|| directory.display().to_string())?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    ensure!(!files.is_empty(), "no CRDs in {}", directory.display());
+    for file in files {
+        cluster.apply_file(&file, None).await?;
+    }
+    Ok(())
+}
+
+async fn ensure_empty(cluster: &Cluster) -> Result<()> {
+    let left = cluster.leftovers().await?;
+    ensure!(
+        left.is_empty(),
+        "the demo starts on a cluster without machines, but there are: {}",
+        left.join(", ")
+    );
+    Ok(())
+}
+
+/// Applies the NodePool and its class, and waits until the controller has found it usable.
+async fn apply_node_pool(cluster: &Cluster) -> Result<()> {
+    for file in ["kwoknodeclass.yaml", "nodepool.yaml"] {
+        cluster.apply_file(&crate::paths::manifest(file), None).await?;
+    }
+    let pools = cluster.api_of("karpenter.sh/v1", "NodePool", None).await?;
+    let deadline = Instant::now() + READY_TIMEOUT;
+    loop {
+        let pool = pools.get("default").await?;
+        if is_ready(&pool) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            bail!(
+                "the NodePool is not ready after {READY_TIMEOUT:?}: {}\n{}",
+                pool.data["status"],
+                cluster.dump().await
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn is_ready(object: &DynamicObject) -> bool {
+    let conditions = object.data["status"]["conditions"].as_array();
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+async fn scale_down(
+    cluster: &Cluster,
+    namespace: &str,
+    settings: &Settings,
+    observer: &mut Observer,
+    controller: &mut Controller,
+    report: &mut Report,
+) -> Result<()> {
+    let mut progress = Progress::new(0);
+    let begin = Instant::now();
+    let watching = observer.until(
+        begin + SCALE_DOWN_TIMEOUT,
+        |view| {
+            progress.show(view);
+            controller.ensure_running()
+        },
+        |view| view.pods() == crate::cluster::PodCounts::default() && view.instances() == 0,
+    );
+    let (scaled, empty) = tokio::join!(settings.workload.scale_down(cluster, namespace), watching);
+    scaled?;
+    let empty = empty?;
+    progress.end();
+    report.seconds_to_no_machine = empty.map(|at| (at - begin).as_secs_f64());
+    report.nodes_after_scale_down = Some(observer.view().nodes());
+    report.instances_left = Some(observer.view().instances());
+    if empty.is_none() {
+        eprintln!(
+            "machines are left after {SCALE_DOWN_TIMEOUT:?}\n{}",
+            cluster.dump().await
+        );
+    }
+    Ok(())
+}
+
+/// What `plimsoll plan --all-pods --json` says about all pods of the cluster, as if it had no nodes.
+#[derive(Debug, Deserialize)]
+struct OneShotPlan {
+    price_per_hour: f64,
+    lower_bound_per_hour: Option<f64>,
+}
+
+fn one_shot_plan(kubeconfig: &Path) -> Result<OneShotPlan> {
+    let output = Command::new(controller::binary()?)
+        .args(["plan", "--provider", "kwok", "--all-pods", "--json"])
+        .env("KUBECONFIG", kubeconfig)
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "plimsoll plan --all-pods --json: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    serde_json::from_slice(&output.stdout).context("plimsoll plan --all-pods --json: unexpected output")
+}
+
+/// Tells on stderr how far things are: one line that is written over, or lines some seconds apart.
+struct Progress {
+    pods: usize,
+    begin: Instant,
+    shown: Option<Instant>,
+    terminal: bool,
+}
+
+impl Progress {
+    fn new(pods: usize) -> Self {
+        Self {
+            pods,
+            begin: Instant::now(),
+            shown: None,
+            terminal: std::io::stderr().is_terminal(),
+        }
+    }
+
+    fn show(&mut self, view: &View) {
+        let every = if self.terminal {
+            Duration::from_millis(100)
+        } else {
+            LINE_EVERY
+        };
+        if self.shown.is_some_and(|at| at.elapsed() < every) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let pods = view.pods();
+        let line = format!(
+            "{:6.1} s   pods: {} of {} running, {} pending, {} ending   machines: {} asked for, {} joined   {:.4} $/h",
+            self.begin.elapsed().as_secs_f64(),
+            pods.running,
+            self.pods,
+            pods.pending,
+            pods.terminating,
+            view.claims(),
+            view.nodes(),
+            view.price_per_hour(),
+        );
+        // Progress that nobody can read is not worth failing for.
+        let _ = if self.terminal {
+            write!(std::io::stderr(), "\r\x1b[K{line}")
+        } else {
+            writeln!(std::io::stderr(), "{line}")
+        };
+    }
+
+    fn end(&mut self) {
+        if self.terminal && self.shown.is_some() {
+            let _ = writeln!(std::io::stderr());
+        }
+    }
+}
