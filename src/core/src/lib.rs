@@ -9,9 +9,12 @@
 
 pub mod catalog;
 pub mod disrupt;
+pub mod lint;
 pub mod plan;
 pub mod policy;
+pub mod problem;
 pub mod report;
 pub mod requirement;
 pub mod resources;
 pub mod snapshot;
+pub mod verify;
