@@ -67,6 +67,8 @@ pub const KWOK_NODE: &str = "kwok.x-k8s.io/node";
 
 /// Label of the AWS provider: the EC2NodeClass of a claim or node.
 pub const EC2NODECLASS: &str = "karpenter.k8s.aws/ec2nodeclass";
+/// Label of the AWS provider: whether the hardware is shared with other customers.
+pub const INSTANCE_TENANCY: &str = "karpenter.k8s.aws/instance-tenancy";
 /// Label of the AWS provider: the zone's id, which names the same building in every account.
 pub const ZONE_ID: &str = "topology.k8s.aws/zone-id";
 
@@ -106,7 +108,7 @@ pub(crate) const AWS_PLACEMENT_KEYS: &[&str] = &[
     "karpenter.k8s.aws/capacity-reservation-id",
     "karpenter.k8s.aws/capacity-reservation-interruptible",
     "karpenter.k8s.aws/capacity-reservation-type",
-    "karpenter.k8s.aws/instance-tenancy",
+    INSTANCE_TENANCY,
     "karpenter.k8s.aws/placement-group-id",
     "karpenter.k8s.aws/placement-group-partition",
 ];
@@ -197,6 +199,42 @@ pub fn normalize(key: &str) -> &str {
     }
 }
 
+/// Whether a text may be a label, annotation or taint key: a name of up to 63 characters, optionally after a DNS name of
+/// up to 253 and a slash.
+pub fn is_qualified_name(key: &str) -> bool {
+    let (prefix, name) = key
+        .split_once('/')
+        .map_or((None, key), |(prefix, name)| (Some(prefix), name));
+    !name.is_empty() && is_label_value(name) && prefix.is_none_or(is_dns_subdomain)
+}
+
+/// Whether a text may be the value of a label: empty, or up to 63 letters, digits, `-`, `_` and `.` between letters or
+/// digits.
+pub fn is_label_value(value: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    match value.as_bytes() {
+        [] => true,
+        [only] => only.is_ascii_alphanumeric(),
+        [first, middle @ .., last] => {
+            value.len() <= 63
+                && first.is_ascii_alphanumeric()
+                && last.is_ascii_alphanumeric()
+                && middle.iter().all(|byte| inner(*byte))
+        }
+    }
+}
+
+fn is_dns_subdomain(name: &str) -> bool {
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        let edge = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        bytes.first().is_some_and(edge)
+            && bytes.last().is_some_and(edge)
+            && bytes.iter().all(|byte| edge(byte) || *byte == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,5 +285,39 @@ mod tests {
         assert_eq!(normalize("beta.kubernetes.io/instance-type"), INSTANCE_TYPE);
         assert_eq!(normalize("topology.ebs.csi.aws.com/zone"), ZONE);
         assert_eq!(normalize("example.com/team"), "example.com/team");
+    }
+
+    #[test]
+    fn qualified_names_and_values_follow_kubernetes() {
+        let long = "a".repeat(64);
+        let cases = [
+            ("team", true),
+            ("example.com/Team_1.x-y", true),
+            ("", false),
+            ("/team", false),
+            ("example.com/", false),
+            ("Example.com/team", false),
+            ("example..com/team", false),
+            ("-example.com/team", false),
+            ("example.com/a/b", false),
+            ("-team", false),
+            ("team.", false),
+            ("te am", false),
+            (long.as_str(), false),
+            (&long[1..], true),
+        ];
+        for (key, expected) in cases {
+            assert_eq!(is_qualified_name(key), expected, "{key:?}");
+        }
+        for (value, expected) in [
+            ("", true),
+            ("a", true),
+            ("1.2_3-x", true),
+            ("-", false),
+            ("a b", false),
+            ("ä", false),
+        ] {
+            assert_eq!(is_label_value(value), expected, "{value:?}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cel_cases::merge;
 
 /// A NodePool from the parts of its template; the base is one for EC2 with the default age.
 fn pool(metadata: Value, spec: Value) -> NodePool {
@@ -11,7 +12,7 @@ fn pool(metadata: Value, spec: Value) -> NodePool {
         "nodeClassRef": { "kind": "EC2NodeClass", "name": "default", "group": "karpenter.k8s.aws" },
         "expireAfter": "720h",
     });
-    overlay(&mut template, spec);
+    merge(&mut template, spec);
     serde_json::from_value(json!({
         "apiVersion": "karpenter.sh/v1",
         "kind": "NodePool",
@@ -19,22 +20,6 @@ fn pool(metadata: Value, spec: Value) -> NodePool {
         "spec": { "template": { "metadata": metadata, "spec": template } },
     }))
     .unwrap()
-}
-
-/// Lays `over` on `under`: objects merge, null removes, anything else replaces.
-fn overlay(under: &mut Value, over: Value) {
-    match (under, over) {
-        (Value::Object(under), Value::Object(over)) => {
-            for (key, value) in over {
-                if value.is_null() {
-                    under.remove(&key);
-                } else {
-                    overlay(under.entry(key).or_insert(Value::Null), value);
-                }
-            }
-        }
-        (under, over) => *under = over,
-    }
 }
 
 #[test]
@@ -164,7 +149,7 @@ fn ec2_spec(changes: Value) -> EC2NodeClassSpec {
         },
         "context": "fake-context",
     });
-    overlay(&mut spec, changes);
+    merge(&mut spec, changes);
     serde_json::from_value(spec).unwrap()
 }
 
