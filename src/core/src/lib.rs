@@ -10,9 +10,11 @@
 pub mod catalog;
 pub mod disrupt;
 pub mod lint;
+mod pack;
 pub mod plan;
 pub mod policy;
 pub mod problem;
+pub mod provision;
 pub mod report;
 pub mod requirement;
 pub mod resources;

@@ -1,0 +1,144 @@
+//! The packing engine: which machines should be bought for the pods that wait, and what runs where.
+//!
+//! `compile` turns names into numbers once. `place` runs the solve: existing room first, then `domains` (spread,
+//! affinity), then machines, found by `greedy` over the `shapes` worth looking at. `launch` turns a machine content
+//! into an order, `bound` proves how cheap it could be at best, `explain` says why a pod has no place.
+//!
+//! Nothing in the solve loop hashes or compares a text.
+
+mod bound;
+mod compile;
+mod digest;
+mod domains;
+mod explain;
+mod fit;
+mod greedy;
+mod keys;
+mod launch;
+mod offers;
+mod place;
+mod shapes;
+mod taints;
+mod topology;
+
+pub(crate) use digest::plan_id;
+
+use crate::{
+    catalog::{Catalog, MicroDollars},
+    plan::{Bound, Launch, Plan},
+    policy::Policy,
+    report::{Report, Unplaced},
+    snapshot::{PodId, Snapshot},
+};
+
+/// A machine is settled when the proven worth of its pods reaches this share of its price, in thousandths.
+const SETTLED_PERMILLE: i128 = 970;
+
+/// Plans machines and places for every pod that waits.
+pub(crate) fn plan(snapshot: &Snapshot, catalog: &Catalog, policy: &Policy) -> (Plan, Report) {
+    let problem = compile::compile(snapshot, catalog, policy);
+    let mut state = place::State::new(&problem);
+    state.solve();
+    launch::shrink(&mut state);
+
+    let placed: Vec<u32> = problem
+        .demands
+        .iter()
+        .zip(&state.left)
+        .map(|(d, left)| d.pods.len() as u32 - left)
+        .collect();
+    let bound = bound::Terms::new(&problem, &placed, Vec::new()).quick(&problem);
+    let mut plan = write(&state, bound);
+    plan.id = plan_id(&plan, snapshot).into();
+    (plan, report(&state))
+}
+
+/// Writes the state down as a plan, giving out the pods of each class in their order.
+fn write(state: &place::State<'_>, bound: Bound) -> Plan {
+    let problem = state.problem;
+    let mut given = vec![0; problem.demands.len()];
+    let mut give = |demand: u32, n: u32| -> &[PodId] {
+        let from = given[demand as usize];
+        given[demand as usize] += n as usize;
+        &problem.demands[demand as usize].pods[from..given[demand as usize]]
+    };
+    let mut assignments = Vec::new();
+    for (node, spot) in state.spots.iter().enumerate() {
+        for (demand, n) in &spot.taken {
+            assignments.extend(
+                give(*demand, *n)
+                    .iter()
+                    .map(|pod| compile::assignment(*pod, node)),
+            );
+        }
+    }
+    assignments.sort();
+    let mut orders: rustc_hash::FxHashMap<(u32, &[(u32, u32)]), Launch> = rustc_hash::FxHashMap::default();
+    let mut launches = Vec::with_capacity(state.bins.len());
+    for bin in &state.bins {
+        let order = orders
+            .entry((bin.offer, &bin.shares))
+            .or_insert_with(|| launch::order(problem, &state.lots, bin));
+        let mut launch = order.clone();
+        for (lot, n) in &bin.shares {
+            launch.pods.extend(give(state.lots[*lot as usize].demand, *n));
+        }
+        launch.pods.sort();
+        launch.settled = settled(problem, state, bin, &launch, &bound);
+        launches.push(launch);
+    }
+    Plan {
+        id: "".into(),
+        revision: problem.snapshot.revision,
+        launch_price: launches.iter().map(|l| l.offering.price).sum(),
+        launches,
+        assignments,
+        removals: Vec::new(),
+        lower_bound: bound.price,
+        bound,
+        steps: state.steps,
+    }
+}
+
+fn settled(
+    problem: &compile::Problem<'_>,
+    state: &place::State<'_>,
+    bin: &place::Bin,
+    launch: &Launch,
+    bound: &Bound,
+) -> bool {
+    let worth: i128 = bin
+        .shares
+        .iter()
+        .map(|(lot, n)| {
+            let class = problem.demands[state.lots[*lot as usize].demand as usize].class;
+            let dual = bound
+                .duals
+                .binary_search_by_key(&class, |(c, _)| *c)
+                .map_or(0, |at| bound.duals[at].1);
+            i128::from(dual) * i128::from(*n)
+        })
+        .sum();
+    let MicroDollars(price) = launch.offering.price;
+    worth >= i128::from(price) * SETTLED_PERMILLE
+}
+
+fn report(state: &place::State<'_>) -> Report {
+    let problem = state.problem;
+    let mut report = Report::default();
+    for (demand, left) in state.left.iter().enumerate() {
+        if *left == 0 {
+            continue;
+        }
+        let reasons = explain::reasons(problem, demand, &state.scarce.limits);
+        let pods = &problem.demands[demand].pods;
+        for pod in &pods[pods.len() - *left as usize..] {
+            report.unplaced.push(Unplaced {
+                pod: *pod,
+                reasons: reasons.clone(),
+            });
+        }
+    }
+    report.unplaced.sort_by_key(|u| u.pod);
+    report
+}
