@@ -395,7 +395,7 @@ pub fn price_per_hour<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> f64 {
                 .or_else(|| node.annotations().get(PRICE_LABEL))
         })
         .filter_map(|price| price.parse::<f64>().ok())
-        .sum()
+        .fold(0.0, |sum, price| sum + price)
 }
 
 /// Reads every document of a YAML text as an object; empty documents are passed over.

@@ -196,9 +196,13 @@ pub fn log_tail(log: &Path, lines: usize) -> String {
     }
 }
 
-/// Clock ticks since boot at which process `pid` started, or `None` if there is no such process. With it a recorded
-/// pid can be told from a later process that was given the same number.
+/// Clock ticks since boot at which process `pid` started, or `None` if it does not run. With it a recorded pid can be
+/// told from a later process that was given the same number.
 pub fn start_ticks(pid: u32) -> Option<u64> {
+    // A zombie has ended; whose child it was has not asked yet.
+    if stat_field(pid, 3).ok()? == "Z" {
+        return None;
+    }
     stat_field(pid, 22).ok().and_then(|field| field.parse().ok())
 }
 

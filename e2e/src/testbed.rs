@@ -347,22 +347,30 @@ async fn get(client: &Client, path: &str) -> Result<String> {
     Ok(client.request_text(Request::get(path).body(Vec::new())?).await?)
 }
 
-/// Removes run directories whose owner has ended and whose logs nobody has looked at for a day.
+/// Removes what killed runs have left: their data at once, their logs after a day.
 fn remove_leftovers() -> Result<()> {
     const KEPT: Duration = Duration::from_hours(24);
     let runs = paths::runs()?;
     fs::create_dir_all(&runs)?;
     for entry in fs::read_dir(&runs)? {
         let dir = entry?.path();
-        let used = State::read(&dir)
-            .ok()
-            .flatten()
-            .is_some_and(|state| state.owner.runs());
+        // Without a state it is still starting, or it failed and has removed its data itself.
+        let state = State::read(&dir).ok().flatten();
+        let killed = state.as_ref().is_some_and(|state| !state.owner.runs());
         let old = fs::metadata(&dir)
             .and_then(|data| data.modified())
             .is_ok_and(|changed| changed.elapsed().is_ok_and(|age| age > KEPT));
-        if old && !used {
-            fs::remove_dir_all(&dir).with_context(|| format!("removing the old run {}", dir.display()))?;
+        let removed = match (old, killed, state) {
+            (true, true, _) | (true, false, None) => fs::remove_dir_all(&dir),
+            (false, true, _) => fs::remove_dir_all(dir.join("etcd")),
+            (_, false, _) => Ok(()),
+        };
+        match removed {
+            // Another process cleans up too.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            result => {
+                result.with_context(|| format!("removing what is left of the run {}", dir.display()))?
+            }
         }
     }
     Ok(())

@@ -154,8 +154,8 @@ fn nothing_outlives_a_killed_owner() {
         .unwrap();
     assert!(killed.success());
     let deadline = Instant::now() + SOON;
-    while state.processes.iter().any(RunningProcess::runs) {
-        assert!(Instant::now() < deadline, "still running: {:?}", state.processes);
+    while state.owner.runs() || state.processes.iter().any(RunningProcess::runs) {
+        assert!(Instant::now() < deadline, "still running: {state:?}");
         std::thread::yield_now();
     }
     assert!(!testbed("status").unwrap().success());

@@ -60,7 +60,7 @@ pub async fn run(testbed: &Testbed, settings: &Settings) -> Result<(Report, Cont
     apply_node_pool(&cluster).await?;
     let mut observer = Observer::start(&cluster, &namespace).await?;
 
-    let mut progress = Progress::new(settings.workload.pods);
+    let mut progress = Progress::new();
     let total = settings.workload.pods;
     let begin = Instant::now();
     let deadline = begin + settings.timeout;
@@ -230,7 +230,7 @@ async fn scale_down(
     controller: &mut Controller,
     report: &mut Report,
 ) -> Result<()> {
-    let mut progress = Progress::new(0);
+    let mut progress = Progress::new();
     let begin = Instant::now();
     let watching = observer.until(
         begin + SCALE_DOWN_TIMEOUT,
@@ -265,7 +265,7 @@ struct OneShotPlan {
 
 fn one_shot_plan(kubeconfig: &Path) -> Result<OneShotPlan> {
     let output = Command::new(controller::binary()?)
-        .args(["plan", "--provider", "kwok", "--all-pods", "--json"])
+        .args(["plan", "--all-pods", "--json"])
         .env("KUBECONFIG", kubeconfig)
         .output()?;
     ensure!(
@@ -279,16 +279,14 @@ fn one_shot_plan(kubeconfig: &Path) -> Result<OneShotPlan> {
 
 /// Tells on stderr how far things are: one line that is written over, or lines some seconds apart.
 struct Progress {
-    pods: usize,
     begin: Instant,
     shown: Option<Instant>,
     terminal: bool,
 }
 
 impl Progress {
-    fn new(pods: usize) -> Self {
+    fn new() -> Self {
         Self {
-            pods,
             begin: Instant::now(),
             shown: None,
             terminal: std::io::stderr().is_terminal(),
@@ -307,10 +305,9 @@ impl Progress {
         self.shown = Some(Instant::now());
         let pods = view.pods();
         let line = format!(
-            "{:6.1} s   pods: {} of {} running, {} pending, {} ending   machines: {} asked for, {} joined   {:.4} $/h",
+            "{:6.1} s   pods: {} running, {} pending, {} ending   machines: {} asked for, {} joined   {:.4} $/h",
             self.begin.elapsed().as_secs_f64(),
             pods.running,
-            self.pods,
             pods.pending,
             pods.terminating,
             view.claims(),
