@@ -1,7 +1,8 @@
 //! CapacityBuffer: room that is kept free for pods to come. The type belongs to Kubernetes' autoscaling SIG.
 
-// KubeSchema repeats each public struct inside a function, where nothing can reach it.
-#![allow(unreachable_pub)]
+// KubeSchema repeats each public struct inside a function, where nothing can reach it; and clippy takes columns of the
+// same type for one attribute given twice.
+#![allow(unreachable_pub, clippy::duplicated_attributes)]
 
 use std::collections::BTreeMap;
 

@@ -3,8 +3,9 @@
 //! The schema is that of the AWS provider's 1.14 release. Pointers and empty lists of the original are kept apart as
 //! `Option`, because an absent field and an empty one hash differently.
 
-// KubeSchema repeats each public struct inside a function, where nothing can reach it.
-#![allow(unreachable_pub)]
+// KubeSchema repeats each public struct inside a function, where nothing can reach it; and clippy takes columns of the
+// same type for one attribute given twice.
+#![allow(unreachable_pub, clippy::duplicated_attributes)]
 
 use std::collections::BTreeMap;
 
@@ -213,8 +214,8 @@ pub struct EC2NodeClassSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detailed_monitoring: Option<bool>,
     /// How the instance metadata service can be reached.
-    #[serde(default = "metadata_options_default", skip_serializing_if = "Option::is_none")]
-    pub metadata_options: Option<MetadataOptions>,
+    #[serde(default)]
+    pub metadata_options: MetadataOptions,
     /// How long idle connections are remembered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = (
@@ -357,31 +358,23 @@ pub enum InterfaceType {
     EfaOnly,
 }
 
-/// How the instance metadata service can be reached.
+/// How the instance metadata service can be reached. The API server fills in what is absent.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MetadataOptions {
     /// Whether it can be reached at all.
-    #[serde(
-        default = "enabled",
-        rename = "httpEndpoint",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub http_endpoint: Option<Toggle>,
+    #[serde(default = "enabled")]
+    pub http_endpoint: Toggle,
     /// Whether it can be reached over IPv6.
-    #[serde(
-        default = "disabled",
-        rename = "httpProtocolIPv6",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub http_protocol_ipv6: Option<Toggle>,
+    #[serde(default = "disabled", rename = "httpProtocolIPv6")]
+    pub http_protocol_ipv6: Toggle,
     /// How many network hops an answer may take; 1 keeps pods out.
-    #[serde(default = "hop_limit_default", skip_serializing_if = "Option::is_none")]
+    #[serde(default = "hop_limit_default")]
     #[schemars(range(min = 1, max = 64))]
-    pub http_put_response_hop_limit: Option<i64>,
+    pub http_put_response_hop_limit: i64,
     /// Whether a session token is needed.
-    #[serde(default = "tokens_default", skip_serializing_if = "Option::is_none")]
-    pub http_tokens: Option<HTTPTokens>,
+    #[serde(default)]
+    pub http_tokens: HTTPTokens,
 }
 
 impl Default for MetadataOptions {
@@ -390,29 +383,21 @@ impl Default for MetadataOptions {
             http_endpoint: enabled(),
             http_protocol_ipv6: disabled(),
             http_put_response_hop_limit: hop_limit_default(),
-            http_tokens: tokens_default(),
+            http_tokens: HTTPTokens::default(),
         }
     }
 }
 
-fn metadata_options_default() -> Option<MetadataOptions> {
-    Some(MetadataOptions::default())
+fn enabled() -> Toggle {
+    Toggle::Enabled
 }
 
-fn enabled() -> Option<Toggle> {
-    Some(Toggle::Enabled)
+fn disabled() -> Toggle {
+    Toggle::Disabled
 }
 
-fn disabled() -> Option<Toggle> {
-    Some(Toggle::Disabled)
-}
-
-fn hop_limit_default() -> Option<i64> {
-    Some(1)
-}
-
-fn tokens_default() -> Option<HTTPTokens> {
-    Some(HTTPTokens::Required)
+fn hop_limit_default() -> i64 {
+    1
 }
 
 /// On or off, in EC2's words.
@@ -434,9 +419,12 @@ impl Toggle {
 }
 
 /// Whether the metadata service asks for a session token.
-#[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum HTTPTokens {
+    #[default]
     Required,
     Optional,
 }

@@ -188,10 +188,7 @@ fn ec2nodeclass_spec(spec: &EC2NodeClassSpec, version: Ec2NodeClassHashVersion) 
                 .map(|interfaces| set(interfaces.iter().map(network_interface))),
         )
         .field("DetailedMonitoring", spec.detailed_monitoring.map(boolean))
-        .field(
-            "MetadataOptions",
-            spec.metadata_options.as_ref().map(metadata_options),
-        )
+        .field("MetadataOptions", Some(metadata_options(&spec.metadata_options)))
         .field(
             "ConnectionTracking",
             spec.connection_tracking.as_ref().map(connection_tracking),
@@ -211,7 +208,7 @@ fn placement_group_selector(selector: &PlacementGroupSelector) -> u64 {
 fn kubelet(kubelet: &KubeletConfiguration) -> u64 {
     let grace_periods = kubelet.eviction_soft_grace_period.as_ref();
     StructHash::new("KubeletConfiguration")
-        .field("ClusterDNS", kubelet.cluster_dns.as_ref().map(text_set))
+        .field("ClusterDNS", kubelet.cluster_dns.as_deref().map(text_set))
         .field("MaxPods", kubelet.max_pods.map(int32))
         .field("PodsPerCore", kubelet.pods_per_core.map(int32))
         .field("SystemReserved", kubelet.system_reserved.as_ref().map(text_map))
@@ -313,24 +310,21 @@ fn network_interface(interface: &NetworkInterface) -> u64 {
 }
 
 fn metadata_options(options: &MetadataOptions) -> u64 {
-    let tokens = options.http_tokens.map(|tokens| match tokens {
-        HTTPTokens::Required => text("required"),
-        HTTPTokens::Optional => text("optional"),
-    });
+    let tokens = match options.http_tokens {
+        HTTPTokens::Required => "required",
+        HTTPTokens::Optional => "optional",
+    };
     StructHash::new("MetadataOptions")
-        .field(
-            "HTTPEndpoint",
-            options.http_endpoint.map(|toggle| text(toggle.as_str())),
-        )
+        .field("HTTPEndpoint", Some(text(options.http_endpoint.as_str())))
         .field(
             "HTTPProtocolIPv6",
-            options.http_protocol_ipv6.map(|toggle| text(toggle.as_str())),
+            Some(text(options.http_protocol_ipv6.as_str())),
         )
         .field(
             "HTTPPutResponseHopLimit",
-            options.http_put_response_hop_limit.map(int64),
+            Some(int64(options.http_put_response_hop_limit)),
         )
-        .field("HTTPTokens", tokens)
+        .field("HTTPTokens", Some(text(tokens)))
         .finish()
 }
 

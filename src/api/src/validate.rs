@@ -231,22 +231,20 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::cel_cases::merge;
 
     fn pool(template: Value) -> NodePool {
-        let mut spec = json!({
-            "requirements": [],
-            "nodeClassRef": { "group": "karpenter.kwok.sh", "kind": "KWOKNodeClass", "name": "default" },
-        });
-        spec.as_object_mut()
-            .unwrap()
-            .extend(template["spec"].as_object().cloned().unwrap_or_default());
-        serde_json::from_value(json!({
+        let mut pool = json!({
             "apiVersion": "karpenter.sh/v1",
             "kind": "NodePool",
             "metadata": { "name": "default" },
-            "spec": { "template": { "metadata": template["metadata"].as_object().cloned().unwrap_or_default(), "spec": spec } },
-        }))
-        .unwrap()
+            "spec": { "template": { "spec": {
+                "requirements": [],
+                "nodeClassRef": { "group": "karpenter.kwok.sh", "kind": "KWOKNodeClass", "name": "default" },
+            } } },
+        });
+        merge(&mut pool["spec"]["template"], template);
+        serde_json::from_value(pool).unwrap()
     }
 
     /// The violations of a template, one line each.
@@ -257,10 +255,6 @@ mod tests {
             .iter()
             .map(ToString::to_string)
             .collect()
-    }
-
-    fn requirement(requirement: Value) -> Vec<String> {
-        check(json!({ "spec": { "requirements": [requirement] } }))
     }
 
     #[test]
@@ -380,7 +374,7 @@ mod tests {
             ),
         ];
         for (input, expected) in cases {
-            let lines = requirement(input.clone());
+            let lines = check(json!({ "spec": { "requirements": [input] } }));
             assert_eq!(lines.len(), 1, "{input}: {lines:#?}");
             assert!(
                 lines[0].starts_with(&format!("spec.template.spec.{expected}")),

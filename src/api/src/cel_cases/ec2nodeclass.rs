@@ -32,7 +32,9 @@ fn reservations(terms: Value) -> Value {
 
 /// Image terms, with a family so that they need no alias.
 fn amis(terms: Value) -> Value {
-    spec("", json!({ "amiSelectorTerms": terms, "amiFamily": "Custom" }))
+    let mut change = json!({ "amiFamily": "Custom" });
+    change["amiSelectorTerms"] = terms;
+    spec("", change)
 }
 
 fn alias(alias: &str) -> Value {
@@ -44,10 +46,9 @@ fn kubelet(value: Value) -> Value {
 }
 
 fn ebs(value: Value) -> Value {
-    spec(
-        "blockDeviceMappings",
-        json!([{ "deviceName": "/dev/xvda", "ebs": value }]),
-    )
+    let mut mapping = json!({ "deviceName": "/dev/xvda" });
+    mapping["ebs"] = value;
+    spec("blockDeviceMappings", vec![mapping].into())
 }
 
 fn interfaces(value: Value) -> Value {

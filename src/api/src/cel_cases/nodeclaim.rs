@@ -20,7 +20,7 @@ pub(super) fn base() -> Value {
 }
 
 fn requirement(value: Value) -> Value {
-    spec("requirements", json!([value]))
+    spec("requirements", vec![value].into())
 }
 
 fn key(key: &str) -> Value {

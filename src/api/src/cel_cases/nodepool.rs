@@ -21,7 +21,7 @@ fn labels(value: Value) -> Value {
 }
 
 fn requirement(value: Value) -> Value {
-    spec("template.spec.requirements", json!([value]))
+    spec("template.spec.requirements", vec![value].into())
 }
 
 fn key(key: &str) -> Value {
@@ -29,10 +29,9 @@ fn key(key: &str) -> Value {
 }
 
 fn budget(value: Value) -> Value {
-    spec(
-        "disruption",
-        json!({ "consolidateAfter": "0s", "budgets": [value] }),
-    )
+    let mut disruption = json!({ "consolidateAfter": "0s" });
+    disruption["budgets"] = vec![value].into();
+    spec("disruption", disruption)
 }
 
 pub(super) fn cases() -> Vec<Case> {

@@ -39,7 +39,7 @@ pub(super) fn map(entries: impl IntoIterator<Item = (u64, u64)>) -> u64 {
     finish(set(entries.into_iter().map(|(key, value)| ordered(key, value))))
 }
 
-pub(super) fn text_set(items: &Vec<String>) -> u64 {
+pub(super) fn text_set(items: &[String]) -> u64 {
     set(items.iter().map(|item| text(item)))
 }
 

@@ -7,19 +7,19 @@ use crate::cel_cases::merge;
 
 /// A NodePool from the parts of its template; the base is one for EC2 with the default age.
 fn pool(metadata: Value, spec: Value) -> NodePool {
-    let mut template = json!({
-        "requirements": [],
-        "nodeClassRef": { "kind": "EC2NodeClass", "name": "default", "group": "karpenter.k8s.aws" },
-        "expireAfter": "720h",
-    });
-    merge(&mut template, spec);
-    serde_json::from_value(json!({
+    let mut pool = json!({
         "apiVersion": "karpenter.sh/v1",
         "kind": "NodePool",
         "metadata": { "name": "default" },
-        "spec": { "template": { "metadata": metadata, "spec": template } },
-    }))
-    .unwrap()
+        "spec": { "template": { "metadata": {}, "spec": {
+            "requirements": [],
+            "nodeClassRef": { "kind": "EC2NodeClass", "name": "default", "group": "karpenter.k8s.aws" },
+            "expireAfter": "720h",
+        } } },
+    });
+    merge(&mut pool["spec"]["template"]["metadata"], metadata);
+    merge(&mut pool["spec"]["template"]["spec"], spec);
+    serde_json::from_value(pool).unwrap()
 }
 
 #[test]
