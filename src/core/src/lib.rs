@@ -20,3 +20,4 @@ pub mod requirement;
 pub mod resources;
 pub mod snapshot;
 pub mod verify;
+mod wording;
