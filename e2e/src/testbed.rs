@@ -369,7 +369,7 @@ fn remove_leftovers() -> Result<()> {
             // Another process cleans up too.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             result => {
-                result.with_context(|| format!("removing what is left of the run {}", dir.display()))?
+                result.with_context(|| format!("removing what is left of the run {}", dir.display()))?;
             }
         }
     }
