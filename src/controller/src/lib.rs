@@ -1,1 +1,27 @@
-//! The shells: watches, loops, executors, lease, admin server
+//! The shells: watches, loops, executors, lease, admin server.
+//!
+//! Everything here moves data between the cluster, the pure crates and the cloud. What should be done is
+//! decided in `core` and `lifecycle`; this crate does it. It names no cloud.
+
+mod admin;
+mod catalog;
+mod claims;
+mod config;
+mod context;
+mod disrupt;
+mod events;
+mod eviction;
+mod garbage;
+mod lease;
+mod metrics;
+mod perform;
+mod pools;
+mod provision;
+mod queue;
+mod run;
+mod watch;
+
+pub use admin::LogFilter;
+pub use config::{Config, LeaderElection};
+pub use run::{RunError, run};
+pub use watch::load;

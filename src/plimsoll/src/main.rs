@@ -1,1 +1,30 @@
-fn main() {}
+//! The binary: arguments become a configuration, parts are wired, results become exit codes.
+
+mod args;
+mod controller;
+mod crds;
+mod pack;
+mod plan;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, Command};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = match args.command {
+        Command::Controller(options) => controller::run(*options),
+        Command::Crds => crds::run(),
+        Command::Pack(options) => pack::run(&options),
+        Command::Plan(options) => plan::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

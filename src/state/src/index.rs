@@ -98,6 +98,7 @@ pub struct Index {
     promises: BTreeMap<Arc<str>, Promise>,
     last_pod_event: BTreeMap<Arc<str>, Timestamp>,
     bindings: Bindings,
+    arrivals: u64,
 }
 
 /// One machine with everything around it.
@@ -216,9 +217,22 @@ impl Index {
         self.revision += 1;
     }
 
+    /// How often a pod began to wait for a machine.
+    pub fn arrivals(&self) -> u64 {
+        self.arrivals
+    }
+
+    /// Pods that wait for a machine and have no place in any plan.
+    pub fn waiting(&self) -> usize {
+        self.pods.values().filter(|p| p.is_provisionable() && !self.promises.contains_key(&p.key)).count()
+    }
+
     /// Remembers that a plan put the pod on the machine of this claim (or on this Node).
     pub fn promise(&mut self, pod_key: &Arc<str>, target: &str, now: Timestamp) {
         self.promises.insert(pod_key.clone(), Promise { target: target.into(), made: now });
+        if self.claims.contains_key(target) {
+            self.touch_claim(target);
+        }
         self.revision += 1;
     }
 
@@ -381,6 +395,12 @@ fn intern<T: Eq + std::hash::Hash>(set: &mut FxHashSet<Arc<T>>, value: T) -> Arc
     shared
 }
 
+/// Answers to our own writes reach the index ahead of the watch, which then repeats what is already past.
+fn is_older(new: &ObjectMeta, known: &ObjectMeta) -> bool {
+    let version = |meta: &ObjectMeta| meta.resource_version.as_ref().and_then(|v| v.parse::<u64>().ok());
+    new.uid == known.uid && version(new) < version(known)
+}
+
 fn object_key(meta: &ObjectMeta) -> String {
     match (&meta.namespace, &meta.name) {
         (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
@@ -439,6 +459,7 @@ impl Observe<slim::Pod> for Index {
         let waited = before.as_ref().is_some_and(|p| p.is_provisionable());
         if pod.is_provisionable() && !waited {
             self.touched.waiting_pods += 1;
+            self.arrivals += 1;
         }
         self.touched.capacity |= before.as_ref().is_none_or(|old| old.node != pod.node || old.is_active() != pod.is_active());
         self.pods.insert(key, Arc::new(pod));
@@ -473,7 +494,12 @@ impl Observe<Node> for Index {
             status.images = None;
         }
         let Some(name) = object.metadata.name.clone() else { return };
+        if self.nodes.get(&name).is_some_and(|old| is_older(&object.metadata, &old.metadata)) {
+            return;
+        }
         if self.nodes.get(&name).is_some_and(|old| is_heartbeat(old, &object)) {
+            // Only the version moves on; patches need it.
+            self.nodes.insert(name, Arc::new(object));
             return;
         }
         if let Some(id) = object.spec.as_ref().and_then(|s| s.provider_id.clone()) {
@@ -540,6 +566,9 @@ impl Observe<NodeClaim> for Index {
         object.metadata.managed_fields = None;
         let Some(name) = object.metadata.name.clone() else { return };
         let known = self.claims.get(&name);
+        if known.is_some_and(|entry| is_older(&object.metadata, &entry.object.metadata)) {
+            return;
+        }
         if known.is_some_and(|entry| entry.unconfirmed_since.is_none() && *entry.object == object) {
             return;
         }

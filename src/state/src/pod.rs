@@ -68,6 +68,15 @@ pub enum DoNotDisrupt {
 const STUCK_AFTER: SignedDuration = SignedDuration::from_mins(1);
 
 impl PodState {
+    /// Reads a pod on its own, outside the index.
+    pub fn from_pod(pod: &slim::Pod) -> Self {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let labels = pod.metadata.labels.clone().unwrap_or_default();
+        let shape = crate::lower::shape::shape(namespace, &labels, &pod.spec);
+        let shared = labels.iter().map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str()))).collect();
+        from_slim(pod, Arc::new(shape), Arc::new(shared))
+    }
+
     pub fn namespace(&self) -> &str {
         self.key.split_once('/').map_or("", |(namespace, _)| namespace)
     }

@@ -1,0 +1,53 @@
+//! NodeClaims, each advanced by short passes.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use plimsoll_api::labels;
+use plimsoll_provider::CloudProvider;
+
+use crate::{
+    context::Context,
+    perform::{PerformError, chain},
+};
+
+/// Passes under way at once: bounds calls to the API server and the cloud.
+pub(crate) const WORKERS: usize = 64;
+
+/// One of the workers.
+pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
+    loop {
+        let name = context.claims.next().await;
+        match pass(&context, &name).await {
+            Ok(()) => context.claims.succeeded(&name),
+            Err(PerformError::Conflict) => context.claims.retry(name.clone()),
+            Err(error) => {
+                tracing::warn!(nodeclaim = %name, error = chain(&error), "pass failed, trying again");
+                context.claims.retry(name.clone());
+            }
+        }
+        context.claims.done(&name);
+    }
+}
+
+async fn pass<P: CloudProvider>(context: &Context<P>, name: &str) -> Result<(), PerformError> {
+    let (view, consolidate_after) = {
+        let index = context.index();
+        let Some(view) = index.view(name) else { return Ok(()) };
+        let class = &view.claim.spec.node_class_ref;
+        if !context.provider.supports(&class.group, &class.kind) {
+            return Ok(());
+        }
+        let pool = view.claim.metadata.labels.as_ref().and_then(|l| l.get(labels::NODEPOOL));
+        let after = pool
+            .and_then(|pool| index.node_pool(pool))
+            .and_then(|pool| pool.spec.disruption.consolidate_after.as_duration());
+        (view, after)
+    };
+    let pass = plimsoll_lifecycle::reconcile(&view, consolidate_after, context.settings, Timestamp::now());
+    context.perform_all(pass.effects).await?;
+    if let Some(delay) = pass.again {
+        context.claims.later(name.to_owned(), delay);
+    }
+    Ok(())
+}

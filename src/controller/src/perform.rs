@@ -1,0 +1,288 @@
+//! Effects become calls.
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{
+    Api, Resource,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use plimsoll_api::{conditions, nodeclaim::NodeClaim};
+use plimsoll_lifecycle::Effect;
+use plimsoll_provider::{CloudProvider, LaunchRequest, ProviderError, Termination};
+use plimsoll_state::Observe;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::context::Context;
+
+/// No call outside a watch takes longer.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A launch or termination may take the cloud a while.
+const CLOUD_TIMEOUT: Duration = Duration::from_secs(120);
+
+#[derive(Debug, Error)]
+pub(crate) enum PerformError {
+    #[error("the API server refused to {what}")]
+    Api { what: &'static str, source: kube::Error },
+    #[error("no answer within {0:?} to {1}")]
+    Timeout(Duration, &'static str),
+    /// Somebody else changed the object; the next pass sees it.
+    #[error("the object changed meanwhile")]
+    Conflict,
+    #[error("the provider failed to {what}")]
+    Provider { what: &'static str, source: ProviderError },
+}
+
+impl<P: CloudProvider> Context<P> {
+    /// Performs effects in order; the first that fails ends it.
+    pub(crate) async fn perform_all(&self, effects: Vec<Effect>) -> Result<(), PerformError> {
+        for effect in effects {
+            self.perform(effect).await?;
+        }
+        Ok(())
+    }
+
+    /// Boxed, because what follows from an answer is performed the same way.
+    pub(crate) fn perform(
+        &self,
+        effect: Effect,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), PerformError>> + Send + '_>> {
+        Box::pin(self.perform_one(effect))
+    }
+
+    async fn perform_one(&self, effect: Effect) -> Result<(), PerformError> {
+        match effect {
+            Effect::CreateClaim(claim) => self.create_claim(&claim).await.map(|_| ()),
+            Effect::PatchClaim { name, patch } => {
+                let patched = self.patch::<NodeClaim>("patch a NodeClaim", &name, None, patch).await?;
+                self.observe(patched);
+                Ok(())
+            }
+            Effect::PatchClaimStatus { name, patch } => {
+                let what = "patch a NodeClaim's status";
+                let patched = self.patch::<NodeClaim>(what, &name, Some("status"), patch).await?;
+                if let Some(claim) = &patched {
+                    self.note_registration(claim);
+                }
+                self.observe(patched);
+                Ok(())
+            }
+            Effect::PatchNode { name, patch } => {
+                let patched = self.patch::<Node>("patch a Node", &name, None, patch).await?;
+                self.observe(patched);
+                Ok(())
+            }
+            Effect::DeleteClaim { name, uid, reason } => self.delete_claim(&name, uid, reason).await,
+            Effect::DeleteNode { name, uid } => {
+                let api = Api::<Node>::all(self.client.clone());
+                gone_is_fine(bounded("delete a Node", api.delete(&name, &with_uid(&uid))).await)
+            }
+            Effect::Launch(claim) => self.launch(&claim).await,
+            Effect::Terminate { claim, provider_id } => self.terminate(&claim, provider_id).await,
+            Effect::Probe(claim) => self.probe(&claim).await,
+            Effect::Nominate { pod, uid, node } => self.nominate(&pod, &uid, node).await,
+            Effect::Evict { pod, uid, node } => {
+                self.evictions.add(pod, uid, node);
+                Ok(())
+            }
+            Effect::DeletePod { pod, uid, grace } => {
+                let (namespace, name) = pod.split_once('/').unwrap_or_default();
+                let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
+                let grace = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX);
+                let params = DeleteParams { grace_period_seconds: Some(grace), ..with_uid(&uid) };
+                gone_is_fine(bounded("delete a Pod", api.delete(name, &params)).await)
+            }
+            Effect::Event { subject, type_, reason, note } => {
+                self.events.publish(&subject, type_, reason, note);
+                Ok(())
+            }
+        }
+    }
+
+    /// Creates a claim and takes it into the index at once: the next plan must know it.
+    pub(crate) async fn create_claim(&self, claim: &NodeClaim) -> Result<NodeClaim, PerformError> {
+        let api = Api::<NodeClaim>::all(self.client.clone());
+        let created = bounded("create a NodeClaim", api.create(&PostParams::default(), claim)).await?;
+        self.update(|index, now| index.created_claim(created.clone(), now));
+        Ok(created)
+    }
+
+    async fn delete_claim(&self, name: &str, uid: String, reason: &'static str) -> Result<(), PerformError> {
+        let api = Api::<NodeClaim>::all(self.client.clone());
+        let deleted = bounded("delete a NodeClaim", api.delete(name, &with_uid(&uid))).await;
+        if let Ok(answer) = &deleted {
+            tracing::info!(nodeclaim = name, reason, "deleted NodeClaim");
+            let claim = self.index().claim(name).cloned();
+            if let Some(claim) = claim {
+                self.metrics.claim_disrupted(&claim, reason);
+            }
+            if let Some(live) = answer.as_ref().left() {
+                self.observe(Some(live.clone()));
+            }
+        }
+        gone_is_fine(deleted)
+    }
+
+    async fn launch(&self, claim: &Arc<NodeClaim>) -> Result<(), PerformError> {
+        let (requirements, requests) = plimsoll_state::terms(claim);
+        let request = LaunchRequest { claim: claim.clone(), requirements, requests };
+        let answer = self.cloud("Create", self.provider.create(&request)).await;
+        match &answer {
+            Ok(machine) => tracing::info!(
+                nodeclaim = claim.metadata.name,
+                provider_id = machine.provider_id,
+                instance_type = machine.labels.get(plimsoll_api::labels::INSTANCE_TYPE),
+                zone = machine.labels.get(plimsoll_api::labels::ZONE),
+                capacity_type = machine.labels.get(plimsoll_api::labels::CAPACITY_TYPE),
+                "launched machine"
+            ),
+            Err(error) => tracing::warn!(nodeclaim = claim.metadata.name, %error, "launch failed"),
+        }
+        self.perform_all(plimsoll_lifecycle::launched(claim, &answer, Timestamp::now())).await?;
+        answer.map(|_| ()).map_err(|source| PerformError::Provider { what: "launch a machine", source })
+    }
+
+    async fn terminate(&self, claim: &NodeClaim, provider_id: Option<String>) -> Result<(), PerformError> {
+        let what = "terminate a machine";
+        let failed = |source| PerformError::Provider { what, source };
+        let provider_id = match provider_id {
+            Some(id) => Some(id),
+            // It may have been launched without the record having been written.
+            None => self.cloud("Get", self.provider.find(claim)).await.map_err(failed)?.map(|m| m.provider_id),
+        };
+        let answer = match provider_id {
+            None => Termination::Gone,
+            Some(id) => self.cloud("Delete", self.provider.delete(&id)).await.map_err(failed)?,
+        };
+        self.after_termination(claim, answer).await
+    }
+
+    async fn probe(&self, claim: &NodeClaim) -> Result<(), PerformError> {
+        let found = self.cloud("Get", self.provider.find(claim)).await;
+        match found.map_err(|source| PerformError::Provider { what: "look a machine up", source })? {
+            Some(_) => Ok(()),
+            None => self.after_termination(claim, Termination::Gone).await,
+        }
+    }
+
+    async fn after_termination(&self, claim: &NodeClaim, answer: Termination) -> Result<(), PerformError> {
+        let view = self.index().view(claim.metadata.name.as_deref().unwrap_or_default());
+        let Some(view) = view else { return Ok(()) };
+        let effects = plimsoll_lifecycle::terminated(&view, answer, Timestamp::now());
+        if answer == Termination::Gone {
+            self.metrics.claim_terminated(&view);
+            tracing::info!(nodeclaim = claim.metadata.name, "machine is gone");
+        }
+        self.perform_all(effects).await
+    }
+
+    async fn nominate(&self, pod: &str, uid: &str, node: Option<String>) -> Result<(), PerformError> {
+        let (namespace, name) = pod.split_once('/').unwrap_or_default();
+        let api = Api::<plimsoll_state::Pod>::namespaced(self.client.clone(), namespace);
+        let patch = Patch::Merge(json!({ "metadata": { "uid": uid }, "status": { "nominatedNodeName": node } }));
+        let params = PatchParams::default();
+        let patched = bounded("nominate a node for a Pod", api.patch_subresource("status", name, &params, &patch)).await;
+        gone_is_fine(patched)
+    }
+
+    async fn patch<K>(
+        &self,
+        what: &'static str,
+        name: &str,
+        subresource: Option<&'static str>,
+        patch: Value,
+    ) -> Result<Option<K>, PerformError>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+    {
+        let api = Api::<K>::all(self.client.clone());
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        let answer = match subresource {
+            None => bounded(what, api.patch(name, &params, &patch)).await,
+            Some(subresource) => bounded(what, api.patch_subresource(subresource, name, &params, &patch)).await,
+        };
+        match answer {
+            Ok(object) => Ok(Some(object)),
+            Err(error) => gone_is_fine::<()>(Err(error)).map(|()| None),
+        }
+    }
+
+    /// Counts a node when its claim turns Registered: the index still has the claim as it was.
+    fn note_registration(&self, claim: &NodeClaim) {
+        let registered = |claim: &NodeClaim| {
+            let list = claim.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+            conditions::is_true(list, conditions::REGISTERED)
+        };
+        let before = self.index().claim(claim.metadata.name.as_deref().unwrap_or_default()).cloned();
+        if registered(claim) && before.is_some_and(|b| !registered(&b)) {
+            self.metrics.node_created(claim);
+        }
+    }
+
+    /// Takes an answer of the API server into the index ahead of the watch.
+    fn observe<K>(&self, object: Option<K>)
+    where
+        plimsoll_state::Index: Observe<K>,
+    {
+        if let Some(object) = object {
+            self.update(|index, now| index.apply(object, now));
+        }
+    }
+
+    /// Calls the cloud within a bound, and counts it.
+    pub(crate) async fn cloud<T>(
+        &self,
+        method: &'static str,
+        call: impl Future<Output = Result<T, ProviderError>>,
+    ) -> Result<T, ProviderError> {
+        let begun = tokio::time::Instant::now();
+        let answer = tokio::time::timeout(CLOUD_TIMEOUT, call)
+            .await
+            .unwrap_or_else(|_| Err(ProviderError::Transient(format!("no answer within {CLOUD_TIMEOUT:?}"))));
+        let error = answer.as_ref().err().map(ProviderError::category);
+        self.metrics.cloud_call(self.provider.name(), method, begun.elapsed(), error);
+        answer
+    }
+}
+
+/// A call with a time limit; conflicts are told apart.
+pub(crate) async fn bounded<T>(
+    what: &'static str,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, PerformError> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Err(_) => Err(PerformError::Timeout(CALL_TIMEOUT, what)),
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(kube::Error::Api(status))) if status.is_conflict() => Err(PerformError::Conflict),
+        Ok(Err(source)) => Err(PerformError::Api { what, source }),
+    }
+}
+
+/// What is gone needs no more doing.
+fn gone_is_fine<T>(answer: Result<T, PerformError>) -> Result<(), PerformError> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(PerformError::Api { source: kube::Error::Api(status), .. }) if status.is_not_found() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+pub(crate) fn with_uid(uid: &str) -> DeleteParams {
+    let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
+}
+
+/// An error with everything that caused it, for logs.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}

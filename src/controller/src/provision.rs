@@ -1,0 +1,220 @@
+//! The provisioning loop: waits for pods, plans, buys.
+//!
+//! A pod that comes alone is planned at once. While pods keep coming, planning them together is cheaper, so
+//! the loop waits for a pause that grows with the length of the burst, and meanwhile buys only machines that
+//! later pods can hardly make a regret.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use plimsoll_core::{
+    catalog::Catalog,
+    lint, plan::{Launch, Plan},
+    provision,
+    report::Report,
+    snapshot::{NodeStage, Snapshot},
+};
+use plimsoll_lifecycle::{Effect, EventType, Subject, order};
+use plimsoll_provider::CloudProvider;
+use plimsoll_state::Lowered;
+use tokio::time::Instant;
+
+use crate::{context::Context, events::NOMINATED, perform::chain};
+
+/// A full pass even without a wake: promises expire, prices change.
+const PERIOD: Duration = Duration::from_secs(10);
+/// How often a batch looks whether more pods came.
+const TICK: Duration = Duration::from_millis(20);
+/// A pause this long ends a batch that has just begun. Later the pause must be half as long as the batch
+/// has lasted, up to the configured idle time.
+const PAUSE_MIN: Duration = Duration::from_millis(80);
+/// A burst that lasts this long buys its settled machines before it is over.
+const EARLY: Duration = Duration::from_millis(350);
+/// Creations under way at once.
+const CREATIONS: usize = 32;
+
+/// How much of a plan is bought.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Buy {
+    Everything,
+    /// Only machines that more pods would not change.
+    Settled,
+}
+
+pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
+    loop {
+        let _ = tokio::time::timeout(PERIOD, context.provision.notified()).await;
+        context.update(|index, now| index.expire(now));
+        if context.index().waiting() == 0 {
+            context.metrics.waiting(0);
+            continue;
+        }
+        gather(&context).await;
+        pass(&context, Buy::Everything).await;
+    }
+}
+
+/// Returns when the burst is over or has lasted as long as it may.
+async fn gather<P: CloudProvider>(context: &Arc<Context<P>>) {
+    let begun = Instant::now();
+    let (mut seen, mut last) = (context.index().arrivals(), begun);
+    let mut early = false;
+    loop {
+        tokio::time::sleep(TICK).await;
+        let arrivals = context.index().arrivals();
+        if arrivals != seen {
+            (seen, last) = (arrivals, Instant::now());
+        }
+        let lasted = begun.elapsed();
+        let pause = (lasted / 2).clamp(PAUSE_MIN.min(context.config.batch_idle), context.config.batch_idle);
+        if last.elapsed() >= pause || lasted >= context.config.batch_max {
+            return;
+        }
+        if lasted >= EARLY && !early {
+            early = pass(context, Buy::Settled).await > 0;
+        }
+    }
+}
+
+/// Plans once and acts on it. Returns how many machines were ordered.
+async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> usize {
+    let begun = Instant::now();
+    let catalog = context.catalog();
+    let (lowered, waiting) = {
+        let index = context.index();
+        (index.snapshot(&catalog, Timestamp::now()), index.waiting())
+    };
+    context.metrics.waiting(waiting);
+    let policy = context.config.policy.clone();
+    // Planning is pure computation; the loops that serve watches must not wait for it.
+    let planned = tokio::task::spawn_blocking(move || {
+        let (plan, report) = provision::provision(&lowered.snapshot, &catalog, &policy);
+        let findings = lint::lint(&lowered.snapshot, &catalog, &plan);
+        (lowered, catalog, plan, report, findings)
+    })
+    .await;
+    let (lowered, catalog, plan, report, findings) = match planned {
+        Ok(planned) => planned,
+        Err(error) => {
+            tracing::error!(%error, "planning failed, nothing is done");
+            return 0;
+        }
+    };
+    context.metrics.planned(begun.elapsed(), report.unplaced.len(), lowered.ignored);
+    if !findings.is_empty() {
+        tracing::error!(plan = %plan.id, ?findings, "plan failed its own checks, nothing is done");
+        return 0;
+    }
+    if buy == Buy::Everything {
+        tell(context, &lowered, &report);
+        assign(context, &lowered.snapshot, &plan).await;
+    }
+    let launches: Vec<&Launch> = plan.launches.iter().filter(|l| buy == Buy::Everything || l.settled).collect();
+    if launches.is_empty() {
+        return 0;
+    }
+    tracing::info!(
+        plan = %plan.id,
+        revision = plan.revision,
+        launches = launches.len(),
+        held_back = plan.launches.len() - launches.len(),
+        pods = launches.iter().map(|l| l.pods.len()).sum::<usize>(),
+        price_per_hour = plan.launch_price.dollars(),
+        lower_bound_per_hour = plan.lower_bound.dollars(),
+        planned_in_ms = begun.elapsed().as_millis(),
+        "buying machines"
+    );
+    let orders: Vec<_> =
+        launches.into_iter().map(|launch| order(context, &lowered.snapshot, &catalog, &plan, launch)).collect();
+    let created: Vec<bool> = stream::iter(orders).buffer_unordered(CREATIONS).collect().await;
+    created.into_iter().filter(|created| *created).count()
+}
+
+/// Creates the claim of one launch, unless what it was planned for is gone.
+async fn order<P: CloudProvider>(
+    context: &Context<P>,
+    snapshot: &Snapshot,
+    catalog: &Catalog,
+    plan: &Plan,
+    launch: &Launch,
+) -> bool {
+    let pods: Vec<_> = launch.pods.iter().map(|id| &snapshot.pods[id.0 as usize]).collect();
+    let claim = {
+        let index = context.index();
+        let wanted = pods.iter().any(|pod| {
+            let live = index.pod(&pod.key).filter(|p| p.uid == pod.uid);
+            live.is_some_and(|p| p.is_reschedulable()) && index.promised_target(&pod.key).is_none()
+        });
+        let pool = index.node_pool(&launch.pool).filter(|p| p.metadata.deletion_timestamp.is_none());
+        match pool {
+            Some(pool) if wanted => order::claim(launch, pool, catalog, &plan.id),
+            _ => {
+                tracing::info!(plan = %plan.id, pool = %launch.pool, "launch dropped, its pods or its pool are gone");
+                return false;
+            }
+        }
+    };
+    let created = match context.create_claim(&claim).await {
+        Ok(created) => created,
+        Err(error) => {
+            tracing::warn!(pool = %launch.pool, error = chain(&error), "NodeClaim not created");
+            return false;
+        }
+    };
+    let name = created.metadata.name.clone().unwrap_or_default();
+    context.metrics.claim_created(&launch.pool, launch.min_values_relaxed);
+    context.update(|index, now| {
+        for pod in &pods {
+            index.promise(&pod.key, &name, now);
+        }
+    });
+    for pod in &pods {
+        let subject = Subject::Pod { key: pod.key.clone(), uid: pod.uid.clone() };
+        let note = format!("Pod should schedule on: nodeclaim/{name}");
+        context.events.publish(&subject, EventType::Normal, NOMINATED, note);
+    }
+    true
+}
+
+/// Remembers which waiting pods have a place on machines that exist or are coming, and tells
+/// kube-scheduler where the machine is open already.
+async fn assign<P: CloudProvider>(context: &Context<P>, snapshot: &Snapshot, plan: &Plan) {
+    let mut nominations = Vec::new();
+    context.update(|index, now| {
+        for assignment in &plan.assignments {
+            let pod = &snapshot.pods[assignment.pod.0 as usize];
+            let node = &snapshot.nodes[assignment.node.0 as usize];
+            index.promise(&pod.key, node.claim.as_ref().unwrap_or(&node.name), now);
+            let waits = index.pod(&pod.key).is_some_and(|p| p.uid == pod.uid && p.node.is_none());
+            if node.stage == NodeStage::Initialized && waits {
+                let (pod, uid) = (pod.key.clone(), pod.uid.clone());
+                nominations.push(Effect::Nominate { pod, uid, node: Some(node.name.to_string()) });
+            }
+        }
+    });
+    if context.settings.nominate {
+        stream::iter(nominations)
+            .for_each_concurrent(CREATIONS, |nomination| async {
+                if let Err(error) = context.perform(nomination).await {
+                    tracing::debug!(error = chain(&error), "nomination failed");
+                }
+            })
+            .await;
+    }
+}
+
+/// Says why pods stay without a place.
+fn tell<P: CloudProvider>(context: &Context<P>, lowered: &Lowered, report: &Report) {
+    let unplaced = report.unplaced.iter().map(|entry| {
+        let pod = &lowered.snapshot.pods[entry.pod.0 as usize];
+        let reasons: BTreeSet<String> = entry.reasons.iter().map(ToString::to_string).collect();
+        (pod.key.clone(), reasons.into_iter().collect::<Vec<_>>().join("; "))
+    });
+    for (key, why) in unplaced.chain(lowered.refused.iter().cloned()) {
+        let Some(pod) = context.index().pod(&key).cloned() else { continue };
+        let subject = Subject::Pod { key: pod.key.clone(), uid: pod.uid.clone() };
+        let note = format!("Failed to schedule pod, {why}");
+        context.events.publish(&subject, EventType::Warning, "FailedScheduling", note);
+    }
+}

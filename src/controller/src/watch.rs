@@ -1,0 +1,212 @@
+//! One watch per kind, each feeding the index.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Debug,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::StreamExt;
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    core::v1::{Namespace, Node},
+    policy::v1::PodDisruptionBudget,
+    storage::v1::{CSINode, StorageClass, VolumeAttachment},
+};
+use kube::{
+    Api, Client, Resource,
+    api::ListParams,
+    core::DeserializeGuard,
+    runtime::{WatchStreamExt, watcher},
+};
+use plimsoll_api::{nodeclaim::NodeClaim, nodepool::NodePool};
+use plimsoll_state::{DaemonSet, Index, Observe, PersistentVolume, PersistentVolumeClaim, Pod};
+use serde::de::DeserializeOwned;
+use tokio::{sync::Notify, task::JoinSet};
+
+use crate::context::Context;
+
+/// A watch ends and is renewed after this long, so that a connection that died silently is noticed soon.
+const WATCH_TIMEOUT_S: u32 = 57;
+/// Objects per page of the first list: bounds how much is in memory before it is slimmed.
+const PAGE_SIZE: u32 = 500;
+
+/// Which kinds have been read once in full, and what keeps the others.
+#[derive(Debug, Default)]
+pub(crate) struct Sync {
+    /// None: synced. Some: why not yet.
+    kinds: Mutex<BTreeMap<&'static str, Option<String>>>,
+    changed: Notify,
+}
+
+impl Sync {
+    /// What is still missing, one line each; empty when everything was read.
+    pub(crate) fn missing(&self) -> Vec<String> {
+        let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        kinds.iter().filter_map(|(kind, why)| why.as_ref().map(|why| format!("{kind}: {why}"))).collect()
+    }
+
+    pub(crate) async fn complete(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.missing().is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn set(&self, kind: &'static str, state: Option<String>) {
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, state);
+        self.changed.notify_waiters();
+    }
+}
+
+/// Starts all watches. They run until the set is dropped.
+pub(crate) fn start<P: Send + std::marker::Sync + 'static>(
+    context: &Arc<Context<P>>,
+    sync: &Arc<Sync>,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    macro_rules! watch {
+        ($($kind:ty as $plural:literal),+ $(,)?) => {$(
+            sync.set($plural, Some("not read yet".into()));
+            tasks.spawn(follow::<$kind, P>($plural, context.clone(), sync.clone()));
+        )+};
+    }
+    watch!(
+        Pod as "pods",
+        Node as "nodes",
+        NodeClaim as "nodeclaims.karpenter.sh",
+        NodePool as "nodepools.karpenter.sh",
+        DaemonSet as "daemonsets.apps",
+        Namespace as "namespaces",
+        PodDisruptionBudget as "poddisruptionbudgets.policy",
+        PersistentVolumeClaim as "persistentvolumeclaims",
+        PersistentVolume as "persistentvolumes",
+        StorageClass as "storageclasses.storage.k8s.io",
+        CSINode as "csinodes.storage.k8s.io",
+        VolumeAttachment as "volumeattachments.storage.k8s.io",
+    );
+    tasks
+}
+
+async fn follow<K, P>(plural: &'static str, context: Arc<Context<P>>, sync: Arc<Sync>)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    Index: Observe<K>,
+    P: Send + std::marker::Sync + 'static,
+{
+    let config = watcher::Config::default().timeout(WATCH_TIMEOUT_S).page_size(PAGE_SIZE);
+    let stream = watcher(Api::<DeserializeGuard<K>>::all(context.client.clone()), config).default_backoff();
+    let mut stream = std::pin::pin!(stream);
+    let mut listed = Vec::new();
+    let mut complaint = String::new();
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(watcher::Event::Apply(guarded)) => {
+                if let Some(object) = readable(plural, guarded) {
+                    context.update(|index, now| index.apply(object, now));
+                }
+            }
+            Ok(watcher::Event::Delete(guarded)) => {
+                if let Some(object) = readable(plural, guarded) {
+                    context.update(|index, now| index.delete(&object, now));
+                }
+            }
+            Ok(watcher::Event::Init) => listed.clear(),
+            Ok(watcher::Event::InitApply(guarded)) => listed.extend(readable(plural, guarded)),
+            Ok(watcher::Event::InitDone) => {
+                let objects = std::mem::take(&mut listed);
+                context.update(|index, now| index.reset(objects, now));
+                complaint.clear();
+                sync.set(plural, None);
+            }
+            Err(error) => {
+                let why = explain(plural, &error);
+                context.metrics.watch_errors(plural);
+                // The backoff repeats the same error for as long as it lasts; once is enough to read.
+                if why == complaint {
+                    tracing::debug!(kind = plural, %why, "watch failed again");
+                } else {
+                    tracing::warn!(kind = plural, %why, "watch failed, trying again");
+                    complaint.clone_from(&why);
+                }
+                if !sync.missing().is_empty() {
+                    sync.set_if_missing(plural, why);
+                }
+            }
+        }
+    }
+}
+
+/// One object that cannot be read must not hold up the others of its kind.
+fn readable<K: Resource<DynamicType = ()>>(plural: &str, guarded: DeserializeGuard<K>) -> Option<K> {
+    match guarded.0 {
+        Ok(object) => Some(object),
+        Err(invalid) => {
+            let name = invalid.metadata.name.as_deref().unwrap_or_default();
+            tracing::error!(kind = plural, name, error = %invalid.error, "object cannot be read, it is left out");
+            None
+        }
+    }
+}
+
+impl Sync {
+    /// Renews the reason of a kind that was never read; one that was stays synced through an outage.
+    fn set_if_missing(&self, kind: &'static str, why: String) {
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Some(known)) = kinds.get_mut(kind) {
+            *known = why;
+        }
+    }
+}
+
+/// What the user can do about it.
+fn explain(plural: &str, error: &watcher::Error) -> String {
+    let cause = match error {
+        watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => e,
+        watcher::Error::WatchError(status) => return status.message.clone(),
+        watcher::Error::NoResourceVersion => return error.to_string(),
+    };
+    match cause {
+        kube::Error::Api(status) if status.code == 404 => {
+            format!("the server does not know {plural}; apply the CRDs (plimsoll crds | kubectl apply --server-side -f -)")
+        }
+        kube::Error::Api(status) if status.code == 403 => {
+            format!("not allowed to list or watch {plural}; grant it in the ClusterRole: {}", status.message)
+        }
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Fills an index by listing everything once: for commands that look and leave.
+pub async fn load(client: &Client) -> Result<Index, kube::Error> {
+    let mut index = Index::default();
+    macro_rules! list {
+        ($($kind:ty),+ $(,)?) => {$(
+            let objects = Api::<$kind>::all(client.clone()).list(&ListParams::default()).await?;
+            index.reset(objects.items, Timestamp::now());
+        )+};
+    }
+    list!(
+        Node,
+        NodeClaim,
+        NodePool,
+        DaemonSet,
+        Namespace,
+        PodDisruptionBudget,
+        PersistentVolumeClaim,
+        PersistentVolume,
+        StorageClass,
+        CSINode,
+        VolumeAttachment,
+        Pod,
+    );
+    Ok(index)
+}
+
+/// How long a start waits before it says what it is still waiting for.
+pub(crate) const SYNC_PATIENCE: Duration = Duration::from_secs(5);

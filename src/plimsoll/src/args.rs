@@ -1,0 +1,130 @@
+//! Flags and environment. Names and defaults are Karpenter's where they mean the same.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use plimsoll_api::duration::GoDuration;
+
+/// A node autoscaler for Kubernetes on AWS that plans before it acts.
+#[derive(Debug, Parser)]
+#[command(name = "plimsoll", version)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the controller.
+    Controller(Box<ControllerOptions>),
+    /// Print the custom resource definitions.
+    Crds,
+    /// Solve one packing problem from a file, without a cluster.
+    Pack(PackOptions),
+    /// Print what the controller would do now.
+    Plan(PlanOptions),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Provider {
+    /// Nodes without machines, for demos and tests.
+    Kwok,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub(crate) enum Preferences {
+    Respect,
+    Ignore,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+pub(crate) enum MinValues {
+    Strict,
+    BestEffort,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ControllerOptions {
+    #[arg(long, env = "PROVIDER")]
+    pub(crate) provider: Provider,
+    #[command(flatten)]
+    pub(crate) planning: Planning,
+    #[arg(long, env = "METRICS_PORT", default_value_t = 8080)]
+    pub(crate) metrics_port: u16,
+    #[arg(long, env = "HEALTH_PROBE_PORT", default_value_t = 8081)]
+    pub(crate) health_probe_port: u16,
+    /// Longest pause that ends a burst of pods.
+    #[arg(long, env = "BATCH_IDLE_DURATION", default_value = "1s", value_parser = duration)]
+    pub(crate) batch_idle_duration: Duration,
+    /// Longest time a burst of pods is gathered.
+    #[arg(long, env = "BATCH_MAX_DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) batch_max_duration: Duration,
+    /// Run without a Lease. Two such processes on one cluster would buy everything twice.
+    #[arg(long, env = "DISABLE_LEADER_ELECTION", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) disable_leader_election: bool,
+    #[arg(long, env = "LEADER_ELECTION_NAME", default_value = "karpenter-leader-election")]
+    pub(crate) leader_election_name: String,
+    /// Namespace of the Lease. Default: SYSTEM_NAMESPACE, then the namespace this runs in.
+    #[arg(long, env = "LEADER_ELECTION_NAMESPACE")]
+    pub(crate) leader_election_namespace: Option<String>,
+    /// Namespace the controller is deployed in, as the chart sets it.
+    #[arg(long, env = "SYSTEM_NAMESPACE", hide = true)]
+    pub(crate) system_namespace: Option<String>,
+    /// Name of this replica in the Lease. Default: the host name.
+    #[arg(long, env = "POD_NAME")]
+    pub(crate) pod_name: Option<String>,
+    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
+    pub(crate) log_level: String,
+    #[arg(long, env = "LOG_FORMAT", default_value = "json")]
+    pub(crate) log_format: LogFormat,
+}
+
+/// How plans are made.
+#[derive(Clone, Debug, ClapArgs)]
+pub(crate) struct Planning {
+    #[arg(long, env = "PREFERENCE_POLICY", default_value = "Respect")]
+    pub(crate) preference_policy: Preferences,
+    #[arg(long, env = "MIN_VALUES_POLICY", default_value = "Strict")]
+    pub(crate) min_values_policy: MinValues,
+    /// Search steps after the first plan. Counted, not timed: the same input gives the same plan anywhere.
+    #[arg(long, env = "PLAN_STEPS", default_value_t = 2_000)]
+    pub(crate) steps: u64,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PackOptions {
+    /// The problem file; its format is described in bench/FORMAT.md.
+    pub(crate) problem: PathBuf,
+    /// Search steps after the first plan, instead of the file's.
+    #[arg(long)]
+    pub(crate) steps: Option<u64>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PlanOptions {
+    #[arg(long, env = "PROVIDER", default_value = "kwok")]
+    pub(crate) provider: Provider,
+    #[command(flatten)]
+    pub(crate) planning: Planning,
+    /// Plan for all pods as if no machine of ours existed: what the whole would cost bought at once.
+    #[arg(long)]
+    pub(crate) all_pods: bool,
+    /// Print the plan as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    text.parse::<GoDuration>().map(|d| d.as_duration()).map_err(|error| format!("{error}; write it like 1s or 500ms"))
+}
