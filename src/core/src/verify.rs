@@ -27,11 +27,15 @@ use crate::{
 
 mod bookkeeping;
 mod final_state;
+mod knapsack;
 mod machines;
 mod matching;
 mod offers;
 mod order;
 mod preferences;
+mod reprice;
+
+pub use reprice::{CertificateError, reprice};
 
 /// What [`verify`] found.
 #[derive(Clone, Debug, Default)]

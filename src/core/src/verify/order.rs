@@ -15,7 +15,7 @@ use super::{
     Rule, Violation,
     machines::{Machine, launchable_domains},
     matching::{certain, decided, node_affinity_allows, repelled, selects, term_selects},
-    offers::{HOSTNAME_LABEL, Offers},
+    offers::{HOSTNAME_LABEL, Offers, ZONE_LABEL},
 };
 
 /// The pods one spread constraint counts, by domain.
@@ -398,7 +398,6 @@ fn topology(snapshot: &Snapshot, catalog: &Catalog, machines: &[Machine]) -> Top
         counted_by: vec![Vec::new(); classes],
         aimed_at_by: vec![Vec::new(); classes],
     };
-    let everywhere = PodClass::default();
     let mut sold: BTreeMap<&str, BTreeSet<Arc<str>>> = BTreeMap::new();
     for (i, class) in snapshot.classes.iter().enumerate().filter(|(i, _)| placed[*i]) {
         let hard: Vec<&SpreadConstraint> = class.spread.iter().filter(|c| c.hard).collect();
@@ -422,22 +421,25 @@ fn topology(snapshot: &Snapshot, catalog: &Catalog, machines: &[Machine]) -> Top
             let topology_key: &str = &constraint.topology_key;
             let names = &found.spreads[id].names;
             let is_missing = |domains: &BTreeSet<Arc<str>>| !domains.is_subset(names);
-            // What nobody can launch for any pod need not be asked for this one.
-            let missing = topology_key != HOSTNAME_LABEL
-                && is_missing(sold.entry(topology_key).or_insert_with(|| {
+            // What nobody can launch for any pod need not be asked for this one. Another node of its own can
+            // always be launched for a pod that some pool takes.
+            let missing = if topology_key == HOSTNAME_LABEL {
+                !launchable_domains(snapshot, catalog, &mut offers, class, ZONE_LABEL).is_empty()
+            } else {
+                is_missing(sold.entry(topology_key).or_insert_with(|| {
                     let any = PodClass {
                         tolerations: vec![tolerate_all()],
-                        ..everywhere.clone()
+                        ..PodClass::default()
                     };
                     launchable_domains(snapshot, catalog, &mut offers, &any, topology_key)
-                }))
-                && is_missing(&launchable_domains(
+                })) && is_missing(&launchable_domains(
                     snapshot,
                     catalog,
                     &mut offers,
                     class,
                     topology_key,
-                ));
+                ))
+            };
             found.own_spreads[i].push((id, missing));
         }
         if !class.affinity.is_empty() {

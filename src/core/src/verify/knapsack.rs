@@ -1,0 +1,297 @@
+//! The most that a machine can be filled with, by integers alone.
+//!
+//! Maximise the worth of a multiset of items under several capacities. The bound is Lagrange's: for any
+//! multipliers that are not negative, `λ·room + Σ max(0, worth − λ·size)·most` is at least the optimum, so
+//! multipliers may be guessed; only the search below has to be exact.
+
+/// One kind of thing that may be put in, at most `most` times.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub(super) worth: i64,
+    pub(super) size: Vec<i64>,
+    pub(super) most: i64,
+}
+
+/// Multipliers are fractions with this denominator.
+const SCALE: i128 = 1 << 40;
+
+/// Up to this many items their pairs are tried as the source of multipliers.
+const PAIRS_MAX: usize = 40;
+
+/// Nodes of the search before it gives up: a few seconds.
+const NODES_MAX: u64 = 20_000_000;
+
+/// Whether every filling is worth at most `limit`; None when the search gave up.
+pub(super) fn at_most(items: &[Item], room: &[i64], limit: i64) -> Option<bool> {
+    let mut search = Search::new(items, room)?;
+    if search.bound(0, room) <= i128::from(limit) {
+        return Some(true);
+    }
+    let exceeds = search.exceeds(0, room, 0, limit)?;
+    Some(!exceeds)
+}
+
+/// The greatest worth of a filling; None when the search gave up.
+pub(super) fn greatest(items: &[Item], room: &[i64]) -> Option<i64> {
+    let mut low = 0;
+    let mut high = i64::try_from(Search::new(items, room)?.bound(0, room)).ok()?;
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if at_most(items, room, middle)? {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    Some(low)
+}
+
+/// A bound on what the items from some index on are worth, one for each set of multipliers.
+struct Multipliers {
+    lambda: Vec<i128>,
+    /// `Σ max(0, worth − λ·size)·most` over the items from each index on, times [`SCALE`].
+    rest: Vec<i128>,
+}
+
+struct Search {
+    /// Most worth for their size first.
+    items: Vec<Item>,
+    multipliers: Vec<Multipliers>,
+    nodes: u64,
+}
+
+impl Search {
+    /// None when a number is too large to reason about.
+    fn new(items: &[Item], room: &[i64]) -> Option<Self> {
+        if room.iter().any(|r| *r > 1 << 55) || items.iter().any(|i| i.worth > 1 << 55 || i.most > 1 << 30) {
+            return None;
+        }
+        let fits = |item: &Item| item.size.iter().zip(room).all(|(size, room)| size <= room);
+        let most = |item: &Item| {
+            let by_room = item
+                .size
+                .iter()
+                .zip(room)
+                .filter(|(size, _)| **size > 0)
+                .map(|(s, r)| r / s);
+            by_room.min().unwrap_or(i64::MAX).min(item.most)
+        };
+        let mut items: Vec<Item> = items
+            .iter()
+            .filter(|item| item.worth > 0 && item.most > 0 && fits(item))
+            .map(|item| Item {
+                most: most(item),
+                ..item.clone()
+            })
+            .collect();
+        let candidates = candidates(&items, room);
+        let value = |lambda: &Vec<i128>| dot(lambda, room) + rest(&items, lambda)[0];
+        let mut ranked: Vec<(i128, Vec<i128>)> = candidates
+            .into_iter()
+            .map(|lambda| (value(&lambda), lambda))
+            .collect();
+        ranked.sort();
+        ranked.dedup();
+        ranked.truncate(4);
+        if let Some((_, best)) = ranked.first() {
+            // Worth per unit of bounded room, compared by cross multiplication.
+            let weight = |item: &Item| dot(best, &item.size).max(1);
+            items.sort_by(|a, b| {
+                let (left, right) = (
+                    i128::from(b.worth) * weight(a) / SCALE,
+                    i128::from(a.worth) * weight(b) / SCALE,
+                );
+                left.cmp(&right).then_with(|| b.size.cmp(&a.size))
+            });
+        }
+        let multipliers = ranked
+            .into_iter()
+            .map(|(_, lambda)| Multipliers {
+                rest: rest(&items, &lambda),
+                lambda,
+            })
+            .collect();
+        Some(Self {
+            items,
+            multipliers,
+            nodes: 0,
+        })
+    }
+
+    /// The least of the bounds, rounded down: worths are integers.
+    fn bound(&self, from: usize, room: &[i64]) -> i128 {
+        let bounds = self
+            .multipliers
+            .iter()
+            .map(|m| (dot(&m.lambda, room) + m.rest[from]) / SCALE);
+        bounds.min().unwrap_or(0)
+    }
+
+    /// Whether some filling with items from `from` on, beside those worth `so_far`, exceeds the limit.
+    fn exceeds(&mut self, from: usize, room: &[i64], so_far: i64, limit: i64) -> Option<bool> {
+        if so_far > limit {
+            return Some(true);
+        }
+        self.nodes += 1;
+        if self.nodes > NODES_MAX {
+            return None;
+        }
+        if from == self.items.len() || i128::from(so_far) + self.bound(from, room) <= i128::from(limit) {
+            return Some(false);
+        }
+        let Item { worth, size, most } = self.items[from].clone();
+        let fits = size
+            .iter()
+            .zip(room.iter())
+            .filter(|(s, _)| **s > 0)
+            .map(|(s, r)| r / s)
+            .min();
+        let times = fits.unwrap_or(most).min(most);
+        for taken in (0..=times).rev() {
+            let left: Vec<i64> = room.iter().zip(&size).map(|(r, s)| r - s * taken).collect();
+            if self.exceeds(from + 1, &left, so_far + worth * taken, limit)? {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+}
+
+fn dot(lambda: &[i128], amounts: &[i64]) -> i128 {
+    lambda.iter().zip(amounts).map(|(l, a)| l * i128::from(*a)).sum()
+}
+
+fn rest(items: &[Item], lambda: &[i128]) -> Vec<i128> {
+    let mut sums = vec![0; items.len() + 1];
+    for (i, item) in items.iter().enumerate().rev() {
+        let surplus = (i128::from(item.worth) * SCALE - dot(lambda, &item.size)).max(0);
+        sums[i] = sums[i + 1] + surplus * i128::from(item.most);
+    }
+    sums
+}
+
+/// Multipliers to try: for each resource alone the density at which it is full, and from each of these a
+/// descent along one resource at a time.
+fn candidates(items: &[Item], room: &[i64]) -> Vec<Vec<i128>> {
+    let used: Vec<usize> = (0..room.len())
+        .filter(|r| items.iter().any(|item| item.size[*r] > 0))
+        .collect();
+    let nothing = vec![0; room.len()];
+    let mut found = vec![nothing.clone()];
+    for &r in &used {
+        let mut lambda = improve(items, room, r, &nothing);
+        found.push(lambda.clone());
+        for _ in 0..4 {
+            for &other in &used {
+                lambda = improve(items, room, other, &lambda);
+            }
+        }
+        found.push(lambda);
+    }
+    // Two resources bind at once where two items are exactly paid for.
+    if items.len() <= PAIRS_MAX {
+        for (i, a) in items.iter().enumerate() {
+            for b in &items[i + 1..] {
+                for (x, &r) in used.iter().enumerate() {
+                    for &s in &used[x + 1..] {
+                        found.extend(paying(a, b, r, s, room.len()));
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Multipliers of resources `r` and `s` under which both items cost what they are worth.
+fn paying(a: &Item, b: &Item, r: usize, s: usize, resources: usize) -> Option<Vec<i128>> {
+    let [ar, as_, br, bs] = [a.size[r], a.size[s], b.size[r], b.size[s]].map(i128::from);
+    let [aw, bw] = [a.worth, b.worth].map(i128::from);
+    let determinant = ar * bs - as_ * br;
+    if determinant == 0 {
+        return None;
+    }
+    let lambda_r = (aw * bs - as_ * bw).checked_mul(SCALE)? / determinant;
+    let lambda_s = (ar * bw - aw * br).checked_mul(SCALE)? / determinant;
+    if lambda_r < 0 || lambda_s < 0 {
+        return None;
+    }
+    let mut lambda = vec![0; resources];
+    (lambda[r], lambda[s]) = (lambda_r, lambda_s);
+    Some(lambda)
+}
+
+/// The multiplier of `r` that makes the bound least while the others stay: the bound falls while items that
+/// still pay would overfill the resource.
+fn improve(items: &[Item], room: &[i64], r: usize, lambda: &[i128]) -> Vec<i128> {
+    let mut others = lambda.to_vec();
+    others[r] = 0;
+    let mut steps: Vec<(i128, i128)> = items
+        .iter()
+        .filter(|item| item.size[r] > 0)
+        .map(|item| {
+            let left = i128::from(item.worth) * SCALE - dot(&others, &item.size);
+            let size = i128::from(item.size[r]);
+            (left.div_euclid(size), size * i128::from(item.most))
+        })
+        .filter(|(at, _)| *at > 0)
+        .collect();
+    steps.sort_by(|a, b| b.cmp(a));
+    let mut filled = 0;
+    for (at, amount) in steps {
+        filled += amount;
+        if filled >= i128::from(room[r]) {
+            others[r] = at;
+            break;
+        }
+    }
+    others
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tries everything.
+    fn exhaustive(items: &[Item], room: &[i64]) -> i64 {
+        let Some((first, others)) = items.split_first() else {
+            return 0;
+        };
+        (0..=first.most)
+            .map_while(|taken| {
+                let left: Vec<i64> = room.iter().zip(&first.size).map(|(r, s)| r - s * taken).collect();
+                left.iter()
+                    .all(|l| *l >= 0)
+                    .then(|| first.worth * taken + exhaustive(others, &left))
+            })
+            .max()
+            .unwrap_or(0)
+    }
+
+    #[test]
+    fn agrees_with_trying_everything() {
+        let mut seed = 7_u64;
+        let mut next = |n: u64| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((seed >> 33) % n) as i64
+        };
+        for _ in 0..500 {
+            let room = vec![next(40), next(40), next(6)];
+            let items: Vec<Item> = (0..=next(5))
+                .map(|_| Item {
+                    worth: next(30),
+                    size: vec![next(12), next(12), next(2)],
+                    most: next(5),
+                })
+                .collect();
+            let expected = exhaustive(&items, &room);
+            assert_eq!(greatest(&items, &room), Some(expected), "{items:?} in {room:?}");
+            assert_eq!(at_most(&items, &room, expected), Some(true));
+            if expected > 0 {
+                assert_eq!(at_most(&items, &room, expected - 1), Some(false));
+            }
+        }
+    }
+}
