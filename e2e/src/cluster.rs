@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::discovery::{self, Scope};
@@ -34,6 +35,14 @@ pub const PRICE_LABEL: &str = "eks-node-viewer/instance-price";
 const CRD_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a namespace, a NodePool or a machine may take to go away.
 const CLEAN_TIMEOUT: Duration = Duration::from_mins(2);
+/// The kinds of cluster scope that tests and the demo make.
+const KINDS: [(&str, &str); 5] = [
+    ("karpenter.sh/v1", "NodePool"),
+    ("karpenter.sh/v1", "NodeClaim"),
+    ("karpenter.sh/v1alpha1", "NodeOverlay"),
+    ("karpenter.kwok.sh/v1alpha1", "KWOKNodeClass"),
+    ("karpenter.k8s.aws/v1", "EC2NodeClass"),
+];
 const POLL: Duration = Duration::from_millis(50);
 
 /// A cluster and what was found out about it.
@@ -236,7 +245,6 @@ impl Cluster {
     ) -> Result<BTreeMap<String, K>>
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-        K::DynamicType: Default,
     {
         let deadline = Instant::now() + within;
         let mut objects = BTreeMap::new();
@@ -311,23 +319,23 @@ impl Cluster {
         Ok(price_per_hour(&self.nodes().await?))
     }
 
-    /// Deletes the namespaces of tests, then the NodePools, then whatever NodeClaims and simulated Nodes stand alone,
-    /// and fails if anything of it stays. A controller must be running, because NodeClaims carry its finalizer.
+    /// Deletes the namespaces of tests and every object of [`KINDS`], and fails if one of them or a simulated Node
+    /// stays. A controller must be running, because NodeClaims carry its finalizer.
     pub async fn clean(&self) -> Result<()> {
         let everything = ListParams::default();
         let namespaces = Api::<Namespace>::all(self.client());
         for namespace in namespaces.list(&everything.clone().labels(TEST_LABEL)).await? {
             delete(&namespaces, &namespace.name_any()).await?;
         }
-        for kind in ["NodePool", "NodeClaim"] {
-            let api = self.api_of("karpenter.sh/v1", kind, None).await?;
+        let kinds = self.served_kinds().await?;
+        for (_, api) in &kinds {
             for object in api.list(&everything).await? {
-                delete(&api, &object.name_any()).await?;
+                delete(api, &object.name_any()).await?;
             }
         }
         let deadline = Instant::now() + CLEAN_TIMEOUT;
         loop {
-            let left = self.leftovers().await?;
+            let left = self.left_of(&kinds).await?;
             if left.is_empty() {
                 return Ok(());
             }
@@ -342,8 +350,12 @@ impl Cluster {
         }
     }
 
-    /// What a test or the demo has left: its namespaces, NodePools, NodeClaims and simulated Nodes.
+    /// What a test or the demo has left: its namespaces, objects of [`KINDS`], and simulated Nodes.
     pub async fn leftovers(&self) -> Result<Vec<String>> {
+        self.left_of(&self.served_kinds().await?).await
+    }
+
+    async fn left_of(&self, kinds: &[(&str, Api<DynamicObject>)]) -> Result<Vec<String>> {
         let everything = ListParams::default();
         let mut left = Vec::new();
         for namespace in Api::<Namespace>::all(self.client())
@@ -352,15 +364,13 @@ impl Cluster {
         {
             left.push(format!("Namespace {}", namespace.name_any()));
         }
-        for kind in ["NodePool", "NodeClaim"] {
-            for object in self
-                .api_of("karpenter.sh/v1", kind, None)
-                .await?
-                .list(&everything)
-                .await?
-            {
-                left.push(format!("{kind} {}", object.name_any()));
-            }
+        for (kind, api) in kinds {
+            left.extend(
+                api.list(&everything)
+                    .await?
+                    .iter()
+                    .map(|object| format!("{kind} {}", object.name_any())),
+            );
         }
         left.extend(
             self.nodes()
@@ -370,6 +380,26 @@ impl Cluster {
                 .map(|n| format!("Node {}", n.name_any())),
         );
         Ok(left)
+    }
+
+    /// Those of [`KINDS`] whose CRDs are there.
+    async fn served_kinds(&self) -> Result<Vec<(&'static str, Api<DynamicObject>)>> {
+        let crds = Api::<CustomResourceDefinition>::all(self.client())
+            .list(&ListParams::default())
+            .await?
+            .items;
+        let mut served = Vec::new();
+        for (api_version, kind) in KINDS {
+            let is_it = |crd: &CustomResourceDefinition| {
+                let mut versions = crd.spec.versions.iter().filter(|version| version.served);
+                crd.spec.names.kind == kind
+                    && versions.any(|version| format!("{}/{}", crd.spec.group, version.name) == api_version)
+            };
+            if crds.iter().any(is_it) {
+                served.push((kind, self.api_of(api_version, kind, None).await?));
+            }
+        }
+        Ok(served)
     }
 
     /// Pods, NodeClaims, Nodes and the latest events as text, for the message of a failed test.
