@@ -1,10 +1,16 @@
 //! The lower bound and its certificate; see [`crate::plan::Bound`] for what is proven and how.
 
+use std::collections::BTreeMap;
+
 use fixedbitset::FixedBitSet;
 
 use super::{
+    columns::{Budget, generate, lone},
     compile::Problem,
     fit::times,
+    greedy::Scarce,
+    knapsack::Knapsack,
+    mix::Mix,
     offers::HOSTNAME,
     shapes::{Lot, Shape, undominated},
 };
@@ -13,6 +19,9 @@ use crate::{
     plan::Bound,
     snapshot::{ClassId, PodClass, Snapshot},
 };
+
+/// Items up to which column generation looks for values.
+const ITEMS_MAX: usize = 1200;
 
 /// What the certificate is about: one lot for each demand of which pods are placed.
 pub(super) struct Terms {
@@ -110,85 +119,50 @@ impl Terms {
         }
     }
 
-    fn request<'a>(&self, problem: &'a Problem<'_>, lot: usize) -> &'a [i64] {
-        &problem.demands[self.lots[lot].demand as usize].request
-    }
-
-    /// Worth of each lot's pod as its share of the cheapest machine for it alone, in nano-dollars.
-    fn lone_values(&self, problem: &Problem<'_>) -> Vec<i64> {
-        let value = |lot: usize| {
-            if self.lots[lot].left == 0 {
-                return 0;
-            }
-            let shares = self
-                .shapes
-                .iter()
-                .filter(|s| self.lots[lot].offers.contains(s.offer as usize))
-                .map(|s| {
-                    let room = problem.offer_room(s.offer as usize);
-                    let n = times(room, self.request(problem, lot)).min(self.caps[lot]).max(1);
-                    list_price(problem, s.offer) / i64::from(n)
-                });
-            shares.min().unwrap_or(0)
+    /// The certificate, with values found within the budget.
+    pub(super) fn certify(&self, problem: &Problem<'_>, budget: &mut Budget) -> Bound {
+        let prices = self.shapes.iter().map(|s| list_price(problem, s.offer)).collect();
+        let scarce = Scarce {
+            limits: problem.limits.iter().map(|l| vec![i64::MAX; l.len()]).collect(),
+            stock: problem.offers.reservations.iter().map(|r| r.remaining).collect(),
         };
-        (0..self.lots.len()).map(value).collect()
+        let mix = Mix::new(problem, &self.lots, &self.caps, &self.shapes, prices);
+        let mut knapsack = Knapsack::new(&mix);
+        let lone = lone(&mix, &mix.counts)
+            .into_iter()
+            .map(|l| l.map_or(0, |(_, _, worth)| worth))
+            .collect();
+        let mut best = self.evaluate(problem, &mix, &mut knapsack, lone);
+        if budget.left > 0 && mix.n_items() <= ITEMS_MAX {
+            // Limits are no part of the certificate; reservations are.
+            let mix_with_stock = Mix {
+                pots: Vec::new(),
+                ..mix.clone()
+            }
+            .with_pots(problem, &self.shapes, &scarce);
+            let mut pricing = Knapsack::new(&mix_with_stock);
+            let generated = generate(&mix_with_stock, &mut pricing, &mix.counts, &[], budget);
+            let other = self.evaluate(problem, &mix, &mut knapsack, generated.duals);
+            if other.price > best.price {
+                best = other;
+            }
+        }
+        best
     }
 
-    /// An upper bound of the worth of any content of a machine with this room: the least, over the resources, of what
-    /// would fit if only that resource counted and pods could be cut.
-    fn worth(
+    /// What these values of the items prove once they are scaled down to satisfy the certificate.
+    fn evaluate(
         &self,
         problem: &Problem<'_>,
-        room: &[i64],
-        takes: &dyn Fn(usize) -> bool,
-        values: &[i64],
-    ) -> i64 {
-        let items: Vec<usize> = (0..self.lots.len())
-            .filter(|l| values[*l] > 0 && takes(*l))
-            .collect();
-        let mut least = i64::MAX;
-        for r in 0..room.len() {
-            let mut order: Vec<usize> = items.clone();
-            let weight = |l: &usize| self.request(problem, *l)[r];
-            order.sort_by(|a, b| {
-                let left = i128::from(values[*a]) * i128::from(weight(b));
-                let right = i128::from(values[*b]) * i128::from(weight(a));
-                right.cmp(&left).then(a.cmp(b))
-            });
-            let mut have = room[r];
-            let mut sum: i64 = 0;
-            for lot in order {
-                let cap = i64::from(self.caps[lot]);
-                let want = weight(&lot);
-                let n = if want == 0 { cap } else { cap.min(have / want) };
-                sum = sum.saturating_add(values[lot].saturating_mul(n));
-                have -= n * want;
-                if n < cap {
-                    // The part of one more that fits, rounded up.
-                    let part = (i128::from(values[lot]) * i128::from(have) + i128::from(want) - 1)
-                        / i128::from(want);
-                    sum = sum.saturating_add(part as i64);
-                    break;
-                }
-            }
-            least = least.min(sum);
-        }
-        if least == i64::MAX { 0 } else { least }
-    }
-
-    /// Scales values down until no offer without a reservation is worth more than its price.
-    fn scale(&self, problem: &Problem<'_>, values: &mut [i64]) {
+        mix: &Mix,
+        knapsack: &mut Knapsack<'_>,
+        mut values: Vec<i64>,
+    ) -> Bound {
         let mut worst: Option<(i64, i64)> = None;
-        for shape in self.shapes.iter().filter(|s| s.reservation.is_none()) {
-            let offer = shape.offer as usize;
-            let room = problem.offer_room(offer);
-            let worth = self.worth(
-                problem,
-                room,
-                &|lot| self.lots[lot].offers.contains(offer),
-                values,
-            );
-            let price = list_price(problem, shape.offer);
+        for shape in (0..mix.n_shapes()).filter(|s| self.shapes[*s].reservation.is_none()) {
+            let price = mix.prices[shape];
+            let floor = price + price / 2000;
+            let worth = knapsack.prove(shape, &values, &mix.counts, floor).upper;
             let worse = worst
                 .is_none_or(|(w, p)| i128::from(worth) * i128::from(p) > i128::from(w) * i128::from(price));
             if worth > price && worse {
@@ -196,48 +170,34 @@ impl Terms {
             }
         }
         if let Some((worth, price)) = worst {
-            for value in values {
+            for value in &mut values {
                 *value = (i128::from(*value) * i128::from(price) / i128::from(worth)) as i64;
             }
         }
-    }
-
-    /// The certificate for these values, which need not satisfy anything yet.
-    pub(super) fn certify(&self, problem: &Problem<'_>, mut values: Vec<i64>) -> Bound {
-        self.scale(problem, &mut values);
-        let mut sum: i128 = self
-            .lots
+        let mut sum: i128 = mix
+            .counts
             .iter()
             .zip(&values)
-            .map(|(lot, v)| i128::from(*v) * i128::from(lot.left))
+            .map(|(n, v)| i128::from(*v) * i128::from(*n))
             .sum();
-        for (node, it) in problem.snapshot.nodes.iter().enumerate() {
-            if !it.leaving {
-                let place = problem.n_offers() + node;
-                let takes = |lot: usize| {
-                    problem.demands[self.lots[lot].demand as usize]
-                        .allowed
-                        .contains(place)
-                };
-                sum -= i128::from(self.worth(problem, problem.free_room(node), &takes, &values));
-            }
-        }
+        sum -= self.worth_of_nodes(problem, mix, &values);
         for (stock, it) in problem.offers.reservations.iter().enumerate() {
-            let shapes = self.shapes.iter().filter(|s| s.reservation == Some(stock as u32));
-            let excess = shapes.map(|s| {
-                let offer = s.offer as usize;
-                let takes = |lot: usize| self.lots[lot].offers.contains(offer);
-                self.worth(problem, problem.offer_room(offer), &takes, &values) - list_price(problem, s.offer)
-            });
-            sum -= i128::from(excess.max().unwrap_or(0).max(0)) * i128::from(it.remaining);
+            let mut excess = 0;
+            for shape in (0..mix.n_shapes()).filter(|s| self.shapes[*s].reservation == Some(stock as u32)) {
+                let floor = mix.prices[shape];
+                let worth = knapsack.prove(shape, &values, &mix.counts, floor).upper;
+                excess = excess.max(worth - mix.prices[shape]);
+            }
+            sum -= i128::from(excess) * i128::from(it.remaining);
         }
-        let duals: Vec<(ClassId, i64)> = self
-            .lots
-            .iter()
-            .zip(&values)
-            .filter(|(_, value)| **value > 0)
-            .map(|(lot, value)| (ClassId(lot.class), *value))
-            .collect();
+        let mut duals: Vec<(ClassId, i64)> = Vec::new();
+        for (item, lots) in mix.lots.iter().enumerate().filter(|(item, _)| values[*item] > 0) {
+            duals.extend(
+                lots.iter()
+                    .map(|lot| (ClassId(self.lots[*lot as usize].class), values[item])),
+            );
+        }
+        duals.sort_unstable();
         let price = MicroDollars((sum.max(0) / 1000) as i64);
         Bound {
             price,
@@ -246,9 +206,45 @@ impl Terms {
         }
     }
 
-    /// A bound that costs next to nothing to find.
-    pub(super) fn quick(&self, problem: &Problem<'_>) -> Bound {
-        self.certify(problem, self.lone_values(problem))
+    /// The most that the free room of existing machines can be worth.
+    fn worth_of_nodes(&self, problem: &Problem<'_>, mix: &Mix, values: &[i64]) -> i128 {
+        // Machines with equal room that admit the same items are alike.
+        let mut alike: BTreeMap<(&[i64], Vec<u32>), i128> = BTreeMap::new();
+        for (node, it) in problem
+            .snapshot
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, n)| !n.leaving)
+        {
+            debug_assert!(!it.leaving);
+            let place = problem.n_offers() + node;
+            let room = problem.free_room(node);
+            let admits = |item: &u32| {
+                let lots = &mix.lots[*item as usize];
+                times(room, mix.request(*item as usize)) > 0
+                    && lots.iter().any(|lot| {
+                        problem.demands[self.lots[*lot as usize].demand as usize]
+                            .allowed
+                            .contains(place)
+                    })
+            };
+            let items: Vec<u32> = (0..mix.n_items() as u32).filter(admits).collect();
+            if !items.is_empty() {
+                *alike.entry((room, items)).or_default() += 1;
+            }
+        }
+        let nodes = Mix {
+            prices: vec![0; alike.len()],
+            rooms: alike.keys().flat_map(|(room, _)| room.iter().copied()).collect(),
+            takes: alike.keys().map(|(_, items)| items.clone()).collect(),
+            pots: Vec::new(),
+            ..mix.clone()
+        };
+        let mut knapsack = Knapsack::new(&nodes);
+        let worth =
+            |(shape, n): (usize, &i128)| i128::from(knapsack.prove(shape, values, &mix.counts, 0).upper) * n;
+        alike.values().enumerate().map(worth).sum()
     }
 }
 

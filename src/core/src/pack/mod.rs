@@ -7,6 +7,7 @@
 //! Nothing in the solve loop hashes or compares a text.
 
 mod bound;
+mod columns;
 mod compile;
 mod digest;
 mod domains;
@@ -14,10 +15,16 @@ mod explain;
 mod fit;
 mod greedy;
 mod keys;
+mod knapsack;
 mod launch;
+mod mix;
 mod offers;
+mod optimize;
 mod place;
+mod proof;
+mod round;
 mod shapes;
+mod simplex;
 mod taints;
 mod topology;
 
@@ -47,7 +54,7 @@ pub(crate) fn plan(snapshot: &Snapshot, catalog: &Catalog, policy: &Policy) -> (
         .zip(&state.left)
         .map(|(d, left)| d.pods.len() as u32 - left)
         .collect();
-    let bound = bound::Terms::new(&problem, &placed, Vec::new()).quick(&problem);
+    let bound = bound::Terms::new(&problem, &placed, Vec::new()).certify(&problem, &mut state.budget);
     let mut plan = write(&state, bound);
     plan.id = plan_id(&plan, snapshot).into();
     (plan, report(&state))
@@ -96,7 +103,7 @@ fn write(state: &place::State<'_>, bound: Bound) -> Plan {
         removals: Vec::new(),
         lower_bound: bound.price,
         bound,
-        steps: state.steps,
+        steps: state.budget.spent,
     }
 }
 

@@ -6,10 +6,12 @@ use std::{collections::BTreeSet, rc::Rc};
 use fixedbitset::FixedBitSet;
 
 use super::{
+    columns::Budget,
     compile::Problem,
     domains::{self, Cell, Cells, Counts},
     fit::{Part, add_part, host_limit, take, times},
-    greedy::{self, Room, Scarce, Share},
+    greedy::{Room, Scarce, Share},
+    optimize::optimize,
     shapes::{Lot, undominated},
 };
 
@@ -51,7 +53,7 @@ pub(super) struct State<'a> {
     pub(super) left: Vec<u32>,
     /// Cells in which no machine can be bought any more for a demand.
     blocked: BTreeSet<(u32, Vec<u32>)>,
-    pub(super) steps: u64,
+    pub(super) budget: Budget,
 }
 
 impl<'a> State<'a> {
@@ -82,7 +84,7 @@ impl<'a> State<'a> {
             wishes_kept: problem.demands.iter().map(|d| d.wishes.len()).collect(),
             left: problem.demands.iter().map(|d| d.pods.len() as u32).collect(),
             blocked: BTreeSet::new(),
-            steps: 0,
+            budget: Budget::new(problem.policy.steps_max),
         }
     }
 
@@ -480,9 +482,10 @@ impl<'a> State<'a> {
                 shapes: &shapes,
                 soft_ignored: &self.soft_ignored,
             };
-            let left: Vec<u32> = lots.iter().map(|l| l.left).collect();
-            let values = room.lone_values();
-            let packing = greedy::pack(&room, &left, &mut self.scarce, &values);
+            // The rest is for the proof.
+            let mut share = self.budget.part(70);
+            let packing = optimize(&room, &mut self.scarce, &mut share);
+            self.budget.spend(share.spent);
             for batch in &packing.batches {
                 for _ in 0..batch.times {
                     let mut bin = Bin::new(self.problem, shapes[batch.shape as usize].offer);

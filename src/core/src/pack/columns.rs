@@ -1,0 +1,184 @@
+//! Column generation: which patterns a fractional shopper would buy, and what a pod is worth to him.
+//!
+//! The master problem ([`super::simplex`]) buys known patterns; a knapsack per shape looks for a pattern worth more than its
+//! machine at the master's prices, until there is none.
+
+use rustc_hash::FxHashSet;
+
+use super::{
+    fit::times,
+    knapsack::Knapsack,
+    mix::{Mix, Pattern},
+    simplex::{Column, Master},
+};
+
+/// Knapsack nodes per pricing: enough to be exact for machines of a dozen pods, a good guess for larger ones.
+const NODES_MAX: u32 = 400;
+/// A pattern must promise at least this share of its price, in millionths, to be worth a column.
+const PROMISE: i64 = 100;
+/// Leaving a pod out costs this many times its lone worth: more than any pattern that holds it.
+const DETERRENT: f64 = 50.0;
+
+/// How much searching may still be done, in steps: a knapsack or a simplex pivot counts as one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    pub(super) left: u64,
+    pub(super) spent: u64,
+}
+
+impl Budget {
+    pub(super) fn new(steps_max: u64) -> Self {
+        Self {
+            left: steps_max,
+            spent: 0,
+        }
+    }
+
+    pub(super) fn spend(&mut self, steps: u64) {
+        self.spent += steps;
+        self.left = self.left.saturating_sub(steps);
+    }
+
+    /// A part of what is left, to be settled with [`Budget::spend`].
+    pub(super) fn part(&self, percent: u64) -> Self {
+        Self::new(self.left / 100 * percent + self.left % 100 * percent / 100)
+    }
+}
+
+/// A pattern on a shape.
+pub(super) type Choice = (u32, Pattern);
+
+/// What column generation found.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Generated {
+    /// Worth of one pod of each item, nano-dollars.
+    pub(super) duals: Vec<i64>,
+    pub(super) columns: Vec<Choice>,
+    /// (column, how often), fractional.
+    pub(super) solution: Vec<(u32, f64)>,
+}
+
+/// For each item the shape on which it alone is cheapest per pod, with the number it holds and its worth.
+pub(super) fn lone(mix: &Mix, counts: &[u32]) -> Vec<Option<(u32, u32, i64)>> {
+    let mut best: Vec<Option<(u32, u32, i64)>> = vec![None; mix.n_items()];
+    for shape in 0..mix.n_shapes() {
+        for item in &mix.takes[shape] {
+            let at = *item as usize;
+            let n = times(mix.room(shape), mix.request(at))
+                .min(mix.caps[at])
+                .min(counts[at]);
+            if n > 0 {
+                let worth = mix.prices[shape] / i64::from(n);
+                if best[at].is_none_or(|(_, _, w)| worth < w) {
+                    best[at] = Some((shape as u32, n, worth));
+                }
+            }
+        }
+    }
+    best
+}
+
+/// Generates columns for `counts` pods of the items, starting from known choices.
+pub(super) fn generate(
+    mix: &Mix,
+    knapsack: &mut Knapsack<'_>,
+    counts: &[u32],
+    known: &[Choice],
+    budget: &mut Budget,
+) -> Generated {
+    // Only wanted items are rows.
+    let rows: Vec<u32> = (0..mix.n_items() as u32)
+        .filter(|i| counts[*i as usize] > 0)
+        .collect();
+    let mut row_of = vec![u32::MAX; mix.n_items()];
+    for (row, item) in rows.iter().enumerate() {
+        row_of[*item as usize] = row as u32;
+    }
+    let lone = lone(mix, counts);
+    let mut wanted: Vec<f64> = rows.iter().map(|i| f64::from(counts[*i as usize])).collect();
+    let mut shortage: Vec<f64> = rows
+        .iter()
+        .map(|i| lone[*i as usize].map_or(0.0, |(_, _, w)| w as f64) * DETERRENT + 1.0)
+        .collect();
+    let mut pots_of_shape: Vec<Vec<(u32, f64)>> = vec![Vec::new(); mix.n_shapes()];
+    for pot in &mix.pots {
+        let row = wanted.len() as u32;
+        // Amounts are scaled so that the largest user has entry 1.
+        let scale = pot.usage.iter().map(|(_, used)| *used).max().unwrap_or(1).max(1) as f64;
+        wanted.push(-(pot.amount as f64) / scale);
+        shortage.push(0.0);
+        for (shape, used) in &pot.usage {
+            pots_of_shape[*shape as usize].push((row, -(*used as f64) / scale));
+        }
+    }
+    let mut master = Master::new(wanted, shortage);
+    let mut out = Generated::default();
+    let mut seen: FxHashSet<Choice> = FxHashSet::default();
+    let mut add = |choice: Choice, master: &mut Master, columns: &mut Vec<Choice>| -> bool {
+        let mut entries: Vec<(u32, f64)> = choice
+            .1
+            .iter()
+            .filter(|(item, _)| row_of[*item as usize] != u32::MAX)
+            .map(|(item, n)| (row_of[*item as usize], f64::from(*n)))
+            .collect();
+        if entries.is_empty() || !seen.insert(choice.clone()) {
+            return false;
+        }
+        entries.extend(&pots_of_shape[choice.0 as usize]);
+        master.add(Column {
+            cost: mix.prices[choice.0 as usize] as f64,
+            entries,
+        });
+        columns.push(choice);
+        true
+    };
+    for item in &rows {
+        if let Some((shape, n, _)) = lone[*item as usize] {
+            add((shape, vec![(*item, n)]), &mut master, &mut out.columns);
+        }
+    }
+    for choice in known {
+        add(choice.clone(), &mut master, &mut out.columns);
+    }
+    loop {
+        let before = master.pivots;
+        master.solve(budget.left.max(1));
+        budget.spend(master.pivots - before);
+        let duals = master.duals();
+        out.duals = vec![0; mix.n_items()];
+        for (row, item) in rows.iter().enumerate() {
+            out.duals[*item as usize] = duals[row].max(0.0) as i64;
+        }
+        if budget.left == 0 {
+            break;
+        }
+        // A quick look at every shape first; when that finds nothing, a thorough one.
+        let mut found = false;
+        for thorough in [false, true] {
+            if found {
+                break;
+            }
+            for shape in 0..mix.n_shapes() {
+                let pots = pots_of_shape[shape]
+                    .iter()
+                    .map(|(row, a)| -a * duals[*row as usize].max(0.0));
+                let price = mix.prices[shape] + pots.sum::<f64>() as i64;
+                let floor = price + price / 1_000_000 * PROMISE;
+                let best = if thorough {
+                    knapsack.prove(shape, &out.duals, counts, floor)
+                } else {
+                    knapsack.best(shape, &out.duals, counts, floor, NODES_MAX)
+                };
+                budget.spend(1);
+                if best.worth > floor {
+                    found |= add((shape as u32, best.pattern), &mut master, &mut out.columns);
+                }
+            }
+        }
+        if !found {
+            break;
+        }
+    }
+    out.solution = master.solution();
+    out
+}

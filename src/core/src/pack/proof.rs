@@ -1,0 +1,212 @@
+//! The most valuable content of one machine, proven by dynamic programming.
+//!
+//! Branch and bound ([`super::knapsack`]) finds good contents quickly but, at prices where many contents are worth about
+//! the same, cannot finish. Here contents that leave no more room and are worth no more than another one are dropped,
+//! and so is whatever cannot exceed the floor.
+
+use std::collections::BTreeMap;
+
+use super::{
+    fit::times,
+    knapsack::{Found, Knapsack},
+};
+
+/// States after which the proof stops and settles for a weaker bound.
+const STATES_MAX: usize = 20_000;
+
+/// Contents considered so far, by what they leave.
+#[derive(Clone, Debug)]
+struct State {
+    worth: i64,
+    room: Vec<i64>,
+    /// What each line has left.
+    left: Vec<f64>,
+    /// The last link of how it came about.
+    trail: u32,
+}
+
+/// (link before, entry, how many of it).
+type Link = (u32, u32, u32);
+
+impl Knapsack<'_> {
+    /// The best content of a shape if it is worth more than the floor, with an upper bound that is exact unless there are
+    /// too many states.
+    pub(super) fn prove(&mut self, shape: usize, values: &[i64], counts: &[u32], floor: i64) -> Found {
+        let upper = self.tighten(shape, values, counts);
+        if upper <= floor {
+            return Found {
+                upper,
+                ..Found::default()
+            };
+        }
+        let lines = self.lines(shape);
+        let hope = |at: usize, state: &State| -> i64 {
+            let bounds = lines
+                .iter()
+                .zip(&state.left)
+                .map(|(line, left)| left * line.density[at]);
+            (bounds.fold(f64::INFINITY, f64::min) * (1.0 + 1e-9)) as i64 + 1
+        };
+        let active = self.active(shape);
+        let mut goal = floor;
+        let mut best = 0;
+        let mut links: Vec<Link> = vec![(0, 0, 0)];
+        let start = State {
+            trail: 0,
+            worth: 0,
+            room: self.mix.room(shape).to_vec(),
+            left: lines.iter().map(|line| line.room).collect(),
+        };
+        let mut states = vec![start];
+        for (at, entry) in self.entries.iter().enumerate() {
+            let request = self.mix.request(entry.item as usize);
+            let mut next: Vec<State> = Vec::with_capacity(states.len() * 2);
+            for state in states {
+                let most = times(&state.room, request).min(entry.cap);
+                for n in 0..=most {
+                    let mut more = State {
+                        trail: state.trail,
+                        worth: state.worth + entry.worth * i64::from(n),
+                        room: state
+                            .room
+                            .iter()
+                            .zip(request)
+                            .map(|(h, w)| h - w * i64::from(n))
+                            .collect(),
+                        left: state
+                            .left
+                            .iter()
+                            .zip(&lines)
+                            .map(|(l, line)| l - line.share[at] * f64::from(n))
+                            .collect(),
+                    };
+                    let better = more.worth > goal;
+                    let may_grow = at + 1 < self.entries.len()
+                        && more.worth + hope(at + 1, &more) > goal.max(more.worth);
+                    if n > 0 && (better || may_grow) {
+                        links.push((state.trail, at as u32, n));
+                        more.trail = links.len() as u32 - 1;
+                    }
+                    if better {
+                        goal = more.worth;
+                        best = more.trail;
+                    }
+                    if may_grow {
+                        next.push(more);
+                    }
+                }
+            }
+            next.retain(|state| state.worth + hope(at + 1, state) > goal);
+            states = undominated(next, &active);
+            if states.len() > STATES_MAX {
+                let rest = states
+                    .iter()
+                    .map(|s| s.worth + hope(at + 1, s))
+                    .max()
+                    .unwrap_or(0);
+                return self.found(best, &links, values, rest.max(goal).min(upper));
+            }
+            if states.is_empty() {
+                break;
+            }
+        }
+        self.found(best, &links, values, goal.min(upper))
+    }
+
+    fn found(&self, mut trail: u32, links: &[Link], values: &[i64], upper: i64) -> Found {
+        let mut pattern = Vec::new();
+        while trail != 0 {
+            let (before, entry, n) = links[trail as usize];
+            pattern.push((self.entries[entry as usize].item, n));
+            trail = before;
+        }
+        pattern.sort_unstable();
+        let worth = pattern
+            .iter()
+            .map(|(item, n)| values[*item as usize] * i64::from(*n))
+            .sum();
+        Found {
+            worth,
+            upper,
+            pattern,
+        }
+    }
+
+    /// Resources that can run out before the others make it impossible.
+    fn active(&self, shape: usize) -> Vec<usize> {
+        let room = self.mix.room(shape);
+        let request = |entry: usize, r: usize| self.mix.request(self.entries[entry].item as usize)[r];
+        // By the other resources alone, no more pods than this fit.
+        let least = |r: usize| (0..self.entries.len()).map(|e| request(e, r)).min().unwrap_or(0);
+        let most_by = |r: usize| {
+            if least(r) > 0 {
+                room[r] / least(r)
+            } else {
+                i64::MAX
+            }
+        };
+        (0..self.mix.n_res)
+            .filter(|r| {
+                let largest = (0..self.entries.len()).map(|e| request(e, *r)).max().unwrap_or(0);
+                let most = (0..self.mix.n_res)
+                    .filter(|o| o != r)
+                    .map(most_by)
+                    .min()
+                    .unwrap_or(i64::MAX);
+                largest > 0 && most.checked_mul(largest).is_none_or(|all| all > room[*r])
+            })
+            .collect()
+    }
+}
+
+/// Drops states that another one beats in worth and in every active resource.
+fn undominated(mut states: Vec<State>, active: &[usize]) -> Vec<State> {
+    let key = |s: &State| -> Vec<i64> { active.iter().map(|r| s.room[*r]).collect() };
+    states.sort_by_cached_key(|s| (std::cmp::Reverse(s.worth), std::cmp::Reverse(key(s))));
+    if active.len() > 2 {
+        return undominated_slowly(states, active);
+    }
+    // Residual rooms of better states as a staircase: the second amount falls as the first one grows.
+    let mut stairs: BTreeMap<i64, i64> = BTreeMap::new();
+    states.retain(|state| {
+        let first = active.first().map_or(0, |r| state.room[*r]);
+        let second = active.get(1).map_or(0, |r| state.room[*r]);
+        if stairs
+            .range(first..)
+            .next()
+            .is_some_and(|(_, other)| *other >= second)
+        {
+            return false;
+        }
+        let below: Vec<i64> = stairs
+            .range(..=first)
+            .rev()
+            .take_while(|(_, other)| **other <= second)
+            .map(|(k, _)| *k)
+            .collect();
+        below.iter().for_each(|k| {
+            stairs.remove(k);
+        });
+        stairs.insert(first, second);
+        true
+    });
+    states
+}
+
+fn undominated_slowly(states: Vec<State>, active: &[usize]) -> Vec<State> {
+    /// Comparing each with all others is worth it up to here.
+    const COMPARED_MAX: usize = 3000;
+    if states.len() > COMPARED_MAX {
+        return states;
+    }
+    let mut kept: Vec<State> = Vec::with_capacity(states.len());
+    for state in states {
+        let beaten = kept
+            .iter()
+            .any(|k| active.iter().all(|r| k.room[*r] >= state.room[*r]));
+        if !beaten {
+            kept.push(state);
+        }
+    }
+    kept
+}

@@ -1,0 +1,370 @@
+//! From fractional purchases to whole machines, and the local search that follows.
+
+use super::{
+    columns::{Budget, Choice, Generated, generate},
+    fit::times,
+    knapsack::Knapsack,
+    mix::{Mix, Pattern},
+};
+
+/// Items up to which the rest of a rounding is solved again and again; with more, it is only filled.
+const DIVE_ITEMS_MAX: usize = 150;
+/// Knapsack nodes when filling one machine for good.
+const NODES_MAX: u32 = 2000;
+
+/// Whole machines.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Whole {
+    pub(super) machines: Vec<Choice>,
+    /// Pods of each item that found no place.
+    pub(super) left: Vec<u32>,
+    /// Nano-dollars.
+    pub(super) price: i64,
+}
+
+impl Whole {
+    fn buy(&mut self, mix: &Mix, shape: u32, pattern: Pattern) {
+        for (item, n) in &pattern {
+            self.left[*item as usize] -= n;
+        }
+        self.price += mix.prices[shape as usize];
+        self.machines.push((shape, pattern));
+    }
+
+    /// Fewer pods left out first, then cheaper.
+    pub(super) fn better_than(&self, other: &Self) -> bool {
+        let left = |w: &Self| w.left.iter().map(|n| u64::from(*n)).sum::<u64>();
+        (left(self), self.price) < (left(other), other.price)
+    }
+}
+
+/// What of a pattern is still wanted.
+fn trimmed(pattern: &Pattern, left: &[u32]) -> Pattern {
+    pattern
+        .iter()
+        .map(|(item, n)| (*item, (*n).min(left[*item as usize])))
+        .filter(|(_, n)| *n > 0)
+        .collect()
+}
+
+/// Amounts left in the pots.
+#[derive(Clone, Debug)]
+pub(super) struct Pots(Vec<i64>);
+
+impl Pots {
+    pub(super) fn of(mix: &Mix) -> Self {
+        Self(mix.pots.iter().map(|p| p.amount).collect())
+    }
+
+    fn admit(&self, mix: &Mix, shape: u32) -> bool {
+        mix.pots.iter().zip(&self.0).all(|(pot, left)| {
+            pot.usage
+                .binary_search_by_key(&shape, |(s, _)| *s)
+                .map_or(true, |at| pot.usage[at].1 <= *left)
+        })
+    }
+
+    fn change(&mut self, mix: &Mix, shape: u32, sign: i64) {
+        for (pot, left) in mix.pots.iter().zip(&mut self.0) {
+            if let Ok(at) = pot.usage.binary_search_by_key(&shape, |(s, _)| *s) {
+                *left -= sign * pot.usage[at].1;
+            }
+        }
+    }
+}
+
+/// Buys the machine with the best worth per price until nothing is wanted. Gives up (false) once the price reaches
+/// `price_max`.
+fn fill(
+    mix: &Mix,
+    knapsack: &mut Knapsack<'_>,
+    values: &[i64],
+    pots: &mut Pots,
+    whole: &mut Whole,
+    price_max: i64,
+    budget: &mut Budget,
+) -> bool {
+    // Best known ratio per shape; demand only shrinks, so a ratio that was computed earlier is not exceeded by much.
+    let mut known: Vec<(f64, u32)> = (0..mix.n_shapes() as u32).map(|s| (f64::INFINITY, s)).collect();
+    while whole.left.iter().any(|n| *n > 0) {
+        let worth_left: i64 = whole
+            .left
+            .iter()
+            .zip(values)
+            .map(|(n, v)| i64::from(*n) * v)
+            .sum::<i64>();
+        if whole.price + worth_left / 100 * 97 >= price_max {
+            return false;
+        }
+        known.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let mut best: Option<(f64, u32, Pattern)> = None;
+        for (ratio, shape) in &mut known {
+            if best.as_ref().is_some_and(|(b, ..)| *b >= *ratio) {
+                break;
+            }
+            if !pots.admit(mix, *shape) {
+                *ratio = 0.0;
+                continue;
+            }
+            let price = mix.prices[*shape as usize].max(1) as f64;
+            let floor = best.as_ref().map_or(0, |(b, ..)| (b * price) as i64);
+            let found = knapsack.best(*shape as usize, values, &whole.left, floor, NODES_MAX);
+            budget.spend(1);
+            *ratio = found.worth.max(found.upper.min(floor)) as f64 / price;
+            if found.worth > floor {
+                best = Some((found.worth as f64 / price, *shape, found.pattern));
+            }
+        }
+        let Some((_, shape, pattern)) = best else {
+            return true;
+        };
+        loop {
+            pots.change(mix, shape, 1);
+            whole.buy(mix, shape, pattern.clone());
+            let again =
+                pattern.iter().all(|(item, n)| whole.left[*item as usize] >= *n) && pots.admit(mix, shape);
+            if !again || whole.price >= price_max {
+                break;
+            }
+        }
+    }
+    whole.price < price_max
+}
+
+/// Whole machines near a fractional solution.
+pub(super) fn round(
+    mix: &Mix,
+    knapsack: &mut Knapsack<'_>,
+    generated: &Generated,
+    budget: &mut Budget,
+) -> Whole {
+    let mut whole = Whole {
+        left: mix.counts.clone(),
+        ..Whole::default()
+    };
+    let mut pots = Pots::of(mix);
+    buy_whole(mix, generated, &mut whole, &mut pots);
+    let mut filled = whole.clone();
+    fill(
+        mix,
+        knapsack,
+        &generated.duals,
+        &mut pots.clone(),
+        &mut filled,
+        i64::MAX,
+        budget,
+    );
+    let active = whole.left.iter().filter(|n| **n > 0).count();
+    if active > DIVE_ITEMS_MAX || active == 0 {
+        return filled;
+    }
+    let mut best = filled;
+    dive(mix, knapsack, generated, whole, pots, &mut best, budget);
+    best
+}
+
+/// Buys the whole part of every column.
+fn buy_whole(mix: &Mix, generated: &Generated, whole: &mut Whole, pots: &mut Pots) {
+    for (column, amount) in &generated.solution {
+        let (shape, pattern) = &generated.columns[*column as usize];
+        for _ in 0..(amount + 1e-6) as u32 {
+            let wanted = trimmed(pattern, &whole.left);
+            if wanted != *pattern || !pots.admit(mix, *shape) {
+                break;
+            }
+            pots.change(mix, *shape, 1);
+            whole.buy(mix, *shape, wanted);
+        }
+    }
+}
+
+/// Rounds one column up, solves for the rest, and so on; after each step also tries to just fill.
+fn dive(
+    mix: &Mix,
+    knapsack: &mut Knapsack<'_>,
+    start: &Generated,
+    mut whole: Whole,
+    mut pots: Pots,
+    best: &mut Whole,
+    budget: &mut Budget,
+) {
+    let mut columns = start.columns.clone();
+    while whole.left.iter().any(|n| *n > 0) && budget.left > 0 {
+        let mut rest = budget.part(50);
+        let generated = generate(mix, knapsack, &whole.left, &columns, &mut rest);
+        budget.spend(rest.spent);
+        columns.clone_from(&generated.columns);
+        let bought = whole.machines.len();
+        buy_whole(mix, &generated, &mut whole, &mut pots);
+        if whole.machines.len() == bought {
+            // The column closest to a whole machine; among equals the one that does most.
+            let next = generated
+                .solution
+                .iter()
+                .filter(|(c, _)| pots.admit(mix, columns[*c as usize].0))
+                .max_by(|(c, a), (d, b)| {
+                    let worth = |c: u32| -> i64 {
+                        let wanted = trimmed(&columns[c as usize].1, &whole.left);
+                        wanted
+                            .iter()
+                            .map(|(i, n)| generated.duals[*i as usize] * i64::from(*n))
+                            .sum()
+                    };
+                    a.total_cmp(b).then(worth(*c).cmp(&worth(*d))).then(d.cmp(c))
+                });
+            let Some((column, _)) = next else { return };
+            let (shape, pattern) = &columns[*column as usize];
+            let wanted = trimmed(pattern, &whole.left);
+            if wanted.is_empty() {
+                return;
+            }
+            pots.change(mix, *shape, 1);
+            whole.buy(mix, *shape, wanted);
+        }
+        let mut filled = whole.clone();
+        let price_max = best.price;
+        if fill(
+            mix,
+            knapsack,
+            &generated.duals,
+            &mut pots.clone(),
+            &mut filled,
+            price_max,
+            budget,
+        ) && filled.better_than(best)
+        {
+            *best = filled;
+        }
+    }
+    if whole.better_than(best) {
+        *best = whole;
+    }
+}
+
+/// A small deterministic generator (xorshift) for the choices of the search.
+#[derive(Clone, Debug)]
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % n.max(1) as u64) as usize
+    }
+}
+
+/// Takes some machines away and packs their pods again, as long as steps are left; keeps what is cheaper.
+pub(super) fn search(
+    mix: &Mix,
+    knapsack: &mut Knapsack<'_>,
+    duals: &[i64],
+    whole: &mut Whole,
+    budget: &mut Budget,
+) {
+    /// Machines taken away at once.
+    const MOST: usize = 6;
+    let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
+    let mut pots = Pots::of(mix);
+    whole
+        .machines
+        .iter()
+        .for_each(|(shape, _)| pots.change(mix, *shape, 1));
+    let waste = |(shape, pattern): &Choice| -> i64 {
+        let worth: i64 = pattern
+            .iter()
+            .map(|(item, n)| duals[*item as usize] * i64::from(*n))
+            .sum();
+        (mix.prices[*shape as usize] - worth) * 1_000_000 / mix.prices[*shape as usize].max(1)
+    };
+    let mut idle = 0;
+    let mut sorted = false;
+    while budget.left > 0 && whole.machines.len() > 1 && idle < 4000 {
+        if !sorted {
+            whole.machines.sort_by_cached_key(|m| std::cmp::Reverse(waste(m)));
+            sorted = true;
+        }
+        let n = whole.machines.len();
+        let take = 2 + dice.below(MOST - 1);
+        let mut picked: Vec<usize> = Vec::new();
+        for _ in 0..take.min(n) {
+            // The most wasteful are picked most.
+            let reach = 1 + dice.below(n);
+            let at = dice.below(reach);
+            if !picked.contains(&at) {
+                picked.push(at);
+            }
+        }
+        picked.sort_unstable();
+        let mut part = Whole {
+            left: vec![0; mix.n_items()],
+            ..Whole::default()
+        };
+        let mut old_price = 0;
+        for at in &picked {
+            let (shape, pattern) = &whole.machines[*at];
+            old_price += mix.prices[*shape as usize];
+            pattern
+                .iter()
+                .for_each(|(item, n)| part.left[*item as usize] += n);
+        }
+        let values: Vec<i64> = duals
+            .iter()
+            .map(|d| (i128::from(*d) * (950 + dice.below(101) as i128) / 1000) as i64 + 1)
+            .collect();
+        let mut free = pots.clone();
+        picked
+            .iter()
+            .for_each(|at| free.change(mix, whole.machines[*at].0, -1));
+        let cheaper = fill(mix, knapsack, &values, &mut free, &mut part, old_price, budget)
+            && part.left.iter().all(|n| *n == 0);
+        budget.spend(1);
+        if !cheaper {
+            idle += 1;
+            continue;
+        }
+        idle = 0;
+        sorted = false;
+        pots = free;
+        for at in picked.iter().rev() {
+            whole.machines.swap_remove(*at);
+        }
+        whole.price += part.price - old_price;
+        whole.machines.extend(part.machines);
+    }
+}
+
+/// Moves every machine to the cheapest shape that holds its pods.
+pub(super) fn tighten(mix: &Mix, whole: &mut Whole) {
+    let mut pots = Pots::of(mix);
+    whole
+        .machines
+        .iter()
+        .for_each(|(shape, _)| pots.change(mix, *shape, 1));
+    let mut order: Vec<u32> = (0..mix.n_shapes() as u32).collect();
+    order.sort_by_key(|s| (mix.prices[*s as usize], *s));
+    for (shape, pattern) in &mut whole.machines {
+        let mut sum = vec![0; mix.n_res];
+        for (item, n) in pattern.iter() {
+            sum.iter_mut()
+                .zip(mix.request(*item as usize))
+                .for_each(|(s, r)| *s += r * i64::from(*n));
+        }
+        let fits = |s: u32| {
+            times(mix.room(s as usize), &sum) > 0
+                && pattern
+                    .iter()
+                    .all(|(item, _)| mix.takes[s as usize].binary_search(item).is_ok())
+        };
+        let cheaper = order
+            .iter()
+            .take_while(|s| mix.prices[**s as usize] < mix.prices[*shape as usize])
+            .find(|s| fits(**s) && pots.admit(mix, **s));
+        if let Some(better) = cheaper {
+            pots.change(mix, *shape, -1);
+            pots.change(mix, *better, 1);
+            whole.price += mix.prices[*better as usize] - mix.prices[*shape as usize];
+            *shape = *better;
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! A revised simplex for the master problem: buy patterns so that every item is covered, within the pots.
+//!
+//! Rows are items (covered at least) and pots (used at most). The inverse of the basis is kept dense: there are some
+//! hundred rows. All arithmetic is in a fixed order, so the result does not depend on anything but the input.
+
+/// Smaller numbers are noise.
+const TINY: f64 = 1e-9;
+
+/// A column: what a machine with this content costs and does.
+#[derive(Clone, Debug)]
+pub(super) struct Column {
+    pub(super) cost: f64,
+    /// (row, amount); ascending rows.
+    pub(super) entries: Vec<(u32, f64)>,
+}
+
+/// What stands in a basis position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Basic {
+    Column(u32),
+    /// Covers more than wanted (or uses less than there is).
+    Surplus(u32),
+    /// Leaves one pod of the row's item out, at a deterrent cost.
+    Shortage(u32),
+}
+
+#[derive(Debug)]
+pub(super) struct Master {
+    n_rows: usize,
+    columns: Vec<Column>,
+    basis: Vec<Basic>,
+    in_basis: Vec<bool>,
+    /// Row-major inverse of the basis.
+    inverse: Vec<f64>,
+    amounts: Vec<f64>,
+    wanted: Vec<f64>,
+    shortage_costs: Vec<f64>,
+    pub(super) pivots: u64,
+}
+
+impl Master {
+    /// `wanted` per row; a pot with amount `a` is a row that wants `-a` (its users have negative entries) and has no
+    /// shortage. `shortage_costs` deter from leaving pods out.
+    pub(super) fn new(wanted: Vec<f64>, shortage_costs: Vec<f64>) -> Self {
+        let n = wanted.len();
+        let mut inverse = vec![0.0; n * n];
+        let mut basis = Vec::with_capacity(n);
+        let mut amounts = Vec::with_capacity(n);
+        for (row, want) in wanted.iter().enumerate() {
+            let shortage = *want >= 0.0 && shortage_costs[row] > 0.0;
+            inverse[row * n + row] = if shortage { 1.0 } else { -1.0 };
+            basis.push(if shortage {
+                Basic::Shortage(row as u32)
+            } else {
+                Basic::Surplus(row as u32)
+            });
+            amounts.push(want.abs());
+        }
+        Self {
+            n_rows: n,
+            columns: Vec::new(),
+            basis,
+            in_basis: Vec::new(),
+            inverse,
+            amounts,
+            wanted,
+            shortage_costs,
+            pivots: 0,
+        }
+    }
+
+    pub(super) fn add(&mut self, column: Column) -> u32 {
+        self.columns.push(column);
+        self.in_basis.push(false);
+        self.columns.len() as u32 - 1
+    }
+
+    fn cost(&self, basic: Basic) -> f64 {
+        match basic {
+            Basic::Column(c) => self.columns[c as usize].cost,
+            Basic::Surplus(_) => 0.0,
+            Basic::Shortage(row) => self.shortage_costs[row as usize],
+        }
+    }
+
+    /// The worth of one more unit of each row.
+    pub(super) fn duals(&self) -> Vec<f64> {
+        let n = self.n_rows;
+        let mut duals = vec![0.0; n];
+        for (at, basic) in self.basis.iter().enumerate() {
+            let cost = self.cost(*basic);
+            if cost != 0.0 {
+                let row = &self.inverse[at * n..][..n];
+                duals.iter_mut().zip(row).for_each(|(d, x)| *d += cost * x);
+            }
+        }
+        duals
+    }
+
+    /// How often each column is bought.
+    pub(super) fn solution(&self) -> Vec<(u32, f64)> {
+        let mut all: Vec<(u32, f64)> = self
+            .basis
+            .iter()
+            .zip(&self.amounts)
+            .filter_map(|(basic, amount)| match basic {
+                Basic::Column(c) if *amount > TINY => Some((*c, *amount)),
+                _ => None,
+            })
+            .collect();
+        all.sort_unstable_by_key(|(c, _)| *c);
+        all
+    }
+
+    pub(super) fn cost_of_solution(&self) -> f64 {
+        self.basis
+            .iter()
+            .zip(&self.amounts)
+            .map(|(b, a)| self.cost(*b) * a)
+            .sum()
+    }
+
+    /// The inverse times a column.
+    fn direction(&self, entering: Basic) -> Vec<f64> {
+        let n = self.n_rows;
+        let mut out = vec![0.0; n];
+        let mut add = |row: usize, amount: f64| {
+            for (at, x) in out.iter_mut().enumerate() {
+                *x += self.inverse[at * n + row] * amount;
+            }
+        };
+        match entering {
+            Basic::Column(c) => {
+                self.columns[c as usize]
+                    .entries
+                    .iter()
+                    .for_each(|(row, a)| add(*row as usize, *a));
+            }
+            Basic::Surplus(row) => add(row as usize, -1.0),
+            Basic::Shortage(row) => add(row as usize, 1.0),
+        }
+        out
+    }
+
+    /// Pivots until no known column helps, or the number of pivots is used up.
+    pub(super) fn solve(&mut self, pivots_max: u64) {
+        let stop = self.pivots + pivots_max;
+        let mut duals = self.duals();
+        let scale = self.shortage_costs.iter().fold(1.0, |m: f64, c| m.max(*c));
+        while self.pivots < stop {
+            let Some(entering) = self.entering(&duals, scale) else {
+                return;
+            };
+            let direction = self.direction(entering);
+            // The row that runs out first; among equals the largest pivot, for stability.
+            let mut leaving: Option<(f64, f64, usize)> = None;
+            for (at, d) in direction.iter().enumerate() {
+                if *d > 1e-7 {
+                    let ratio = (self.amounts[at].max(0.0)) / d;
+                    let better = leaving
+                        .is_none_or(|(r, pivot, _)| ratio < r - TINY || (ratio < r + TINY && *d > pivot));
+                    if better {
+                        leaving = Some((ratio, *d, at));
+                    }
+                }
+            }
+            let Some((ratio, _, at)) = leaving else { return };
+            self.pivot(entering, at, ratio, &direction);
+            duals = self.duals();
+        }
+    }
+
+    /// The column with the most negative reduced cost.
+    fn entering(&self, duals: &[f64], scale: f64) -> Option<Basic> {
+        let mut best: Option<(f64, Basic)> = None;
+        let mut consider = |reduced: f64, it: Basic| {
+            if reduced < best.as_ref().map_or(-1e-10 * scale, |(b, _)| *b) {
+                best = Some((reduced, it));
+            }
+        };
+        for (idx, column) in self.columns.iter().enumerate() {
+            if !self.in_basis[idx] {
+                let worth: f64 = column
+                    .entries
+                    .iter()
+                    .map(|(row, a)| duals[*row as usize] * a)
+                    .sum();
+                let reduced = column.cost - worth;
+                if reduced < -1e-9 * column.cost {
+                    consider(reduced, Basic::Column(idx as u32));
+                }
+            }
+        }
+        for (row, dual) in duals.iter().enumerate() {
+            if *dual < 0.0 {
+                consider(*dual, Basic::Surplus(row as u32));
+            }
+        }
+        best.map(|(_, it)| it)
+    }
+
+    fn pivot(&mut self, entering: Basic, at: usize, ratio: f64, direction: &[f64]) {
+        let n = self.n_rows;
+        for (row, d) in direction.iter().enumerate() {
+            if row != at {
+                self.amounts[row] -= ratio * d;
+                if self.amounts[row].abs() < TINY {
+                    self.amounts[row] = 0.0;
+                }
+            }
+        }
+        self.amounts[at] = ratio;
+        let pivot = direction[at];
+        let (before, rest) = self.inverse.split_at_mut(at * n);
+        let (pivot_row, after) = rest.split_at_mut(n);
+        pivot_row.iter_mut().for_each(|x| *x /= pivot);
+        let rows = before.chunks_exact_mut(n).chain(after.chunks_exact_mut(n));
+        let factors = direction[..at].iter().chain(&direction[at + 1..]);
+        for (row, factor) in rows.zip(factors) {
+            if *factor != 0.0 {
+                row.iter_mut()
+                    .zip(&*pivot_row)
+                    .for_each(|(x, p)| *x -= factor * p);
+            }
+        }
+        if let Basic::Column(old) = self.basis[at] {
+            self.in_basis[old as usize] = false;
+        }
+        if let Basic::Column(new) = entering {
+            self.in_basis[new as usize] = true;
+        }
+        self.basis[at] = entering;
+        self.pivots += 1;
+        debug_assert_eq!(self.wanted.len(), n);
+    }
+}
