@@ -78,8 +78,8 @@ struct Families {
     eligible: Family<ByReason, Gauge>,
     cloud_errors: Family<CloudError, Counter>,
     watch_errors: Family<ByKind, Counter>,
-    bound_as_planned: Gauge,
-    bound_elsewhere: Gauge,
+    bound_as_planned: Counter,
+    bound_elsewhere: Counter,
     scheduling: Family<ByController, Histogram, fn() -> Histogram>,
     cloud: Family<CloudCall, Histogram, fn() -> Histogram>,
 }
@@ -266,8 +266,10 @@ impl Metrics {
     }
 
     pub(crate) fn bindings(&self, bindings: plimsoll_state::Bindings) {
-        self.families.bound_as_planned.set(i64::try_from(bindings.as_planned).unwrap_or(i64::MAX));
-        self.families.bound_elsewhere.set(i64::try_from(bindings.elsewhere).unwrap_or(i64::MAX));
+        // The index counts; these follow it.
+        let (planned, elsewhere) = (&self.families.bound_as_planned, &self.families.bound_elsewhere);
+        planned.inc_by(bindings.as_planned.saturating_sub(planned.get()));
+        elsewhere.inc_by(bindings.elsewhere.saturating_sub(elsewhere.get()));
     }
 }
 

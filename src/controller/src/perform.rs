@@ -2,6 +2,7 @@
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
@@ -20,6 +21,8 @@ use crate::context::Context;
 
 /// No call outside a watch takes longer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Nominations under way at once for one node.
+const NOMINATIONS: usize = 32;
 /// A launch or termination may take the cloud a while.
 const CLOUD_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -37,10 +40,20 @@ pub(crate) enum PerformError {
 }
 
 impl<P: CloudProvider> Context<P> {
-    /// Performs effects in order; the first that fails ends it.
+    /// Performs effects in order; the first that fails ends it. Nominations that follow each other go out
+    /// together: the node they are for opens right after, and a scheduling attempt in between would undo them.
     pub(crate) async fn perform_all(&self, effects: Vec<Effect>) -> Result<(), PerformError> {
-        for effect in effects {
-            self.perform(effect).await?;
+        let (mut nominations, mut effects) = (Vec::new(), effects.into_iter().peekable());
+        while let Some(effect) = effects.next() {
+            if !matches!(effect, Effect::Nominate { .. }) {
+                self.perform(effect).await?;
+                continue;
+            }
+            nominations.push(self.perform(effect));
+            if !effects.peek().is_some_and(|next| matches!(next, Effect::Nominate { .. })) {
+                let together = stream::iter(nominations.drain(..)).buffer_unordered(NOMINATIONS);
+                together.try_collect::<()>().await?;
+            }
         }
         Ok(())
     }
@@ -184,8 +197,13 @@ impl<P: CloudProvider> Context<P> {
         let api = Api::<plimsoll_state::Pod>::namespaced(self.client.clone(), namespace);
         let patch = Patch::Merge(json!({ "metadata": { "uid": uid }, "status": { "nominatedNodeName": node } }));
         let params = PatchParams::default();
-        let patched = bounded("nominate a node for a Pod", api.patch_subresource("status", name, &params, &patch)).await;
-        gone_is_fine(patched)
+        let what = "nominate a node for a Pod";
+        match bounded(what, api.patch_subresource("status", name, &params, &patch)).await {
+            // Bound before we could say where to, or replaced by another pod of that name.
+            Err(PerformError::Api { source: kube::Error::Api(status), .. }) if status.is_invalid() => Ok(()),
+            Err(PerformError::Conflict) => Ok(()),
+            answer => gone_is_fine(answer),
+        }
     }
 
     async fn patch<K>(

@@ -26,10 +26,13 @@ use crate::{context::Context, events::NOMINATED, perform::chain};
 const PERIOD: Duration = Duration::from_secs(10);
 /// How often a batch looks whether more pods came.
 const TICK: Duration = Duration::from_millis(20);
-/// A pause this long ends a batch that has just begun. Later the pause must be half as long as the batch
-/// has lasted, up to the configured idle time.
+/// On a quiet cluster a pause this long ends a batch that has just begun; the longer it lasts, the longer
+/// the pause must be, up to the configured idle time.
 const PAUSE_MIN: Duration = Duration::from_millis(80);
-/// A burst that lasts this long buys its settled machines before it is over.
+/// A cluster is quiet when no pod has begun to wait for this long. Until then pods that come belong to the
+/// same burst, and a pause must last the configured idle time.
+const QUIET: Duration = Duration::from_secs(5);
+/// A burst that lasts this long buys its settled machines before it is over, once.
 const EARLY: Duration = Duration::from_millis(350);
 /// Creations under way at once.
 const CREATIONS: usize = 32;
@@ -43,6 +46,7 @@ enum Buy {
 }
 
 pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
+    let mut last_arrival: Option<Instant> = None;
     loop {
         let _ = tokio::time::timeout(PERIOD, context.provision.notified()).await;
         context.update(|index, now| index.expire(now));
@@ -50,16 +54,17 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
             context.metrics.waiting(0);
             continue;
         }
-        gather(&context).await;
+        let quiet = last_arrival.is_none_or(|at| at.elapsed() >= QUIET);
+        last_arrival = Some(gather(&context, quiet).await);
         pass(&context, Buy::Everything).await;
     }
 }
 
-/// Returns when the burst is over or has lasted as long as it may.
-async fn gather<P: CloudProvider>(context: &Arc<Context<P>>) {
-    let begun = Instant::now();
+/// Returns when the burst is over or has lasted as long as it may, with the time the last pod came.
+async fn gather<P: CloudProvider>(context: &Arc<Context<P>>, quiet: bool) -> Instant {
+    let (idle, begun) = (context.config.batch_idle, Instant::now());
     let (mut seen, mut last) = (context.index().arrivals(), begun);
-    let mut early = false;
+    let mut early = quiet;
     loop {
         tokio::time::sleep(TICK).await;
         let arrivals = context.index().arrivals();
@@ -67,12 +72,12 @@ async fn gather<P: CloudProvider>(context: &Arc<Context<P>>) {
             (seen, last) = (arrivals, Instant::now());
         }
         let lasted = begun.elapsed();
-        let pause = (lasted / 2).clamp(PAUSE_MIN.min(context.config.batch_idle), context.config.batch_idle);
+        let pause = if quiet { (lasted / 2).clamp(PAUSE_MIN.min(idle), idle) } else { idle };
         if last.elapsed() >= pause || lasted >= context.config.batch_max {
-            return;
+            return last;
         }
-        if lasted >= EARLY && !early {
-            early = pass(context, Buy::Settled).await > 0;
+        if early && lasted >= EARLY {
+            early = pass(context, Buy::Settled).await == 0;
         }
     }
 }

@@ -36,6 +36,9 @@ pub const PROMISE_WINDOW: Duration = Duration::from_secs(20);
 /// that is older than the creation cannot make us launch the same machine twice.
 const UNCONFIRMED_WINDOW: SignedDuration = SignedDuration::from_secs(15);
 
+/// How long the UID of something that is gone is remembered; longer than any call may take.
+const GONE_WINDOW: SignedDuration = SignedDuration::from_mins(5);
+
 /// A way for a watch to tell what it saw. `reset` is a full list: what it lacks is gone.
 pub trait Observe<K> {
     fn apply(&mut self, object: K, now: Timestamp);
@@ -99,6 +102,9 @@ pub struct Index {
     last_pod_event: BTreeMap<Arc<str>, Timestamp>,
     bindings: Bindings,
     arrivals: u64,
+    /// UIDs of claims and nodes that a watch said are gone, and when: an answer to one of our own writes may
+    /// be slower than the watch and must not bring them back.
+    gone: BTreeMap<String, Timestamp>,
 }
 
 /// One machine with everything around it.
@@ -209,7 +215,7 @@ impl Index {
     /// Takes in a claim that a create call just returned, before any watch has seen it.
     pub fn created_claim(&mut self, claim: NodeClaim, now: Timestamp) {
         let Some(name) = claim.metadata.name.clone() else { return };
-        if self.claims.contains_key(&name) {
+        if self.claims.contains_key(&name) || self.is_gone(&claim.metadata) {
             return;
         }
         self.touch_claim(&name);
@@ -279,6 +285,7 @@ impl Index {
                 self.revision += 1;
             }
         }
+        self.gone.retain(|_, at| now.duration_since(*at) <= GONE_WINDOW);
         let lost: Vec<String> = self
             .claims
             .iter()
@@ -308,6 +315,16 @@ impl Index {
             .filter(|c| c.status == "True")
             .map(|c| c.last_transition_time.0);
         initialized.map(|since| since.max(promise.made))
+    }
+
+    fn bury(&mut self, meta: &ObjectMeta, now: Timestamp) {
+        if let Some(uid) = &meta.uid {
+            self.gone.insert(uid.clone(), now);
+        }
+    }
+
+    fn is_gone(&self, meta: &ObjectMeta) -> bool {
+        meta.uid.as_ref().is_some_and(|uid| self.gone.contains_key(uid))
     }
 
     fn touch_claim(&mut self, name: &str) {
@@ -494,7 +511,9 @@ impl Observe<Node> for Index {
             status.images = None;
         }
         let Some(name) = object.metadata.name.clone() else { return };
-        if self.nodes.get(&name).is_some_and(|old| is_older(&object.metadata, &old.metadata)) {
+        if self.is_gone(&object.metadata)
+            || self.nodes.get(&name).is_some_and(|old| is_older(&object.metadata, &old.metadata))
+        {
             return;
         }
         if self.nodes.get(&name).is_some_and(|old| is_heartbeat(old, &object)) {
@@ -513,7 +532,8 @@ impl Observe<Node> for Index {
         self.revision += 1;
     }
 
-    fn delete(&mut self, object: &Node, _now: Timestamp) {
+    fn delete(&mut self, object: &Node, now: Timestamp) {
+        self.bury(&object.metadata, now);
         let Some(name) = object.metadata.name.as_deref() else { return };
         self.touch_claim_of_node(name);
         let Some(old) = self.nodes.remove(name) else { return };
@@ -566,7 +586,9 @@ impl Observe<NodeClaim> for Index {
         object.metadata.managed_fields = None;
         let Some(name) = object.metadata.name.clone() else { return };
         let known = self.claims.get(&name);
-        if known.is_some_and(|entry| is_older(&object.metadata, &entry.object.metadata)) {
+        if self.is_gone(&object.metadata)
+            || known.is_some_and(|entry| is_older(&object.metadata, &entry.object.metadata))
+        {
             return;
         }
         if known.is_some_and(|entry| entry.unconfirmed_since.is_none() && *entry.object == object) {
@@ -582,7 +604,8 @@ impl Observe<NodeClaim> for Index {
         self.revision += 1;
     }
 
-    fn delete(&mut self, object: &NodeClaim, _now: Timestamp) {
+    fn delete(&mut self, object: &NodeClaim, now: Timestamp) {
+        self.bury(&object.metadata, now);
         self.forget_claim(&object_key(&object.metadata));
     }
 
@@ -595,6 +618,8 @@ impl Observe<NodeClaim> for Index {
             .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
+            let meta = self.claims[&name].object.metadata.clone();
+            self.bury(&meta, now);
             self.forget_claim(&name);
         }
         for object in objects {
