@@ -10,7 +10,7 @@
 //!   pod is admitted: constrained pods first and level by level, pods nobody restricts last, or earlier
 //!   when they lift a minimum that others wait for. Finding one proves it exists; for a single constraint
 //!   whose pods select themselves the search is complete. Anti-affinity, ports and resources do not depend
-//!   on the order.
+//!   on the order; affinity must hold in the final state as well.
 //! * **Domains.** kube-scheduler knows the domains of nodes that exist. Users mean the domains they could
 //!   have, so a spread constraint is judged over both: breaking it on the nodes of the final state is
 //!   [`Rule::Spread`], breaking it only by leaving out a domain that could be launched is
@@ -136,6 +136,7 @@ pub fn verify(snapshot: &Snapshot, catalog: &Catalog, plan: &Plan) -> Verdict {
     let machines = machines::check(snapshot, catalog, plan, &removed, &mut violations);
     bookkeeping::check(snapshot, catalog, plan, &removed, &mut violations);
     final_state::anti_affinity(snapshot, &machines, &mut violations);
+    final_state::affinity(snapshot, &machines, &mut violations);
     order::check(snapshot, catalog, &machines, &mut violations);
     let (preferences_kept, preferences_total) = preferences::count(snapshot, &machines, &wanted);
 

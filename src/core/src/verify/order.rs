@@ -261,24 +261,13 @@ pub(super) fn check(
             }
         }
     }
-    // Level by level: the nth pod of a domain comes before the next one of any.
-    let mut nth: BTreeMap<(usize, Option<usize>), usize> = BTreeMap::new();
-    bound.sort_by_cached_key(|w| {
-        let group = topology.own_spreads[w.class.0 as usize]
-            .first()
-            .map(|(group, _)| *group);
-        let domain = group.map_or((usize::MAX, None), |g| (g, topology.spreads[g].domain_of[w.at]));
-        let rank = nth.entry(domain).or_default();
-        *rank += 1;
-        *rank
-    });
-    let stuck = search(topology.clone(), bound.clone(), free.clone(), true);
+    let stuck = search(&topology, &bound, &free, true);
     if stuck.is_empty() {
         return;
     }
     // Told apart: what breaks on the nodes there are, and what breaks only when domains that could be
     // launched count too.
-    let stuck_on_nodes = search(topology, bound, free, false);
+    let stuck_on_nodes = search(&topology, &bound, &free, false);
     let on_nodes: BTreeSet<PodId> = stuck_on_nodes.iter().map(|(w, _)| w.pod).collect();
     let only_universe = stuck.into_iter().filter(|(w, _)| !on_nodes.contains(&w.pod));
     let only_universe = only_universe.map(|(w, _)| (w, Rule::SpreadUniverse));
@@ -292,10 +281,92 @@ pub(super) fn check(
     }
 }
 
+/// Up to this many pods every order is tried: what is bound decides what is admitted, not in which order it
+/// came, so that subsets are enough.
+const EVERY_ORDER_PODS_MAX: usize = 14;
+
+/// The pods that are left over by the best order found, with the rule that keeps each away.
+fn search(
+    topology: &Topology,
+    bound: &[Waiting],
+    free: &[Waiting],
+    launchable: bool,
+) -> Vec<(Waiting, Rule)> {
+    // Level by level: the nth pod of a domain comes before the next one of any.
+    let mut nth: BTreeMap<(usize, Option<usize>), usize> = BTreeMap::new();
+    let ranks: BTreeMap<PodId, usize> = bound
+        .iter()
+        .map(|w| {
+            let group = topology.own_spreads[w.class.0 as usize]
+                .first()
+                .map(|(group, _)| *group);
+            let domain = group.map_or((usize::MAX, None), |g| (g, topology.spreads[g].domain_of[w.at]));
+            let rank = nth.entry(domain).or_default();
+            *rank += 1;
+            (w.pod, *rank)
+        })
+        .collect();
+    let class = |w: &Waiting| w.class.0 as usize;
+    // Groups that count the pod though they do not restrict it: binding it early can only hurt others.
+    let foreign = |w: &Waiting| {
+        let own = &topology.own_spreads[class(w)];
+        topology.counted_by[class(w)]
+            .iter()
+            .filter(|g| own.iter().all(|(o, _)| o != *g))
+            .count()
+    };
+    let by_rank = |w: &Waiting| (0, ranks[&w.pod]);
+    let starters_first = |w: &Waiting| {
+        (
+            usize::from(topology.own_affinity[class(w)].is_none()),
+            ranks[&w.pod],
+        )
+    };
+    let harmless_first = |w: &Waiting| (foreign(w), ranks[&w.pod]);
+    let priorities: [&dyn Fn(&Waiting) -> (usize, usize); 3] = [&by_rank, &starters_first, &harmless_first];
+    let mut best: Option<Vec<(Waiting, Rule)>> = None;
+    for priority in priorities {
+        let mut sorted = bound.to_vec();
+        sorted.sort_by_cached_key(priority);
+        let stuck = greedy(topology.clone(), sorted, free.to_vec(), launchable);
+        if best.as_ref().is_none_or(|best| stuck.len() < best.len()) {
+            best = Some(stuck);
+        }
+        if best.as_ref().is_some_and(Vec::is_empty) {
+            break;
+        }
+    }
+    let best = best.unwrap_or_default();
+    let all: Vec<Waiting> = bound.iter().chain(free).copied().collect();
+    if !best.is_empty() && all.len() <= EVERY_ORDER_PODS_MAX && every_order(topology, &all, launchable) {
+        return Vec::new();
+    }
+    best
+}
+
+/// Whether some order binds all.
+fn every_order(topology: &Topology, all: &[Waiting], launchable: bool) -> bool {
+    let full = (1_usize << all.len()) - 1;
+    let mut reached = BTreeSet::from([0_usize]);
+    while let Some(set) = reached.pop_last() {
+        if set == full {
+            return true;
+        }
+        let mut here = topology.clone();
+        let members = |i: &usize| set >> i & 1 == 1;
+        (0..all.len())
+            .filter(members)
+            .for_each(|i| here.bind(all[i].class, all[i].at));
+        let next = (0..all.len()).filter(|i| !members(i) && here.broken(all[*i], launchable).is_none());
+        reached.extend(next.map(|i| set | 1 << i));
+    }
+    false
+}
+
 /// Binds pods while any is admitted and returns the rest, with the rule that keeps each away. Pods that
 /// raise a domain least come first; a free pod is bound only where it lifts a minimum or is a target that
 /// a pod waits for.
-fn search(
+fn greedy(
     mut topology: Topology,
     mut bound: Vec<Waiting>,
     mut free: Vec<Waiting>,

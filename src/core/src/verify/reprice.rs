@@ -313,14 +313,31 @@ fn nodes(snapshot: &Snapshot, plan: &Plan, priced: &[Priced]) -> Vec<(Arc<str>, 
         .iter()
         .map(|node| node.allocatable.clone())
         .collect();
+    let mut daemons: Vec<Resources> = vec![Resources::new(); snapshot.nodes.len()];
     for (i, pod) in snapshot.pods.iter().enumerate() {
-        if let (Place::Bound(node) | Place::Assigned(node), false) =
-            (pod.place, moved.contains(&PodId(i as u32)))
-        {
-            subtract(
-                &mut rooms[node.0 as usize],
-                &snapshot.classes[pod.class.0 as usize],
-            );
+        let stays = !moved.contains(&PodId(i as u32));
+        if let (Place::Bound(node) | Place::Assigned(node), true) = (pod.place, stays) {
+            let class = &snapshot.classes[pod.class.0 as usize];
+            subtract(&mut rooms[node.0 as usize], class);
+            if pod.daemon {
+                subtract(&mut daemons[node.0 as usize], class);
+            }
+        }
+    }
+    // Daemons that should run there and do not yet keep their room.
+    for ((node, room), running) in snapshot.nodes.iter().zip(&mut rooms).zip(daemons) {
+        let shape = shape_of(&node.labels);
+        let mut missing = running;
+        for set in &snapshot.daemon_sets {
+            let class = &snapshot.classes[set.class.0 as usize];
+            if repelled(class, &node.taints).is_none() && node_affinity_allows(class, &shape, certain) {
+                for (name, amount) in &class.requests {
+                    *missing.entry(name.clone()).or_default() += amount;
+                }
+            }
+        }
+        for (name, amount) in missing {
+            *room.entry(name).or_default() -= amount.max(0);
         }
     }
     let staying = snapshot.nodes.iter().zip(rooms).filter(|(node, _)| !node.leaving);
