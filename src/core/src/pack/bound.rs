@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use fixedbitset::FixedBitSet;
 
 use super::{
-    columns::{Budget, generate, lone},
+    columns::{Budget, PROOF_STEPS_MAX, generate, lone},
     compile::Problem,
     fit::times,
     greedy::Scarce,
@@ -132,7 +132,7 @@ impl Terms {
             .into_iter()
             .map(|l| l.map_or(0, |(_, _, worth)| worth))
             .collect();
-        let mut best = self.evaluate(problem, &mix, &mut knapsack, lone);
+        let mut best = self.evaluate(problem, &mix, &mut knapsack, lone, &mut Budget::new(0));
         if budget.left > 0 && mix.n_items() <= ITEMS_MAX {
             // Limits are no part of the certificate; reservations are.
             let mix_with_stock = Mix {
@@ -141,8 +141,11 @@ impl Terms {
             }
             .with_pots(problem, &self.shapes, &scarce);
             let mut pricing = Knapsack::new(&mix_with_stock);
-            let generated = generate(&mix_with_stock, &mut pricing, &mix.counts, &[], budget);
-            let other = self.evaluate(problem, &mix, &mut knapsack, generated.duals);
+            // Half for finding values, half for proving them.
+            let mut share = budget.part(50);
+            let generated = generate(&mix_with_stock, &mut pricing, &mix.counts, &[], &mut share);
+            budget.spend(share.spent);
+            let other = self.evaluate(problem, &mix, &mut knapsack, generated.duals, budget);
             if other.price > best.price {
                 best = other;
             }
@@ -157,12 +160,22 @@ impl Terms {
         mix: &Mix,
         knapsack: &mut Knapsack<'_>,
         mut values: Vec<i64>,
+        budget: &mut Budget,
     ) -> Bound {
         let mut worst: Option<(i64, i64)> = None;
         for shape in (0..mix.n_shapes()).filter(|s| self.shapes[*s].reservation.is_none()) {
+            budget.spend(knapsack.steps());
             let price = mix.prices[shape];
             let floor = price + price / 2000;
-            let worth = knapsack.prove(shape, &values, &mix.counts, floor).upper;
+            let worth = knapsack
+                .prove(
+                    shape,
+                    &values,
+                    &mix.counts,
+                    floor,
+                    budget.left.min(PROOF_STEPS_MAX),
+                )
+                .upper;
             let worse = worst
                 .is_none_or(|(w, p)| i128::from(worth) * i128::from(p) > i128::from(w) * i128::from(price));
             if worth > price && worse {
@@ -180,12 +193,20 @@ impl Terms {
             .zip(&values)
             .map(|(n, v)| i128::from(*v) * i128::from(*n))
             .sum();
-        sum -= self.worth_of_nodes(problem, mix, &values);
+        sum -= self.worth_of_nodes(problem, mix, &values, budget);
         for (stock, it) in problem.offers.reservations.iter().enumerate() {
             let mut excess = 0;
             for shape in (0..mix.n_shapes()).filter(|s| self.shapes[*s].reservation == Some(stock as u32)) {
                 let floor = mix.prices[shape];
-                let worth = knapsack.prove(shape, &values, &mix.counts, floor).upper;
+                let worth = knapsack
+                    .prove(
+                        shape,
+                        &values,
+                        &mix.counts,
+                        floor,
+                        budget.left.min(PROOF_STEPS_MAX),
+                    )
+                    .upper;
                 excess = excess.max(worth - mix.prices[shape]);
             }
             sum -= i128::from(excess) * i128::from(it.remaining);
@@ -207,7 +228,7 @@ impl Terms {
     }
 
     /// The most that the free room of existing machines can be worth.
-    fn worth_of_nodes(&self, problem: &Problem<'_>, mix: &Mix, values: &[i64]) -> i128 {
+    fn worth_of_nodes(&self, problem: &Problem<'_>, mix: &Mix, values: &[i64], budget: &mut Budget) -> i128 {
         // Machines with equal room that admit the same items are alike.
         let mut alike: BTreeMap<(&[i64], Vec<u32>), i128> = BTreeMap::new();
         for (node, it) in problem
@@ -242,8 +263,13 @@ impl Terms {
             ..mix.clone()
         };
         let mut knapsack = Knapsack::new(&nodes);
-        let worth =
-            |(shape, n): (usize, &i128)| i128::from(knapsack.prove(shape, values, &mix.counts, 0).upper) * n;
+        let worth = |(shape, n): (usize, &i128)| {
+            i128::from(
+                knapsack
+                    .prove(shape, values, &mix.counts, 0, budget.left.min(PROOF_STEPS_MAX))
+                    .upper,
+            ) * n
+        };
         alike.values().enumerate().map(worth).sum()
     }
 }

@@ -14,12 +14,16 @@ use super::{
 
 /// Knapsack nodes per pricing: enough to be exact for machines of a dozen pods, a good guess for larger ones.
 const NODES_MAX: u32 = 400;
+/// Steps of one thorough pricing.
+pub(super) const PROOF_STEPS_MAX: u64 = 2000;
+/// Entries of the master's inverse that a pivot changes in a step.
+const ENTRIES_PER_STEP: u64 = 20_000;
 /// A pattern must promise at least this share of its price, in millionths, to be worth a column.
 const PROMISE: i64 = 100;
 /// Leaving a pod out costs this many times its lone worth: more than any pattern that holds it.
 const DETERRENT: f64 = 50.0;
 
-/// How much searching may still be done, in steps: a knapsack or a simplex pivot counts as one.
+/// How much searching may still be done, in steps of roughly ten microseconds. They are counted, not timed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     pub(super) left: u64,
@@ -142,8 +146,9 @@ pub(super) fn generate(
     }
     loop {
         let before = master.pivots;
-        master.solve(budget.left.max(1));
-        budget.spend(master.pivots - before);
+        let n_rows = master.n_rows as u64;
+        master.solve(1 + budget.left / (1 + n_rows * n_rows / ENTRIES_PER_STEP));
+        budget.spend((master.pivots - before) * (1 + n_rows * n_rows / ENTRIES_PER_STEP));
         let duals = master.duals();
         out.duals = vec![0; mix.n_items()];
         for (row, item) in rows.iter().enumerate() {
@@ -164,12 +169,15 @@ pub(super) fn generate(
                     .map(|(row, a)| -a * duals[*row as usize].max(0.0));
                 let price = mix.prices[shape] + pots.sum::<f64>() as i64;
                 let floor = price + price / 1_000_000 * PROMISE;
+                if budget.left == 0 {
+                    break;
+                }
                 let best = if thorough {
-                    knapsack.prove(shape, &out.duals, counts, floor)
+                    knapsack.prove(shape, &out.duals, counts, floor, budget.left.min(PROOF_STEPS_MAX))
                 } else {
                     knapsack.best(shape, &out.duals, counts, floor, NODES_MAX)
                 };
-                budget.spend(1);
+                budget.spend(knapsack.steps());
                 if best.worth > floor {
                     found |= add((shape as u32, best.pattern), &mut master, &mut out.columns);
                 }

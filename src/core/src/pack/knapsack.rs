@@ -45,6 +45,8 @@ pub(super) struct Knapsack<'a> {
     /// For each shape the weight of each resource.
     weights: Vec<Vec<i64>>,
     pub(super) entries: Vec<Entry>,
+    /// Work done, in units of roughly ten nanoseconds; see [`Knapsack::steps`].
+    pub(super) work: u64,
 }
 
 impl<'a> Knapsack<'a> {
@@ -71,7 +73,13 @@ impl<'a> Knapsack<'a> {
             parts,
             weights: vec![weights; mix.n_shapes()],
             entries: Vec::new(),
+            work: 0,
         }
+    }
+
+    /// The work since the last call, in steps of roughly ten microseconds; at least one.
+    pub(super) fn steps(&mut self) -> u64 {
+        1 + std::mem::take(&mut self.work) / 1000
     }
 
     /// The best content of a shape for these values if it is worth more than `floor`, looking at no more than
@@ -215,8 +223,9 @@ impl<'a> Knapsack<'a> {
 
     /// Depth first, most of the densest first. Returns the worth (0 when nothing exceeds the floor), how many of each
     /// entry, and whether nothing better can exist.
-    fn search(&self, shape: usize, floor: i64, nodes_max: u32) -> (i64, Vec<u32>, bool) {
+    fn search(&mut self, shape: usize, floor: i64, nodes_max: u32) -> (i64, Vec<u32>, bool) {
         let entries = &self.entries;
+        let mut work = 10 * entries.len() as u64;
         let lines = self.lines(shape);
         let mut room = self.mix.room(shape).to_vec();
         let mut left: Vec<f64> = lines.iter().map(|line| line.room).collect();
@@ -235,6 +244,7 @@ impl<'a> Knapsack<'a> {
             // Down: take as many as fit of each.
             let mut pruned = false;
             for at in from..entries.len() {
+                work += 1;
                 if worth + hope(at, &left) <= goal {
                     pruned = true;
                     break;
@@ -257,11 +267,14 @@ impl<'a> Knapsack<'a> {
             }
             nodes += 1;
             if nodes >= nodes_max {
+                self.work += work;
                 return (best.0, best.1, false);
             }
             // Up: one less of the last that can still lead to something better.
             loop {
+                work += 2;
                 let Some(at) = taken.iter().rposition(|n| *n > 0) else {
+                    self.work += work;
                     return (best.0, best.1, true);
                 };
                 let entry = &entries[at];

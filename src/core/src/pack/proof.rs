@@ -13,6 +13,8 @@ use super::{
 
 /// States after which the proof stops and settles for a weaker bound.
 const STATES_MAX: usize = 20_000;
+/// Work of one state, see [`Knapsack::work`].
+const WORK_PER_STATE: u64 = 30;
 
 /// Contents considered so far, by what they leave.
 #[derive(Clone, Debug)]
@@ -30,8 +32,15 @@ type Link = (u32, u32, u32);
 
 impl Knapsack<'_> {
     /// The best content of a shape if it is worth more than the floor, with an upper bound that is exact unless there are
-    /// too many states.
-    pub(super) fn prove(&mut self, shape: usize, values: &[i64], counts: &[u32], floor: i64) -> Found {
+    /// too many states or the steps run out.
+    pub(super) fn prove(
+        &mut self,
+        shape: usize,
+        values: &[i64],
+        counts: &[u32],
+        floor: i64,
+        steps_max: u64,
+    ) -> Found {
         let upper = self.tighten(shape, values, counts);
         if upper <= floor {
             return Found {
@@ -58,11 +67,16 @@ impl Knapsack<'_> {
             left: lines.iter().map(|line| line.room).collect(),
         };
         let mut states = vec![start];
+        let work_max = self.work.saturating_add(steps_max.saturating_mul(1000));
         for (at, entry) in self.entries.iter().enumerate() {
             let request = self.mix.request(entry.item as usize);
             let mut next: Vec<State> = Vec::with_capacity(states.len() * 2);
             for state in states {
                 let most = times(&state.room, request).min(entry.cap);
+                self.work += WORK_PER_STATE * (1 + u64::from(most));
+                if self.work > work_max {
+                    return self.found(best, &links, values, upper);
+                }
                 for n in 0..=most {
                     let mut more = State {
                         trail: state.trail,

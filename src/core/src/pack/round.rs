@@ -109,7 +109,7 @@ fn fill(
             let price = mix.prices[*shape as usize].max(1) as f64;
             let floor = best.as_ref().map_or(0, |(b, ..)| (b * price) as i64);
             let found = knapsack.best(*shape as usize, values, &whole.left, floor, NODES_MAX);
-            budget.spend(1);
+            budget.spend(knapsack.steps());
             *ratio = found.worth.max(found.upper.min(floor)) as f64 / price;
             if found.worth > floor {
                 best = Some((found.worth as f64 / price, *shape, found.pattern));

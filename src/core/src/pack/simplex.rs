@@ -26,7 +26,7 @@ enum Basic {
 
 #[derive(Debug)]
 pub(super) struct Master {
-    n_rows: usize,
+    pub(super) n_rows: usize,
     columns: Vec<Column>,
     basis: Vec<Basic>,
     in_basis: Vec<bool>,
@@ -110,14 +110,6 @@ impl Master {
             .collect();
         all.sort_unstable_by_key(|(c, _)| *c);
         all
-    }
-
-    pub(super) fn cost_of_solution(&self) -> f64 {
-        self.basis
-            .iter()
-            .zip(&self.amounts)
-            .map(|(b, a)| self.cost(*b) * a)
-            .sum()
     }
 
     /// The inverse times a column.
