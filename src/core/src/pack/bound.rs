@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use fixedbitset::FixedBitSet;
 
 use super::{
-    columns::{Budget, PROOF_STEPS_MAX, generate, lone},
+    columns::{Budget, PROOF_STEPS_MAX, generate},
     compile::Problem,
     fit::times,
     greedy::Scarce,
     knapsack::Knapsack,
     mix::Mix,
     offers::HOSTNAME,
+    prices::Prices,
     shapes::{Lot, Shape, undominated},
 };
 use crate::{
@@ -127,12 +128,7 @@ impl Terms {
             stock: problem.offers.reservations.iter().map(|r| r.remaining).collect(),
         };
         let mix = Mix::new(problem, &self.lots, &self.caps, &self.shapes, prices);
-        let mut knapsack = Knapsack::new(&mix);
-        let lone = lone(&mix, &mix.counts)
-            .into_iter()
-            .map(|l| l.map_or(0, |(_, _, worth)| worth))
-            .collect();
-        let mut best = self.evaluate(problem, &mix, &mut knapsack, lone, &mut Budget::new(0));
+        let mut best = self.by_prices(problem, &mix);
         if budget.left > 0 && mix.n_items() <= ITEMS_MAX {
             // Limits are no part of the certificate; reservations are.
             let mix_with_stock = Mix {
@@ -141,6 +137,7 @@ impl Terms {
             }
             .with_pots(problem, &self.shapes, &scarce);
             let mut pricing = Knapsack::new(&mix_with_stock);
+            let mut knapsack = Knapsack::new(&mix);
             // Half for finding values, half for proving them.
             let mut share = budget.part(50);
             let generated = generate(&mix_with_stock, &mut pricing, &mix.counts, &[], &mut share);
@@ -151,6 +148,33 @@ impl Terms {
             }
         }
         best
+    }
+
+    /// The certificate of resource prices, which satisfy its first condition as they are.
+    fn by_prices(&self, problem: &Problem<'_>, mix: &Mix) -> Bound {
+        let prices = Prices::of(mix);
+        let values = prices.values(mix);
+        let total: i128 = mix.counts.iter().zip(&values).map(|(n, v)| i128::from(*v) * i128::from(*n)).sum();
+        let mut sum = total;
+        for ((room, items), n) in self.nodes_alike(problem, mix) {
+            sum -= i128::from(prices.room(room, &items)) * n;
+        }
+        for (stock, it) in problem.offers.reservations.iter().enumerate() {
+            let from = (0..mix.n_shapes()).filter(|s| self.shapes[*s].reservation == Some(stock as u32));
+            let excess = from.map(|s| prices.room(mix.room(s), &mix.takes[s]) - mix.prices[s]).max();
+            sum -= i128::from(excess.unwrap_or(0).max(0)) * i128::from(it.remaining);
+        }
+        self.write(mix, &values, sum)
+    }
+
+    fn write(&self, mix: &Mix, values: &[i64], sum: i128) -> Bound {
+        let mut duals: Vec<(ClassId, i64)> = Vec::new();
+        for (item, lots) in mix.lots.iter().enumerate().filter(|(item, _)| values[*item] > 0) {
+            duals.extend(lots.iter().map(|lot| (ClassId(self.lots[*lot as usize].class), values[item])));
+        }
+        duals.sort_unstable();
+        let price = MicroDollars((sum.max(0) / 1000) as i64);
+        Bound { price, duals, caps: self.soft_caps.clone() }
     }
 
     /// What these values of the items prove once they are scaled down to satisfy the certificate.
@@ -211,43 +235,20 @@ impl Terms {
             }
             sum -= i128::from(excess) * i128::from(it.remaining);
         }
-        let mut duals: Vec<(ClassId, i64)> = Vec::new();
-        for (item, lots) in mix.lots.iter().enumerate().filter(|(item, _)| values[*item] > 0) {
-            duals.extend(
-                lots.iter()
-                    .map(|lot| (ClassId(self.lots[*lot as usize].class), values[item])),
-            );
-        }
-        duals.sort_unstable();
-        let price = MicroDollars((sum.max(0) / 1000) as i64);
-        Bound {
-            price,
-            duals,
-            caps: self.soft_caps.clone(),
-        }
+        self.write(mix, &values, sum)
     }
 
-    /// The most that the free room of existing machines can be worth.
-    fn worth_of_nodes(&self, problem: &Problem<'_>, mix: &Mix, values: &[i64], budget: &mut Budget) -> i128 {
-        // Machines with equal room that admit the same items are alike.
+    /// Existing machines by free room and the items they admit, with how many there are of each.
+    fn nodes_alike<'a>(&self, problem: &'a Problem<'_>, mix: &Mix) -> BTreeMap<(&'a [i64], Vec<u32>), i128> {
         let mut alike: BTreeMap<(&[i64], Vec<u32>), i128> = BTreeMap::new();
-        for (node, it) in problem
-            .snapshot
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|(_, n)| !n.leaving)
-        {
-            debug_assert!(!it.leaving);
+        for node in (0..problem.snapshot.nodes.len()).filter(|n| !problem.snapshot.nodes[*n].leaving) {
             let place = problem.n_offers() + node;
             let room = problem.free_room(node);
             let admits = |item: &u32| {
                 let lots = &mix.lots[*item as usize];
                 times(room, mix.request(*item as usize)) > 0
                     && lots.iter().any(|lot| {
-                        problem.demands[self.lots[*lot as usize].demand as usize]
-                            .allowed
-                            .contains(place)
+                        problem.demands[self.lots[*lot as usize].demand as usize].allowed.contains(place)
                     })
             };
             let items: Vec<u32> = (0..mix.n_items() as u32).filter(admits).collect();
@@ -255,6 +256,12 @@ impl Terms {
                 *alike.entry((room, items)).or_default() += 1;
             }
         }
+        alike
+    }
+
+    /// The most that the free room of existing machines can be worth.
+    fn worth_of_nodes(&self, problem: &Problem<'_>, mix: &Mix, values: &[i64], budget: &mut Budget) -> i128 {
+        let alike = self.nodes_alike(problem, mix);
         let nodes = Mix {
             prices: vec![0; alike.len()],
             rooms: alike.keys().flat_map(|(room, _)| room.iter().copied()).collect(),

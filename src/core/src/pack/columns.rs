@@ -63,7 +63,7 @@ pub(super) struct Generated {
 }
 
 /// For each item the shape on which it alone is cheapest per pod, with the number it holds and its worth.
-pub(super) fn lone(mix: &Mix, counts: &[u32]) -> Vec<Option<(u32, u32, i64)>> {
+fn lone(mix: &Mix, counts: &[u32]) -> Vec<Option<(u32, u32, i64)>> {
     let mut best: Vec<Option<(u32, u32, i64)>> = vec![None; mix.n_items()];
     for shape in 0..mix.n_shapes() {
         for item in &mix.takes[shape] {

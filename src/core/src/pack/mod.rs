@@ -21,6 +21,7 @@ mod mix;
 mod offers;
 mod optimize;
 mod place;
+mod prices;
 mod proof;
 mod round;
 mod shapes;
