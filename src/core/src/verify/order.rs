@@ -285,6 +285,9 @@ pub(super) fn check(
 /// came, so that subsets are enough.
 const EVERY_ORDER_PODS_MAX: usize = 14;
 
+/// Times a greedy search starts again, with the pods that got stuck at the front.
+const RETRIES_MAX: usize = 40;
+
 /// The pods that are left over by the best order found, with the rule that keeps each away.
 fn search(
     topology: &Topology,
@@ -328,9 +331,18 @@ fn search(
     for priority in priorities {
         let mut sorted = bound.to_vec();
         sorted.sort_by_cached_key(priority);
-        let stuck = greedy(topology.clone(), sorted, free.to_vec(), launchable);
-        if best.as_ref().is_none_or(|best| stuck.len() < best.len()) {
-            best = Some(stuck);
+        // What got stuck goes first the next time.
+        let mut urgent: BTreeSet<PodId> = BTreeSet::new();
+        for _ in 0..RETRIES_MAX {
+            let stuck = greedy(topology.clone(), &sorted, &urgent, free.to_vec(), launchable);
+            let before = urgent.len();
+            urgent.extend(stuck.iter().map(|(w, _)| w.pod));
+            if best.as_ref().is_none_or(|best| stuck.len() < best.len()) {
+                best = Some(stuck);
+            }
+            if urgent.len() == before || best.as_ref().is_some_and(Vec::is_empty) {
+                break;
+            }
         }
         if best.as_ref().is_some_and(Vec::is_empty) {
             break;
@@ -363,22 +375,34 @@ fn every_order(topology: &Topology, all: &[Waiting], launchable: bool) -> bool {
     false
 }
 
-/// Binds pods while any is admitted and returns the rest, with the rule that keeps each away. Pods that
-/// raise a domain least come first; a free pod is bound only where it lifts a minimum or is a target that
-/// a pod waits for.
+/// Binds pods while any is admitted and returns the rest, with the rule that keeps each away. Urgent pods come
+/// as soon as they are admitted, then pods that raise a domain least; a free pod is bound only where it lifts a
+/// minimum or is a target that a pod waits for.
 fn greedy(
     mut topology: Topology,
-    mut bound: Vec<Waiting>,
+    bound: &[Waiting],
+    urgent: &BTreeSet<PodId>,
     mut free: Vec<Waiting>,
     launchable: bool,
 ) -> Vec<(Waiting, Rule)> {
+    let (mut first, mut bound): (Vec<Waiting>, Vec<Waiting>) =
+        bound.iter().copied().partition(|w| urgent.contains(&w.pod));
     let mut height = 0;
-    while !bound.is_empty() {
-        let before = bound.len() + free.len();
+    while !bound.is_empty() || !first.is_empty() {
+        let before = first.len() + bound.len() + free.len();
         // The least height at which more would be admitted.
         let mut next = i64::MAX;
+        first.retain(|w| {
+            let admitted = topology.broken(*w, launchable).is_none();
+            if admitted {
+                topology.bind(w.class, w.at);
+            }
+            !admitted
+        });
+        let mut rebound = false;
         bound.retain(|w| {
-            if topology.broken(*w, launchable).is_some() {
+            // An urgent pod may be admitted now: it must not wait for the rest of the round.
+            if rebound || topology.broken(*w, launchable).is_some() {
                 return true;
             }
             let own = topology.height(*w);
@@ -387,12 +411,13 @@ fn greedy(
                 return true;
             }
             topology.bind(w.class, w.at);
+            rebound = first.iter().any(|u| topology.broken(*u, launchable).is_none());
             false
         });
-        if bound.len() + free.len() == before {
+        if first.len() + bound.len() + free.len() == before {
             let mut spreads = BTreeSet::new();
             let mut affinities = BTreeSet::new();
-            for w in &bound {
+            for w in first.iter().chain(&bound) {
                 spreads.extend(
                     topology.own_spreads[w.class.0 as usize]
                         .iter()
@@ -427,7 +452,7 @@ fn greedy(
                 false
             });
         }
-        if bound.len() + free.len() < before {
+        if first.len() + bound.len() + free.len() < before {
             height = 0;
         } else if next < i64::MAX {
             height = next;
@@ -436,7 +461,7 @@ fn greedy(
         }
     }
     let rule = |w: Waiting| topology.broken(w, launchable).unwrap_or(Rule::Spread);
-    bound.into_iter().map(|w| (w, rule(w))).collect()
+    first.into_iter().chain(bound).map(|w| (w, rule(w))).collect()
 }
 
 /// What tells spread groups apart: the constraint, who is counted, and which machines count.
