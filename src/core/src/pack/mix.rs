@@ -33,6 +33,8 @@ pub(super) struct Mix {
     pub(super) counts: Vec<u32>,
     /// Most pods of each item on one machine.
     pub(super) caps: Vec<u32>,
+    /// Items of one kind may use the same shapes, were it not for their size.
+    pub(super) kinds: Vec<u32>,
     /// The lots an item stands for.
     pub(super) lots: Vec<Vec<u32>>,
     /// Room, `n_res` per shape.
@@ -63,6 +65,7 @@ impl Mix {
         }
         mix.takes = vec![Vec::new(); shapes.len()];
         let mut ids: FxHashMap<(&[i64], FixedBitSet, u32), u32> = FxHashMap::default();
+        let mut kinds: FxHashMap<FixedBitSet, u32> = FxHashMap::default();
         for (idx, lot) in lots.iter().enumerate().filter(|(_, lot)| lot.left > 0) {
             let request = &problem.demands[lot.demand as usize].request[..];
             let mut on = FixedBitSet::with_capacity(shapes.len());
@@ -77,6 +80,10 @@ impl Mix {
                 mix.counts.push(0);
                 mix.caps.push(cap);
                 mix.lots.push(Vec::new());
+                let mut allowed = FixedBitSet::with_capacity(shapes.len());
+                allowed.extend((0..shapes.len()).filter(|s| lot.allowed.contains(shapes[*s].offer as usize)));
+                let kind = kinds.len() as u32;
+                mix.kinds.push(*kinds.entry(allowed).or_insert(kind));
                 on.ones().for_each(|s| mix.takes[s].push(next));
                 next
             });

@@ -6,6 +6,7 @@ use super::{
     greedy::{Batch, Packing, Room, Scarce, Share, pack},
     knapsack::Knapsack,
     mix::Mix,
+    prices::Prices,
     round::{self, Whole},
 };
 
@@ -15,14 +16,31 @@ const ITEMS_MAX: usize = 1200;
 /// Packs the lots of the room; takes what it buys from `scarce`.
 pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget) -> Packing {
     let left: Vec<u32> = room.lots.iter().map(|l| l.left).collect();
+    let empty = |class: u32| host_limit(&room.problem.topology, room.soft_ignored, &[], class);
+    let caps: Vec<u32> = room.lots.iter().map(|lot| empty(lot.class)).collect();
+    let prices = room.shapes.iter().map(|s| s.score * 1000).collect();
+    let mix = Mix::new(room.problem, room.lots, &caps, room.shapes, prices)
+        .with_pots(room.problem, room.shapes, scarce);
+    let mut item_of = vec![u32::MAX; room.lots.len()];
+    for (item, lots) in mix.lots.iter().enumerate() {
+        lots.iter().for_each(|lot| item_of[*lot as usize] = item as u32);
+    }
+    // Two opinions on what a pod is worth: as its share of a machine of its own, and by the resources it takes.
+    let by_item = Prices::of(&mix).values(&mix);
+    let by_resources: Vec<i64> =
+        item_of.iter().map(|item| by_item.get(*item as usize).copied().unwrap_or(0)).collect();
     let mut best_scarce = scarce.clone();
     let mut best = pack(room, &left, &mut best_scarce, &room.lone_values());
-    if budget.left > 0
-        && let Some((other, other_scarce)) = price_driven(room, &left, scarce, &best, budget)
-        && better(&other, &best)
-    {
-        best = other;
-        best_scarce = other_scarce;
+    let mut other_scarce = scarce.clone();
+    let other = pack(room, &left, &mut other_scarce, &by_resources);
+    if better(&other, &best) {
+        (best, best_scarce) = (other, other_scarce);
+    }
+    if budget.left > 0 && mix.n_items() <= ITEMS_MAX {
+        let (other, other_scarce) = price_driven(room, &left, scarce, &mix, &item_of, &best, budget);
+        if better(&other, &best) {
+            (best, best_scarce) = (other, other_scarce);
+        }
     }
     *scarce = best_scarce;
     best
@@ -34,29 +52,16 @@ fn better(a: &Packing, b: &Packing) -> bool {
     (left(a), a.score) < (left(b), b.score)
 }
 
-/// Column generation, rounding and local search. None when there are too many kinds of pods for it.
+/// Column generation, rounding and local search.
 fn price_driven(
     room: &Room<'_>,
     left: &[u32],
     scarce: &Scarce,
+    mix: &Mix,
+    item_of: &[u32],
     greedy: &Packing,
     budget: &mut Budget,
-) -> Option<(Packing, Scarce)> {
-    let empty = |class: u32| host_limit(&room.problem.topology, room.soft_ignored, &[], class);
-    let caps: Vec<u32> = room.lots.iter().map(|lot| empty(lot.class)).collect();
-    let prices = room.shapes.iter().map(|s| s.score * 1000).collect();
-    let mix = Mix::new(room.problem, room.lots, &caps, room.shapes, prices).with_pots(
-        room.problem,
-        room.shapes,
-        scarce,
-    );
-    if mix.n_items() > ITEMS_MAX {
-        return None;
-    }
-    let mut item_of = vec![u32::MAX; room.lots.len()];
-    for (item, lots) in mix.lots.iter().enumerate() {
-        lots.iter().for_each(|lot| item_of[*lot as usize] = item as u32);
-    }
+) -> (Packing, Scarce) {
     let mut start = Whole {
         left: vec![0; mix.n_items()],
         ..Whole::default()
@@ -79,19 +84,19 @@ fn price_driven(
             .extend(std::iter::repeat_n(choice.clone(), batch.times as usize));
         known.push(choice);
     }
-    let mut knapsack = Knapsack::new(&mix);
+    let mut knapsack = Knapsack::new(mix);
     let mut share = budget.part(60);
-    let generated = generate(&mix, &mut knapsack, &mix.counts, &known, &mut share);
+    let generated = generate(mix, &mut knapsack, &mix.counts, &known, &mut share);
     budget.spend(share.spent);
     let mut share = budget.part(60);
-    let mut whole = round::round(&mix, &mut knapsack, &generated, &mut share);
+    let mut whole = round::round(mix, &mut knapsack, &generated, &mut share);
     budget.spend(share.spent);
     if start.better_than(&whole) {
         whole = start;
     }
-    round::tighten(&mix, &mut whole);
-    round::search(&mix, &mut knapsack, &generated.duals, &mut whole, budget);
-    Some(realize(room, left, scarce, &mix, &whole))
+    round::tighten(mix, &mut whole);
+    round::search(mix, &mut knapsack, &generated.duals, &mut whole, budget);
+    realize(room, left, scarce, mix, &whole)
 }
 
 /// Gives the items of each machine to lots, minding what pods of different classes think of each other; packs what

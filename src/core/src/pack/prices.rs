@@ -4,9 +4,6 @@
 //! master problem has a row for each resource of each group and solves in no time; its prices give every pod a
 //! worth that satisfies the certificate of the bound by construction.
 
-use fixedbitset::FixedBitSet;
-use rustc_hash::FxHashMap;
-
 use super::{
     mix::Mix,
     simplex::{Column, Master},
@@ -136,32 +133,18 @@ impl Prices {
     }
 }
 
-/// Items that may use the same shapes, whatever their size, largest demand first.
+/// The group of each item: its kind, kinds of many pods first, the rest together.
 fn groups(mix: &Mix) -> (Vec<u32>, usize) {
-    let mut sets: Vec<FixedBitSet> = vec![FixedBitSet::with_capacity(mix.n_shapes()); mix.n_items()];
-    for (shape, items) in mix.takes.iter().enumerate() {
-        items.iter().for_each(|item| sets[*item as usize].insert(shape));
+    let n_kinds = mix.kinds.iter().max().map_or(0, |k| *k as usize + 1);
+    let mut pods = vec![0; n_kinds];
+    for (kind, count) in mix.kinds.iter().zip(&mix.counts) {
+        pods[*kind as usize] += u64::from(*count);
     }
-    let mut ids: FxHashMap<FixedBitSet, u32> = FxHashMap::default();
-    let mut pods: Vec<u64> = Vec::new();
-    let first: Vec<u32> = sets
-        .into_iter()
-        .zip(&mix.counts)
-        .map(|(set, count)| {
-            let next = ids.len() as u32;
-            let id = *ids.entry(set).or_insert(next);
-            if id == next {
-                pods.push(0);
-            }
-            pods[id as usize] += u64::from(*count);
-            id
-        })
-        .collect();
-    let mut order: Vec<u32> = (0..pods.len() as u32).collect();
-    order.sort_by_key(|g| (std::cmp::Reverse(pods[*g as usize]), *g));
-    let mut rank = vec![0; order.len()];
-    for (at, group) in order.iter().enumerate() {
-        rank[*group as usize] = at.min(GROUPS_MAX - 1) as u32;
+    let mut order: Vec<u32> = (0..n_kinds as u32).collect();
+    order.sort_by_key(|kind| (std::cmp::Reverse(pods[*kind as usize]), *kind));
+    let mut rank = vec![0; n_kinds];
+    for (at, kind) in order.iter().enumerate() {
+        rank[*kind as usize] = at.min(GROUPS_MAX - 1) as u32;
     }
-    (first.iter().map(|g| rank[*g as usize]).collect(), order.len().min(GROUPS_MAX))
+    (mix.kinds.iter().map(|kind| rank[*kind as usize]).collect(), n_kinds.min(GROUPS_MAX))
 }
