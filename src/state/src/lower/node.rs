@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Node as KubeNode;
 use plimsoll_api::{conditions, labels, nodeclaim::NodeClaim, nodepool::Operator, taints};
 use plimsoll_core::{
     catalog::{Catalog, MicroDollars},
+    resources::Resources,
     snapshot::{Blocker, Labels, Node, NodeStage, Taint},
 };
 
@@ -60,7 +61,8 @@ impl Context<'_> {
             let launched = !status.allocatable.is_empty();
             let fallback = if launched { &status.allocatable } else { &claim.spec.resources.requests };
             fill(&mut machine.allocatable, resources(fallback));
-            fill(&mut machine.capacity, resources(&status.capacity));
+            let capacity = if launched { resources(&status.capacity) } else { self.largest(claim) };
+            fill(&mut machine.capacity, capacity);
         }
         if machine.price.is_none() {
             machine.price = self.price(&machine.labels);
@@ -78,6 +80,20 @@ impl Context<'_> {
             _ => Some(Blocker::NotInitialized),
         };
         machine
+    }
+
+    /// The most a claim may become while nobody knows what it became: a limit must hold whatever is launched.
+    fn largest(&self, claim: &NodeClaim) -> Resources {
+        let named = |name: &str| {
+            let of_type = claim.spec.requirements.iter().filter(|r| r.key == labels::INSTANCE_TYPE);
+            of_type.filter(|r| r.operator == Operator::In).all(|r| r.values.iter().any(|value| value == name))
+        };
+        let mut most = Resources::new();
+        for (name, amount) in self.catalog.types.iter().filter(|t| named(&t.name)).flat_map(|t| &t.capacity) {
+            let known = most.entry(name.clone()).or_default();
+            *known = (*amount).max(*known);
+        }
+        most
     }
 
     /// A machine by its Node object alone.
@@ -147,7 +163,7 @@ fn claim_labels(claim: &NodeClaim) -> Labels {
     decided.chain(own).collect()
 }
 
-fn fill(amounts: &mut plimsoll_core::resources::Resources, fallback: plimsoll_core::resources::Resources) {
+fn fill(amounts: &mut Resources, fallback: Resources) {
     for (name, amount) in fallback {
         let entry = amounts.entry(name).or_default();
         if *entry == 0 {
