@@ -15,6 +15,8 @@ use crate::{
 pub(crate) enum Event {
     /// The controller's process starts.
     Start,
+    /// It acquires the lease.
+    Lead { life: u64 },
     /// The controller asked to be called at this time.
     Wake { life: u64 },
     /// A call of the controller reaches the server or the cloud.

@@ -10,7 +10,7 @@ use plimsoll_provider::Machine;
 use serde_json::Value;
 
 use crate::{
-    api::{Change, Kind, Server, desired_healthy, text},
+    api::{Change, Kind, Server, condition, desired_healthy, text},
     controller::{Planned, Request},
     scenario::Scenario,
     world::{World, whole},
@@ -29,7 +29,6 @@ pub(crate) struct Checks {
     /// Launches looked at so far.
     launches: usize,
     launched: BTreeSet<String>,
-    /// Claims whose termination deadline allows ending pods by force.
     pub(crate) evictions: u64,
     pub(crate) emptied: u64,
 }
@@ -107,9 +106,12 @@ impl Checks {
         }
     }
 
-    /// An eviction went through: its budgets must still hold.
+    /// An eviction of a pod went through: its budgets must still hold, unless it did not count for them.
     pub(crate) fn evicted(&mut self, pod: &Value, server: &Server, now: Timestamp) {
         self.evictions += 1;
+        if condition(pod, "Ready") != Some("True") {
+            return;
+        }
         for key in server.budgets_of(pod) {
             let Some(budget) = server.get(Kind::PodDisruptionBudget, &key) else { continue };
             let healthy = server.healthy_pods(budget);

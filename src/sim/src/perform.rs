@@ -1,5 +1,7 @@
 //! Calls, carried out against the model server and the scripted cloud.
 
+use std::sync::Arc;
+
 use jiff::{SignedDuration, Timestamp};
 use plimsoll_lifecycle::Effect;
 use plimsoll_provider::{CloudProvider, LaunchRequest, ProviderError, Termination, fake::FakeCloud};
@@ -15,18 +17,15 @@ use crate::{
 /// Does what was asked for and says what the caller would hear.
 pub(crate) fn perform(request: &Request, server: &mut Server, cloud: &FakeCloud, now: Timestamp) -> Answer {
     match request {
-        Request::Effect(effect) => perform_effect(effect, server, cloud, now),
+        Request::Effect(effect) | Request::Evict(effect) => perform_effect(effect, server, cloud, now),
         Request::PatchPool { name, patch, status } => {
             let part = if *status { Part::Status } else { Part::Main };
-            done(server.patch(Kind::NodePool, name, patch, part))
+            answer(server.patch(Kind::NodePool, name, patch, part), |_| Answer::Done)
         }
         Request::ListClaims => Answer::Claims(server.list(Kind::NodeClaim).map(|(_, claim)| typed(claim)).collect()),
         Request::LookAt { node } => {
             let on_it = |pod: &Value| text(pod, "/spec/nodeName") == Some(node);
-            Answer::Seen {
-                node: server.get(Kind::Node, node).map(|node| typed(node)),
-                pods: server.list(Kind::Pod).filter(|(_, pod)| on_it(pod)).map(|(_, pod)| typed(pod)).collect(),
-            }
+            Answer::Pods(server.list(Kind::Pod).filter(|(_, pod)| on_it(pod)).map(|(_, pod)| typed(pod)).collect())
         }
         Request::ListMachines => heard(at_once(cloud.list()).map(Answer::Machines)),
         Request::EndMachine { provider_id } => heard(at_once(cloud.delete(provider_id)).map(|_| Answer::Done)),
@@ -34,16 +33,26 @@ pub(crate) fn perform(request: &Request, server: &mut Server, cloud: &FakeCloud,
 }
 
 fn perform_effect(effect: &Effect, server: &mut Server, cloud: &FakeCloud, now: Timestamp) -> Answer {
+    let claim = |object: Arc<Value>| Answer::Claim(Box::new(typed(&object)));
+    let node = |object: Arc<Value>| Answer::Node(Box::new(typed(&object)));
     match effect {
-        Effect::CreateClaim(claim) => match server.create(Kind::NodeClaim, json!(claim), now) {
-            Ok(claim) => Answer::Created(typed(&claim)),
-            Err(error) => Answer::Failed(failure(&error)),
-        },
-        Effect::PatchClaim { name, patch } => done(server.patch(Kind::NodeClaim, name, patch, Part::Main)),
-        Effect::PatchClaimStatus { name, patch } => done(server.patch(Kind::NodeClaim, name, patch, Part::Status)),
-        Effect::DeleteClaim { name, uid, .. } => done(server.delete(Kind::NodeClaim, name, Some(uid), None, now)),
-        Effect::PatchNode { name, patch } => done(server.patch(Kind::Node, name, patch, Part::Main)),
-        Effect::DeleteNode { name, uid } => done(server.delete(Kind::Node, name, Some(uid), None, now)),
+        Effect::CreateClaim(claim) => {
+            let created = server.create(Kind::NodeClaim, json!(claim), now);
+            answer(created, |claim| Answer::Created(Box::new(typed(&claim))))
+        }
+        Effect::PatchClaim { name, patch } => answer(server.patch(Kind::NodeClaim, name, patch, Part::Main), claim),
+        Effect::PatchClaimStatus { name, patch } => {
+            answer(server.patch(Kind::NodeClaim, name, patch, Part::Status), claim)
+        }
+        Effect::DeleteClaim { name, uid, .. } => {
+            let deleted = server.delete(Kind::NodeClaim, name, Some(uid), None, now);
+            let live = server.get(Kind::NodeClaim, name).cloned();
+            answer(deleted, |()| live.map_or(Answer::Done, claim))
+        }
+        Effect::PatchNode { name, patch } => answer(server.patch(Kind::Node, name, patch, Part::Main), node),
+        Effect::DeleteNode { name, uid } => {
+            answer(server.delete(Kind::Node, name, Some(uid), None, now), |()| Answer::Done)
+        }
         Effect::Launch(claim) => {
             let (requirements, requests) = terms(claim);
             let request = LaunchRequest { claim: claim.clone(), requirements, requests };
@@ -67,33 +76,27 @@ fn perform_effect(effect: &Effect, server: &mut Server, cloud: &FakeCloud, now: 
                 return Answer::Done;
             }
             let patch = json!({ "status": { "nominatedNodeName": node } });
-            done(server.patch(Kind::Pod, pod, &patch, Part::Status))
+            answer(server.patch(Kind::Pod, pod, &patch, Part::Status), |_| Answer::Done)
         }
-        Effect::Evict { pod, uid, .. } => match server.evict(pod, uid, now) {
-            // The drain asks again by itself.
-            Err(ApiError::Budget(_)) => Answer::Done,
-            answer => done(answer),
-        },
+        Effect::Evict { pod, uid, .. } => answer(server.evict(pod, uid, now), |()| Answer::Done),
         Effect::DeletePod { pod, uid, grace } => {
             let grace = SignedDuration::try_from(*grace).unwrap_or(SignedDuration::MAX);
-            done(server.delete(Kind::Pod, pod, Some(uid), Some(grace), now))
+            answer(server.delete(Kind::Pod, pod, Some(uid), Some(grace), now), |()| Answer::Done)
         }
         Effect::Event { .. } => Answer::Done,
     }
 }
 
-fn done<T>(result: Result<T, ApiError>) -> Answer {
-    result.map_or_else(|error| Answer::Failed(failure(&error)), |_| Answer::Done)
+fn answer<T>(result: Result<T, ApiError>, said: impl FnOnce(T) -> Answer) -> Answer {
+    match result {
+        Ok(value) => said(value),
+        Err(ApiError::NotFound(..)) => Answer::Failed(Failure::NotFound),
+        Err(ApiError::AlreadyExists(..) | ApiError::Conflict(_)) => Answer::Failed(Failure::Conflict),
+        Err(ApiError::Budget(_)) => Answer::Failed(Failure::TooManyRequests),
+        Err(ApiError::Invalid(_)) => Answer::Failed(Failure::Unclear),
+    }
 }
 
 fn heard(result: Result<Answer, ProviderError>) -> Answer {
     result.unwrap_or(Answer::Failed(Failure::Unclear))
-}
-
-fn failure(error: &ApiError) -> Failure {
-    match error {
-        ApiError::NotFound(..) => Failure::NotFound,
-        ApiError::AlreadyExists(..) | ApiError::Conflict(_) => Failure::Conflict,
-        ApiError::Budget(_) | ApiError::Invalid(_) => Failure::Unclear,
-    }
 }

@@ -175,7 +175,14 @@ impl<'a> Run<'a> {
         self.cloud.set_time(now);
         match event {
             Event::Start => self.start(now),
-            Event::Wake { life } if life == self.life => {
+            Event::Lead { life } if life == self.life => {
+                self.trace.line(now, format_args!("controller process {life} leads"));
+                if let Some(controller) = &mut self.controller {
+                    controller.lead();
+                    self.poll(now);
+                }
+            }
+            Event::Wake { life } if life == self.life && self.wake == Some(now) => {
                 self.wake = None;
                 self.poll(now);
             }
@@ -207,8 +214,8 @@ impl<'a> Run<'a> {
                     self.poll(now);
                 }
             }
-            // Meant for a process, or a connection, that is no more.
-            Event::Wake { .. } | Event::Answer { .. } | Event::Watch { .. } | Event::Listed { .. } => {}
+            // Meant for a process or a connection that is no more; or woken earlier since.
+            Event::Lead { .. } | Event::Wake { .. } | Event::Answer { .. } | Event::Watch { .. } | Event::Listed { .. } => {}
             Event::Trouble => self.trouble(now),
             Event::Script { entry } => self.script(entry, now),
             Event::Calm => {
@@ -284,6 +291,9 @@ impl<'a> Run<'a> {
             },
         };
         self.controller = Some(Controller::new(config, self.catalog.clone(), now));
+        // It reads while it waits for the lease, and leads when the calls of its predecessor have arrived.
+        let lease = self.rng.between(4_000, 20_000);
+        self.agenda.after(lease, Event::Lead { life: self.life });
         for kind in Kind::ALL {
             self.watches.reconnect(kind, &mut self.agenda, &self.rates, &mut self.rng);
         }
@@ -298,8 +308,7 @@ impl<'a> Run<'a> {
         self.life += 1;
         self.watches.close();
         self.trace.line(now, format_args!("controller dies"));
-        // A successor waits for the lease; calls of its predecessor have arrived by then.
-        let delay = self.rng.between(5_000, 20_000);
+        let delay = self.rng.between(100, 2_000);
         self.agenda.after(delay, Event::Start);
     }
 
@@ -361,7 +370,7 @@ impl<'a> Run<'a> {
     fn carry_out(&mut self, request: &Request, now: Timestamp) -> Answer {
         self.checks.before(request, &self.server, &self.world, now);
         let evicted = match request {
-            Request::Effect(Effect::Evict { pod, .. }) => self.server.get(Kind::Pod, pod).cloned(),
+            Request::Evict(Effect::Evict { pod, .. }) => self.server.get(Kind::Pod, pod).cloned(),
             _ => None,
         };
         let answer = perform(request, &mut self.server, &self.cloud, now);

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rustc_hash::FxHasher;
 
 /// Lines kept for a person to read.
-const TAIL: usize = 400;
+const TAIL: usize = 5000;
 
 #[derive(Default)]
 pub(crate) struct Trace {

@@ -1,4 +1,4 @@
-//! The global loops: provisioning, emptiness, garbage collection, pool status.
+//! The global loops: provisioning, garbage collection, pool status.
 //!
 //! Each runs when something touched it or its period has passed, never twice at a time, and starts from the
 //! index alone.
@@ -6,11 +6,11 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
-use plimsoll_api::{nodeclaim::NodeClaim, taints};
 use plimsoll_core::{
-    disrupt,
+    lint,
+    plan::{Launch, Plan},
     provision::provision,
-    snapshot::{NodeId, Place, Snapshot},
+    snapshot::{NodeStage, Snapshot},
 };
 use plimsoll_lifecycle::{self as lifecycle, Effect};
 use plimsoll_provider::NodeClassReadiness;
@@ -22,20 +22,23 @@ use super::{Call, Controller, Job, Planned, Request};
 const GATHER: SignedDuration = SignedDuration::from_millis(100);
 /// Each loop's backup, should a hint have been missed.
 const PERIOD: SignedDuration = SignedDuration::from_secs(10);
+/// The least time between two disruption passes, and between two status passes.
+const GAP: SignedDuration = SignedDuration::from_millis(500);
 /// Upstream's period of garbage collection.
 const GARBAGE_PERIOD: SignedDuration = SignedDuration::from_mins(2);
-/// After this the index must have shown what became of a node that was closed.
-const CLOSING_MAX: SignedDuration = SignedDuration::from_secs(60);
 
 /// When each loop runs next; None while it runs.
 #[derive(Debug)]
 pub(super) struct Timers {
     provision: Option<Timestamp>,
-    /// Set when the claims must be read before the next plan.
+    /// Claims that are being created.
+    orders: usize,
+    /// Claims must be read before the next plan.
     recount: Option<Timestamp>,
     recounting: bool,
-    empty: Timestamp,
-    reopening: bool,
+    disrupt: Option<Timestamp>,
+    disrupt_again: bool,
+    disrupt_due: Option<Timestamp>,
     garbage: Option<Timestamp>,
     pools: Option<Timestamp>,
     pools_again: bool,
@@ -45,51 +48,68 @@ impl Timers {
     pub(super) fn new(now: Timestamp) -> Self {
         Self {
             provision: Some(now),
+            orders: 0,
             recount: None,
             recounting: false,
-            empty: now + PERIOD,
-            reopening: false,
-            garbage: Some(now + GARBAGE_PERIOD),
+            disrupt: Some(now),
+            disrupt_again: false,
+            disrupt_due: None,
+            garbage: Some(now),
             pools: Some(now),
             pools_again: false,
         }
     }
 
     pub(super) fn touched(&mut self, pools: bool, waiting: bool, capacity: bool, now: Timestamp) {
-        let soon = now + GATHER;
-        if waiting || capacity {
-            self.provision = self.provision.map(|at| at.min(soon));
+        if waiting {
+            self.provision = self.provision.map(|at| at.min(now + GATHER));
         }
         if capacity {
-            self.empty = self.empty.min(soon);
+            self.disrupt_again |= self.disrupt.is_none();
+            self.disrupt = self.disrupt.map(|at| at.min(now + GAP));
         }
         if pools {
             self.pools_again |= self.pools.is_none();
-            self.pools = self.pools.map(|at| at.min(soon));
+            self.pools = self.pools.map(|at| at.min(now + GAP));
         }
     }
 
     pub(super) fn next_due(&self) -> impl Iterator<Item = Timestamp> {
         let recount = self.recount.filter(|_| !self.recounting);
-        let provision = self.provision.filter(|_| self.recount.is_none() && !self.recounting);
-        [provision, recount, Some(self.empty), self.garbage, self.pools].into_iter().flatten()
+        let provision = self.provision.filter(|_| self.may_plan());
+        [provision, recount, self.disrupt, self.garbage, self.pools].into_iter().flatten()
     }
 
-    pub(super) fn recount(&mut self, at: Timestamp) {
-        self.recount = Some(at);
+    fn may_plan(&self) -> bool {
+        self.recount.is_none() && !self.recounting
     }
 
-    pub(super) fn provisioned(&mut self, now: Timestamp) {
-        // Pods that came meanwhile are looked at right away.
-        self.provision = Some(now + GATHER);
+    pub(super) fn recount(&mut self, now: Timestamp) {
+        self.recount = Some(now + GAP);
     }
 
     pub(super) fn recounted(&mut self) {
         self.recounting = false;
     }
 
-    pub(super) fn reopened(&mut self) {
-        self.reopening = false;
+    /// One claim was created, or was not. Pods that came meanwhile are looked at after the last.
+    pub(super) fn ordered(&mut self, now: Timestamp) {
+        self.orders -= 1;
+        if self.orders == 0 {
+            self.provision = Some(now + GATHER);
+        }
+    }
+
+    /// A pass over removals begins; the next machine becomes due at this time.
+    pub(super) fn disrupting(&mut self, due: Option<Timestamp>) {
+        self.disrupt = None;
+        self.disrupt_due = due;
+    }
+
+    pub(super) fn disrupted(&mut self, now: Timestamp) {
+        let again = std::mem::take(&mut self.disrupt_again);
+        let due = self.disrupt_due.map_or(now + PERIOD, |at| at.clamp(now + GAP, now + PERIOD));
+        self.disrupt = Some(if again { now + GAP } else { due });
     }
 
     pub(super) fn collected(&mut self, now: Timestamp) {
@@ -98,31 +118,29 @@ impl Timers {
 
     pub(super) fn pools_done(&mut self, now: Timestamp) {
         let again = std::mem::take(&mut self.pools_again);
-        self.pools = Some(now + if again { GATHER } else { PERIOD });
+        self.pools = Some(now + if again { GAP } else { PERIOD });
     }
 }
 
 impl Controller {
     pub(super) fn run_loops(&mut self, now: Timestamp, calls: &mut Vec<Call>) {
-        if self.loops.recount.is_some_and(|at| at <= now) && !self.loops.recounting {
+        let is_due = |at: Option<Timestamp>| at.is_some_and(|at| at <= now);
+        if is_due(self.loops.recount) && !self.loops.recounting {
             self.loops.recount = None;
             self.loops.recounting = true;
             self.start(Job::Recount, VecDeque::from([Request::ListClaims]), now, calls);
         }
-        let counted = self.loops.recount.is_none() && !self.loops.recounting;
-        if counted && self.loops.provision.is_some_and(|at| at <= now) {
+        if is_due(self.loops.provision) && self.loops.may_plan() {
             self.provision(now, calls);
         }
-        if self.loops.empty <= now {
-            self.loops.empty = now + PERIOD;
-            self.reopen(now, calls);
-            self.emptiness(now, calls);
+        if is_due(self.loops.disrupt) {
+            self.disrupt(now, calls);
         }
-        if self.loops.garbage.is_some_and(|at| at <= now) {
+        if is_due(self.loops.garbage) {
             self.loops.garbage = None;
             self.start(Job::Garbage, VecDeque::from([Request::ListMachines]), now, calls);
         }
-        if self.loops.pools.is_some_and(|at| at <= now) {
+        if is_due(self.loops.pools) {
             self.loops.pools = None;
             self.pools(now, calls);
         }
@@ -132,81 +150,45 @@ impl Controller {
     fn provision(&mut self, now: Timestamp, calls: &mut Vec<Call>) {
         self.index.expire(now);
         self.loops.provision = Some(now + PERIOD);
-        let snapshot = self.index.snapshot(&self.catalog, now).snapshot;
-        let waits = |place| matches!(place, Place::Pending | Place::Leaving(_));
-        if !snapshot.pods.iter().any(|pod| waits(pod.place)) {
+        if self.index.waiting() == 0 {
             return;
         }
+        let snapshot = self.index.snapshot(&self.catalog, now).snapshot;
         let (plan, _) = provision(&snapshot, &self.catalog, &self.config.policy);
-        for assignment in &plan.assignments {
-            let pod = &snapshot.pods[assignment.pod.0 as usize].key;
-            self.index.promise(pod, target(&snapshot, assignment.node), now);
-        }
-        let mut queue = VecDeque::new();
-        let mut pods = VecDeque::new();
-        for launch in &plan.launches {
-            let Some(pool) = self.index.node_pool(&launch.pool) else { continue };
-            let claim = lifecycle::order::claim(launch, pool, &self.catalog, &plan.id);
-            queue.push_back(Request::Effect(Effect::CreateClaim(Box::new(claim))));
-            pods.push_back(launch.pods.iter().map(|pod| snapshot.pods[pod.0 as usize].key.clone()).collect());
+        if lint::lint(&snapshot, &self.catalog, &plan).is_empty() {
+            self.assign(&snapshot, &plan, now, calls);
+            for launch in &plan.launches {
+                self.order(&snapshot, &plan, launch, now, calls);
+            }
         }
         self.planned.push(Planned { snapshot, catalog: self.catalog.clone(), plan });
-        if !queue.is_empty() {
-            self.loops.provision = None;
-            self.start(Job::Provision { pods }, queue, now, calls);
-        }
     }
 
-    /// Gives back machines that only daemons use.
-    fn emptiness(&mut self, now: Timestamp, calls: &mut Vec<Call>) {
-        let decided = |node: &String, since: &Timestamp| {
-            let claim = self.index.nodes().find(|n| n.metadata.name.as_ref() == Some(node));
-            let claim = claim.and_then(|n| self.index.claim(self.index.claim_of_node(n)?));
-            claim.is_none_or(is_deleting) || now.duration_since(*since) > CLOSING_MAX
-        };
-        let undecided: Vec<_> = self.closing.iter().filter(|(n, at)| !decided(n, at)).map(|(n, at)| (n.clone(), *at)).collect();
-        self.closing = undecided.into_iter().collect();
-        if !self.closing.is_empty() {
-            // The budget was spent on these; what is left of it shows when they are through.
-            return;
+    /// Remembers places on machines that exist or are coming, and tells kube-scheduler where they are open.
+    fn assign(&mut self, snapshot: &Snapshot, plan: &Plan, now: Timestamp, calls: &mut Vec<Call>) {
+        let mut nominations = VecDeque::new();
+        for assignment in &plan.assignments {
+            let pod = &snapshot.pods[assignment.pod.0 as usize];
+            let node = &snapshot.nodes[assignment.node.0 as usize];
+            self.index.promise(&pod.key, node.claim.as_ref().unwrap_or(&node.name), now);
+            let waits = self.index.pod(&pod.key).is_some_and(|p| p.uid == pod.uid && p.node.is_none());
+            if node.stage == NodeStage::Initialized && waits && self.config.settings.nominate {
+                let (pod, uid) = (pod.key.clone(), pod.uid.clone());
+                let nominate = Effect::Nominate { pod, uid, node: Some(node.name.to_string()) };
+                nominations.push_back(Request::Effect(nominate));
+            }
         }
-        let snapshot = self.index.snapshot(&self.catalog, now).snapshot;
-        let (plan, _) = disrupt::emptiness(&snapshot, now);
-        for removal in &plan.removals {
-            let claim = snapshot.nodes[removal.node.0 as usize].claim.as_deref();
-            let Some(view) = claim.and_then(|name| self.index.view(name)) else { continue };
-            let Some(close) = lifecycle::disruption::close(&view) else { continue };
-            let Effect::PatchNode { name: node, .. } = &close else { continue };
-            let node = node.clone();
-            self.closing.insert(node.clone(), now);
-            let queue = VecDeque::from([Request::Effect(close), Request::LookAt { node: node.clone() }]);
-            self.start(Job::Removal { claim: view.claim, node }, queue, now, calls);
-        }
-        if let Some(due) = disrupt::next_due(&snapshot).filter(|due| *due > now) {
-            self.loops.empty = self.loops.empty.min(due);
-        }
+        self.start(Job::Nominate, nominations, now, calls);
     }
 
-    /// Opens nodes that someone closed without deleting their claim, a process that died in between above all.
-    fn reopen(&mut self, now: Timestamp, calls: &mut Vec<Call>) {
-        if self.loops.reopening {
-            return;
-        }
-        let forgotten = self.index.nodes().filter(|node| {
-            let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
-            let claim = self.index.claim_of_node(node).and_then(|name| self.index.claim(name));
-            let name = node.metadata.name.as_deref().unwrap_or_default();
-            taints.into_iter().any(|t| t.key == taints::DISRUPTED)
-                && node.metadata.deletion_timestamp.is_none()
-                && claim.is_some_and(|claim| !is_deleting(claim))
-                && !self.closing.contains_key(name)
-        });
-        let queue: VecDeque<_> =
-            forgotten.map(|node| Request::Effect(lifecycle::disruption::reopen(node))).collect();
-        if !queue.is_empty() {
-            self.loops.reopening = true;
-            self.start(Job::Reopen, queue, now, calls);
-        }
+    fn order(&mut self, snapshot: &Snapshot, plan: &Plan, launch: &Launch, now: Timestamp, calls: &mut Vec<Call>) {
+        let Some(pool) = self.index.node_pool(&launch.pool) else { return };
+        let claim = lifecycle::order::claim(launch, pool, &self.catalog, &plan.id);
+        let pods: Vec<Arc<str>> = launch.pods.iter().map(|pod| snapshot.pods[pod.0 as usize].key.clone()).collect();
+        self.loops.provision = None;
+        self.loops.orders += 1;
+        let create = Request::Effect(Effect::CreateClaim(Box::new(claim)));
+        self.start(Job::Order { pods }, VecDeque::from([create]), now, calls);
     }
 
     fn pools(&mut self, now: Timestamp, calls: &mut Vec<Call>) {
@@ -224,14 +206,4 @@ impl Controller {
         }
         self.start(Job::Pools, queue, now, calls);
     }
-}
-
-/// What a promise names: the claim, or the node where there is none.
-fn target(snapshot: &Snapshot, node: NodeId) -> &Arc<str> {
-    let node = &snapshot.nodes[node.0 as usize];
-    node.claim.as_ref().unwrap_or(&node.name)
-}
-
-fn is_deleting(claim: &Arc<NodeClaim>) -> bool {
-    claim.metadata.deletion_timestamp.is_some()
 }
