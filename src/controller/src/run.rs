@@ -73,7 +73,7 @@ pub async fn run<P: CloudProvider>(
     let enabled = config.leader_election.enabled;
     let lease_name = config.leader_election.name.clone();
     let work = async {
-        let nominate = wait_for_api(&client).await;
+        let nominate = wait_for_api(&client, &sync).await;
         let (events, writer) = Recorder::new(client.clone(), config.leader_election.identity.clone());
         let context = Context::new(
             config,
@@ -141,11 +141,14 @@ fn spawn_loops<P: CloudProvider>(tasks: &mut JoinSet<()>, context: &Arc<Context<
 }
 
 /// Waits for the API server and learns whether it honours nominations.
-async fn wait_for_api(client: &Client) -> bool {
+async fn wait_for_api(client: &Client, sync: &Sync) -> bool {
     loop {
         match pools::honours_nomination(client).await {
             Ok(nominate) => return nominate,
-            Err(error) => tracing::warn!(%error, "API server not reached, trying again"),
+            Err(error) => {
+                tracing::warn!(%error, "API server not reached, trying again");
+                sync.unreached(error.to_string());
+            }
         }
         tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     }

@@ -33,14 +33,29 @@ const WATCH_TIMEOUT_S: u32 = 57;
 const PAGE_SIZE: u32 = 500;
 
 /// Which kinds have been read once in full, and what keeps the others.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sync {
     /// None: synced. Some: why not yet.
     kinds: Mutex<BTreeMap<&'static str, Option<String>>>,
     changed: Notify,
 }
 
+/// Named while it is not known yet which kinds there will be, so that nothing looks complete too early.
+const API_SERVER: &str = "API server";
+
+impl Default for Sync {
+    fn default() -> Self {
+        let kinds = BTreeMap::from([(API_SERVER, Some("not reached yet".to_owned()))]);
+        Self { kinds: Mutex::new(kinds), changed: Notify::new() }
+    }
+}
+
 impl Sync {
+    /// Says why the API server cannot be reached.
+    pub(crate) fn unreached(&self, why: String) {
+        self.set(API_SERVER, Some(why));
+    }
+
     /// What is still missing, one line each; empty when everything was read.
     pub(crate) fn missing(&self) -> Vec<String> {
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,6 +104,8 @@ pub(crate) fn start<P: Send + std::marker::Sync + 'static>(
         CSINode as "csinodes.storage.k8s.io",
         VolumeAttachment as "volumeattachments.storage.k8s.io",
     );
+    // From here on the kinds speak for themselves.
+    sync.set(API_SERVER, None);
     tasks
 }
 
