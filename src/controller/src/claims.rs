@@ -1,6 +1,6 @@
 //! NodeClaims, each advanced by short passes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use plimsoll_api::labels;
@@ -13,6 +13,9 @@ use crate::{
 
 /// Passes under way at once: bounds calls to the API server and the cloud.
 pub(crate) const WORKERS: usize = 64;
+
+/// A claim that keeps failing is looked at this often.
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 /// One of the workers.
 pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {

@@ -11,7 +11,7 @@ use plimsoll_lifecycle::Settings;
 use plimsoll_state::Index;
 use tokio::sync::Notify;
 
-use crate::{config::Config, events::Recorder, eviction::Evictions, metrics::Metrics, queue::Queue};
+use crate::{claims, config::Config, events::Recorder, eviction::Evictions, metrics::Metrics, queue::Queue};
 
 /// One per process. Locks are held for the length of a function call, never across an await.
 pub(crate) struct Context<P> {
@@ -53,7 +53,7 @@ impl<P> Context<P> {
             metrics,
             events,
             evictions,
-            claims: Queue::default(),
+            claims: Queue::new(claims::BACKOFF_MAX),
             provision: Notify::new(),
             disrupt: Notify::new(),
             pools: Notify::new(),

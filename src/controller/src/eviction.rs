@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::Pod;
@@ -22,6 +23,9 @@ use crate::{
 /// Evictions under way at once.
 pub(crate) const WORKERS: usize = 16;
 
+/// A budget that opens is used within this time (upstream's figure).
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
 /// Waiting evictions by pod. A drain asks again on every pass, which changes nothing here.
 pub(crate) struct Evictions {
     /// Does not retry by itself: a refusal is the answer we want to see.
@@ -39,7 +43,7 @@ struct Item {
 
 impl Evictions {
     pub(crate) fn new(no_retry: Client) -> Self {
-        Self { client: no_retry, queue: Queue::default(), items: Mutex::default() }
+        Self { client: no_retry, queue: Queue::new(BACKOFF_MAX), items: Mutex::default() }
     }
 
     pub(crate) fn add(&self, pod: Arc<str>, uid: Arc<str>, node: String) {

@@ -246,7 +246,7 @@ impl<P: CloudProvider> Context<P> {
         plimsoll_state::Index: Observe<K>,
     {
         if let Some(object) = object {
-            self.update(|index, now| index.apply(object, now));
+            self.update(|index, now| index.answered(object, now));
         }
     }
 

@@ -11,10 +11,12 @@ use tokio::{
     time::Instant,
 };
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Queue {
     state: Mutex<State>,
     changed: Notify,
+    /// Longest delay after failures.
+    backoff_max: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -27,11 +29,14 @@ struct State {
     failures: BTreeMap<String, u32>,
 }
 
-/// First and longest delay after failures.
+/// Delay after the first failure.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
 
 impl Queue {
+    pub(crate) fn new(backoff_max: Duration) -> Self {
+        Self { state: Mutex::default(), changed: Notify::new(), backoff_max }
+    }
+
     pub(crate) fn now(&self, key: String) {
         self.at(key, Instant::now());
     }
@@ -48,7 +53,7 @@ impl Queue {
             *failures = failures.saturating_add(1);
             *failures
         };
-        self.later(key, BACKOFF_MAX.min(BACKOFF_FIRST * 2_u32.saturating_pow(failures.min(16) - 1)));
+        self.later(key, self.backoff_max.min(BACKOFF_FIRST * 2_u32.saturating_pow(failures.min(16) - 1)));
     }
 
     pub(crate) fn succeeded(&self, key: &str) {
@@ -115,7 +120,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_key_is_handed_out_once_and_the_earliest_time_wins() {
-        let queue = Queue::default();
+        let queue = Queue::new(Duration::from_secs(60));
         queue.later("slow".into(), Duration::from_secs(10));
         queue.later("slow".into(), Duration::from_secs(5));
         queue.later("slow".into(), Duration::from_secs(20));
@@ -129,7 +134,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_running_key_waits_until_it_is_done() {
-        let queue = Queue::default();
+        let queue = Queue::new(Duration::from_secs(60));
         queue.now("a".into());
         assert_eq!(queue.next().await, "a");
         queue.now("a".into());
@@ -140,7 +145,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failures_wait_longer_each_time_until_one_succeeds() {
-        let queue = Queue::default();
+        let queue = Queue::new(Duration::from_secs(60));
         let mut waits = Vec::new();
         for attempt in 0..4 {
             if attempt == 3 {

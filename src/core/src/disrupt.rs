@@ -152,3 +152,145 @@ fn removal_plan_id(snapshot: &Snapshot, plan: &Plan) -> Arc<str> {
 pub fn savings(plan: &Plan) -> MicroDollars {
     plan.removals.iter().filter_map(|r| r.saves).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        report::KeepReason,
+        snapshot::{Blocker, ClassId, Labels, Pod, PodClass},
+    };
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    fn node(name: &str, price: i64) -> Node {
+        Node {
+            name: name.into(),
+            claim: Some(name.into()),
+            pool: Some("pool".into()),
+            stage: NodeStage::Initialized,
+            leaving: false,
+            not_ready: false,
+            labels: Labels::new(),
+            taints: Vec::new(),
+            capacity: BTreeMap::new(),
+            allocatable: BTreeMap::new(),
+            price: Some(MicroDollars(price)),
+            volume_limits: BTreeMap::new(),
+            created: at("2026-01-01T00:00:00Z"),
+            quiet_since: Some(at("2026-01-05T12:00:00Z")),
+            disruption_blocker: None,
+        }
+    }
+
+    fn pool(budgets: Vec<Budget>) -> Pool {
+        Pool {
+            name: "pool".into(),
+            weight: 0,
+            requirements: Vec::new(),
+            labels: Labels::new(),
+            taints: Vec::new(),
+            startup_taints: Vec::new(),
+            limits: BTreeMap::new(),
+            consolidate_after: Some(Duration::from_secs(60)),
+            budgets,
+        }
+    }
+
+    fn budget(nodes: BudgetNodes) -> Budget {
+        Budget { nodes, reasons: Vec::new(), window: None }
+    }
+
+    fn removed(snapshot: &Snapshot, now: &str) -> Vec<String> {
+        let (plan, _) = emptiness(snapshot, at(now));
+        plan.removals.iter().map(|r| snapshot.nodes[r.node.0 as usize].name.to_string()).collect()
+    }
+
+    fn kept(snapshot: &Snapshot, now: &str) -> Vec<KeepReason> {
+        emptiness(snapshot, at(now)).1.kept.into_iter().map(|k| k.reason).collect()
+    }
+
+    #[test]
+    fn an_empty_machine_goes_once_it_has_been_quiet_for_long_enough() {
+        let snapshot = Snapshot { nodes: vec![node("a", 1)], pools: vec![pool(vec![])], ..Snapshot::default() };
+        assert_eq!(kept(&snapshot, "2026-01-05T12:00:59Z"), [KeepReason::NotQuietYet { seconds_left: 1 }]);
+        assert_eq!(next_due(&snapshot), Some(at("2026-01-05T12:01:00Z")));
+        assert_eq!(removed(&snapshot, "2026-01-05T12:01:00Z"), ["a"]);
+    }
+
+    #[test]
+    fn what_must_stay_says_why() {
+        let now = "2026-01-06T00:00:00Z";
+        let with = |change: fn(&mut Snapshot)| {
+            let mut snapshot = Snapshot { nodes: vec![node("a", 1)], pools: vec![pool(vec![])], ..Snapshot::default() };
+            change(&mut snapshot);
+            assert!(removed(&snapshot, now).is_empty());
+            kept(&snapshot, now)
+        };
+        let pod = |s: &mut Snapshot, place, daemon| {
+            s.classes.push(PodClass::default());
+            let key = "ns/p".into();
+            s.pods.push(Pod { key, uid: "p".into(), class: ClassId(0), place, daemon, terminating: false });
+        };
+        assert_eq!(with(|s| s.pools.clear()), [KeepReason::PoolNotReady]);
+        assert_eq!(with(|s| s.pools[0].consolidate_after = None), [KeepReason::NeverConsolidated]);
+        assert_eq!(
+            with(|s| s.nodes[0].disruption_blocker = Some(Blocker::Nominated)),
+            [KeepReason::Blocked(Blocker::Nominated)]
+        );
+        assert_eq!(with(|s| s.nodes[0].leaving = true), []);
+        assert_eq!(with(|s| s.nodes[0].claim = None), [], "a machine without a claim is not ours");
+
+        let mut busy = Snapshot { nodes: vec![node("a", 1)], pools: vec![pool(vec![])], ..Snapshot::default() };
+        pod(&mut busy, Place::Assigned(NodeId(0)), false);
+        assert_eq!(kept(&busy, now), [KeepReason::InUse { pods: 1 }], "a promised pod counts");
+        busy.pods.clear();
+        pod(&mut busy, Place::Bound(NodeId(0)), true);
+        assert_eq!(removed(&busy, now), ["a"], "a daemon does not");
+    }
+
+    #[test]
+    fn budgets_bound_each_pass_and_are_spent_where_it_saves_most() {
+        let now = "2026-01-06T00:00:00Z";
+        let nodes = || (0..5).map(|i| node(&format!("n{i}"), i)).collect::<Vec<_>>();
+        let check = |budgets: Vec<Budget>, change: fn(&mut Vec<Node>), expected: &[&str]| {
+            let mut nodes = nodes();
+            change(&mut nodes);
+            let snapshot = Snapshot { nodes, pools: vec![pool(budgets)], ..Snapshot::default() };
+            assert_eq!(removed(&snapshot, now), expected);
+        };
+        check(vec![budget(BudgetNodes::Count(2))], |_| {}, &["n4", "n3"]);
+        // 30 % of 5 rounds up to 2.
+        check(vec![budget(BudgetNodes::Percent(30))], |_| {}, &["n4", "n3"]);
+        check(vec![budget(BudgetNodes::Percent(20))], |_| {}, &["n4"]);
+        check(vec![budget(BudgetNodes::Count(3)), budget(BudgetNodes::Count(1))], |_| {}, &["n4"]);
+        check(vec![budget(BudgetNodes::Count(2))], |nodes| nodes[0].leaving = true, &["n4"]);
+        check(vec![budget(BudgetNodes::Count(2))], |nodes| nodes[4].not_ready = true, &["n4"]);
+        check(vec![budget(BudgetNodes::Count(2)), budget(BudgetNodes::Invalid)], |_| {}, &[]);
+        let drift_only = Budget { reasons: vec![DisruptionReason::Drifted], ..budget(BudgetNodes::Count(0)) };
+        check(vec![drift_only], |_| {}, &["n4", "n3", "n2", "n1", "n0"]);
+    }
+
+    #[test]
+    fn a_window_is_open_from_its_hit_for_its_duration_in_utc() {
+        let allowed = |schedule: &str, hours: u64, now: &str| {
+            let window = Some((schedule.into(), Duration::from_secs(hours * 3600)));
+            let closing = Budget { window, ..budget(BudgetNodes::Count(0)) };
+            let snapshot = Snapshot { nodes: vec![node("a", 1)], pools: vec![pool(vec![closing])], ..Snapshot::default() };
+            allowed_disruptions(&snapshot, &snapshot.pools[0], DisruptionReason::Empty, at(now)) > 0
+        };
+        // Working hours, Monday to Friday: nothing may be disrupted. 2026-01-05 is a Monday.
+        let work = "0 9 * * mon-fri";
+        assert!(allowed(work, 8, "2026-01-05T08:59:59Z"));
+        assert!(!allowed(work, 8, "2026-01-05T09:00:00Z"));
+        assert!(!allowed(work, 8, "2026-01-05T16:59:59Z"));
+        assert!(allowed(work, 8, "2026-01-05T17:00:01Z"));
+        assert!(allowed(work, 8, "2026-01-04T12:00:00Z"), "a Sunday");
+        assert!(!allowed("@daily", 1, "2026-01-05T00:30:00Z"));
+        assert!(!allowed("not a schedule", 1, "2026-01-05T00:30:00Z"), "closed when it cannot be read");
+    }
+}
