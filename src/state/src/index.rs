@@ -33,8 +33,9 @@ type SharedLabels = Arc<Vec<(Arc<str>, Arc<str>)>>;
 pub const PROMISE_WINDOW: Duration = Duration::from_secs(20);
 
 /// A claim we created ourselves stays known for this long without the watch confirming it, so that a list
-/// that is older than the creation cannot make us launch the same machine twice.
-const UNCONFIRMED_WINDOW: SignedDuration = SignedDuration::from_secs(15);
+/// that is older than the creation cannot make us launch the same machine twice. Longer than a watch takes to
+/// notice that its connection is dead and to list again.
+const UNCONFIRMED_WINDOW: SignedDuration = SignedDuration::from_mins(2);
 
 /// How long the UID of something that is gone is remembered; longer than any call may take.
 const GONE_WINDOW: SignedDuration = SignedDuration::from_mins(5);
@@ -44,6 +45,10 @@ pub trait Observe<K> {
     fn apply(&mut self, object: K, now: Timestamp);
     fn delete(&mut self, object: &K, now: Timestamp);
     fn reset(&mut self, objects: Vec<K>, now: Timestamp);
+    /// The answer to one of our own writes, ahead of the watch.
+    fn answered(&mut self, object: K, now: Timestamp) {
+        self.apply(object, now);
+    }
 }
 
 /// What changed since it was last asked.
@@ -340,6 +345,32 @@ impl Index {
         }
     }
 
+    /// Takes in a claim unless something newer is known. None: a watch says it exists.
+    fn store_claim(&mut self, mut object: NodeClaim, unconfirmed_since: Option<Timestamp>) {
+        object.metadata.managed_fields = None;
+        let Some(name) = object.metadata.name.clone() else { return };
+        if self.is_gone(&object.metadata) {
+            return;
+        }
+        if let Some(known) = self.claims.get_mut(&name) {
+            if is_older(&object.metadata, &known.object.metadata) {
+                known.unconfirmed_since = known.unconfirmed_since.and(unconfirmed_since);
+                return;
+            }
+            if known.unconfirmed_since == unconfirmed_since && *known.object == object {
+                return;
+            }
+        }
+        if let Some(id) = object.status.as_ref().and_then(|s| s.provider_id.clone()) {
+            self.claims_by_provider_id.insert(id, name.clone());
+        }
+        self.touch_claim(&name);
+        self.claims.insert(name, ClaimEntry { object: Arc::new(object), unconfirmed_since });
+        self.touched.capacity = true;
+        self.touched.pools = true;
+        self.revision += 1;
+    }
+
     fn forget_claim(&mut self, name: &str) {
         if let Some(entry) = self.claims.remove(name) {
             if let Some(id) = entry.object.status.as_ref().and_then(|s| s.provider_id.as_ref()) {
@@ -582,26 +613,18 @@ fn is_heartbeat(old: &Node, new: &Node) -> bool {
 }
 
 impl Observe<NodeClaim> for Index {
-    fn apply(&mut self, mut object: NodeClaim, _now: Timestamp) {
-        object.metadata.managed_fields = None;
-        let Some(name) = object.metadata.name.clone() else { return };
-        let known = self.claims.get(&name);
-        if self.is_gone(&object.metadata)
-            || known.is_some_and(|entry| is_older(&object.metadata, &entry.object.metadata))
-        {
-            return;
+    fn apply(&mut self, object: NodeClaim, _now: Timestamp) {
+        self.store_claim(object, None);
+    }
+
+    /// An answer does not stand for the watch: the claim stays unconfirmed if it was, and one that the index
+    /// does not have (any more) is not brought back.
+    fn answered(&mut self, object: NodeClaim, _now: Timestamp) {
+        let known = object.metadata.name.as_ref().and_then(|name| self.claims.get(name));
+        if let Some(entry) = known.filter(|entry| entry.object.metadata.uid == object.metadata.uid) {
+            let unconfirmed_since = entry.unconfirmed_since;
+            self.store_claim(object, unconfirmed_since);
         }
-        if known.is_some_and(|entry| entry.unconfirmed_since.is_none() && *entry.object == object) {
-            return;
-        }
-        if let Some(id) = object.status.as_ref().and_then(|s| s.provider_id.clone()) {
-            self.claims_by_provider_id.insert(id, name.clone());
-        }
-        self.touch_claim(&name);
-        self.claims.insert(name, ClaimEntry { object: Arc::new(object), unconfirmed_since: None });
-        self.touched.capacity = true;
-        self.touched.pools = true;
-        self.revision += 1;
     }
 
     fn delete(&mut self, object: &NodeClaim, now: Timestamp) {

@@ -218,10 +218,27 @@ fn a_created_claim_outlives_a_list_that_is_older_but_not_for_ever() {
     index.created_claim(claim("a", 5, json!({})), at(0));
     index.reset(Vec::<NodeClaim>::new(), at(1));
     assert!(index.claim("a").is_some(), "the list may be older than the creation");
-    index.expire(at(14));
+    index.expire(at(119));
     assert!(index.claim("a").is_some());
-    index.expire(at(16));
+    index.expire(at(121));
     assert!(index.claim("a").is_none(), "no watch ever confirmed it");
+}
+
+#[test]
+fn the_answer_to_our_own_write_does_not_stand_for_the_watch() {
+    let mut index = Index::default();
+    index.created_claim(claim("a", 5, json!({})), at(0));
+    index.answered(claim("a", 6, json!({ "status": { "providerID": "test://a" } })), at(1));
+    index.reset(Vec::<NodeClaim>::new(), at(2));
+    assert!(index.claim("a").is_some(), "the list may be older than the creation");
+
+    // What the watch says late still says that it exists, and takes nothing back.
+    index.apply(claim("a", 5, json!({})), at(3));
+    assert!(index.claim("a").unwrap().status.is_some());
+    index.reset(Vec::<NodeClaim>::new(), at(4));
+    assert!(index.claim("a").is_none(), "it was confirmed, so the list is newer");
+    index.answered(claim("a", 7, json!({})), at(5));
+    assert!(index.claim("a").is_none());
 }
 
 #[test]
