@@ -127,7 +127,8 @@ impl Terms {
             limits: problem.limits.iter().map(|l| vec![i64::MAX; l.len()]).collect(),
             stock: problem.offers.reservations.iter().map(|r| r.remaining).collect(),
         };
-        let mix = Mix::new(problem, &self.lots, &self.caps, &self.shapes, prices);
+        let mix = Mix::new(problem, &self.lots, &self.caps, &self.shapes, prices, &[]);
+        let center = Prices::of(&mix).values(&mix);
         let mut best = self.by_prices(problem, &mix);
         if budget.left > 0 && mix.n_items() <= ITEMS_MAX {
             // Limits are no part of the certificate; reservations are.
@@ -140,7 +141,7 @@ impl Terms {
             let mut knapsack = Knapsack::new(&mix);
             // Half for finding values, half for proving them.
             let mut share = budget.part(50);
-            let generated = generate(&mix_with_stock, &mut pricing, &mix.counts, &[], &mut share);
+            let generated = generate(&mix_with_stock, &mut pricing, &mix.counts, &[], &center, &mut share);
             budget.spend(share.spent);
             let other = self.evaluate(problem, &mix, &mut knapsack, generated.duals, budget);
             if other.price > best.price {

@@ -3,6 +3,8 @@
 //! The master problem ([`super::simplex`]) buys known patterns; a knapsack per shape looks for a pattern worth more than its
 //! machine at the master's prices, until there is none.
 
+use std::collections::BTreeMap;
+
 use rustc_hash::FxHashSet;
 
 use super::{
@@ -14,6 +16,8 @@ use super::{
 
 /// Knapsack nodes per pricing: enough to be exact for machines of a dozen pods, a good guess for larger ones.
 const NODES_MAX: u32 = 400;
+/// Shapes that are all looked at.
+const SHAPES_MAX: usize = 120;
 /// Steps of one thorough pricing.
 pub(super) const PROOF_STEPS_MAX: u64 = 2000;
 /// Entries of the master's inverse that a pivot changes in a step.
@@ -82,12 +86,43 @@ fn lone(mix: &Mix, counts: &[u32]) -> Vec<Option<(u32, u32, i64)>> {
     best
 }
 
-/// Generates columns for `counts` pods of the items, starting from known choices.
+/// Shapes to look for patterns on. Of very many that take the same kinds of pods, some prices far enough apart must do,
+/// besides those that are known to be of use.
+fn core(mix: &Mix, known: &[Choice]) -> Vec<usize> {
+    if mix.n_shapes() <= SHAPES_MAX {
+        return (0..mix.n_shapes()).collect();
+    }
+    let mut used = vec![false; mix.n_shapes()];
+    for (shape, _) in known {
+        used[*shape as usize] = true;
+    }
+    let mut order: Vec<usize> = (0..mix.n_shapes()).collect();
+    order.sort_by_key(|s| (mix.prices[*s], *s));
+    let mut last: BTreeMap<Vec<u32>, i64> = BTreeMap::new();
+    for shape in order {
+        let mut kinds: Vec<u32> = mix.takes[shape].iter().map(|i| mix.kinds[*i as usize]).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let price = mix.prices[shape];
+        match last.get(&kinds) {
+            Some(last) if price < last + last / 8 => {}
+            _ => {
+                used[shape] = true;
+                last.insert(kinds, price);
+            }
+        }
+    }
+    (0..mix.n_shapes()).filter(|s| used[*s]).collect()
+}
+
+/// Generates columns for `counts` pods of the items, starting from known choices. `center` is a first opinion on what a pod
+/// of each item is worth: the master's prices swing wildly at first, so patterns are sought between the two.
 pub(super) fn generate(
     mix: &Mix,
     knapsack: &mut Knapsack<'_>,
     counts: &[u32],
     known: &[Choice],
+    center: &[i64],
     budget: &mut Budget,
 ) -> Generated {
     // Only wanted items are rows.
@@ -144,6 +179,9 @@ pub(super) fn generate(
     for choice in known {
         add(choice.clone(), &mut master, &mut out.columns);
     }
+    let core = core(mix, known);
+    let mut center = center.to_vec();
+    let mut smooth = !center.is_empty();
     loop {
         let before = master.pivots;
         let n_rows = master.n_rows as u64;
@@ -157,21 +195,51 @@ pub(super) fn generate(
         if budget.left == 0 {
             break;
         }
-        // A quick look at every shape first; when that finds nothing, a thorough one.
+        let floors: Vec<i64> = (0..mix.n_shapes())
+            .map(|shape| {
+                let pots = pots_of_shape[shape].iter().map(|(row, a)| -a * duals[*row as usize].max(0.0));
+                let price = mix.prices[shape] + pots.sum::<f64>() as i64;
+                price + price / 1_000_000 * PROMISE
+            })
+            .collect();
         let mut found = false;
+        if smooth {
+            let between: Vec<i64> = center.iter().zip(&out.duals).map(|(c, d)| c / 10 * 6 + d / 10 * 4).collect();
+            let mut worst = (1, 1);
+            for shape in core.iter().copied() {
+                if budget.left == 0 {
+                    break;
+                }
+                let best = knapsack.best(shape, &between, counts, floors[shape], NODES_MAX);
+                budget.spend(knapsack.steps());
+                if i128::from(best.worth) * worst.1 > worst.0 * i128::from(floors[shape]) {
+                    worst = (i128::from(best.worth), i128::from(floors[shape]));
+                }
+                let worth: i64 = best.pattern.iter().map(|(i, n)| out.duals[*i as usize] * i64::from(*n)).sum();
+                if worth > floors[shape] {
+                    found |= add((shape as u32, best.pattern), &mut master, &mut out.columns);
+                }
+            }
+            // What the opinion in between would prove; the better proof is the next center.
+            let proof = |values: &[i64], worst: (i128, i128)| -> i128 {
+                let sum: i128 = values.iter().zip(counts).map(|(v, n)| i128::from(*v) * i128::from(*n)).sum();
+                sum * worst.1 / worst.0.max(1)
+            };
+            if proof(&between, worst) > proof(&center, (1, 1)) {
+                center = between.iter().map(|v| (i128::from(*v) * worst.1 / worst.0) as i64).collect();
+            }
+            smooth = found;
+        }
+        // A quick look at every shape first; when that finds nothing, a thorough one.
         for thorough in [false, true] {
             if found {
                 break;
             }
-            for shape in 0..mix.n_shapes() {
-                let pots = pots_of_shape[shape]
-                    .iter()
-                    .map(|(row, a)| -a * duals[*row as usize].max(0.0));
-                let price = mix.prices[shape] + pots.sum::<f64>() as i64;
-                let floor = price + price / 1_000_000 * PROMISE;
+            for shape in core.iter().copied() {
                 if budget.left == 0 {
                     break;
                 }
+                let floor = floors[shape];
                 let best = if thorough {
                     knapsack.prove(shape, &out.duals, counts, floor, budget.left.min(PROOF_STEPS_MAX))
                 } else {

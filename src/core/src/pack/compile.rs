@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     keys::{ABSENT, Keys},
-    offers::{HOSTNAME, Offers, enumerate},
+    offers::{Decided, HOSTNAME, Offers, enumerate, offering_label, pool_requirements},
     taints::{ports_conflict, untolerated},
     topology::{self, Subject, Topology},
 };
@@ -44,6 +44,18 @@ pub(super) struct Problem<'a> {
     pub(super) node_parts: Vec<Vec<(u32, u32)>>,
     /// For each pool: the resources its limits name, with what may still be used.
     pub(super) limits: Vec<Vec<(Arc<str>, i64)>>,
+    /// For each pool: the flexibility it demands.
+    pub(super) min_values: Vec<Vec<MinValues>>,
+    pub(super) volumes: Volumes,
+}
+
+/// A claim must leave so many values of one label possible.
+#[derive(Debug)]
+pub(super) struct MinValues {
+    pub(super) key: Arc<str>,
+    pub(super) values: u32,
+    /// Value id of the label for each type of the catalogue.
+    pub(super) value_of_type: Vec<u32>,
 }
 
 /// A class with pods that need a place.
@@ -330,6 +342,8 @@ pub(super) fn compile<'a>(snapshot: &'a Snapshot, catalog: &'a Catalog, policy: 
         demand.offers = room.holding(&demand.request, &demand.allowed, n_offers);
     }
     let limits = limits(snapshot);
+    let min_values = min_values(snapshot, catalog);
+    let volumes = Volumes::new(snapshot, &fixed.stays);
     Problem {
         snapshot,
         catalog,
@@ -345,6 +359,8 @@ pub(super) fn compile<'a>(snapshot: &'a Snapshot, catalog: &'a Catalog, policy: 
         topology,
         node_parts,
         limits,
+        min_values,
+        volumes,
     }
 }
 
@@ -401,6 +417,83 @@ fn limits(snapshot: &Snapshot) -> Vec<Vec<(Arc<str>, i64)>> {
             .collect()
     };
     snapshot.pools.iter().map(left).collect()
+}
+
+/// The `minValues` of each pool, over keys whose value the type decides.
+fn min_values(snapshot: &Snapshot, catalog: &Catalog) -> Vec<Vec<MinValues>> {
+    let of_key = |(key, values): (&Arc<str>, u32)| {
+        let mut ids: FxHashMap<Arc<str>, u32> = FxHashMap::default();
+        let value_of_type = catalog
+            .types
+            .iter()
+            .map(|it| {
+                let value = it.offerings.first().map(|o| offering_label(it, o, key));
+                let Some(Decided::Value(value)) = value else { return ABSENT };
+                let next = ids.len() as u32 + 1;
+                *ids.entry(value.clone()).or_insert(next)
+            })
+            .collect();
+        MinValues { key: key.clone(), values, value_of_type }
+    };
+    let of_pool = |pool: &crate::snapshot::Pool| {
+        let requirements = pool_requirements(pool);
+        let keys = requirements.iter().filter_map(|(key, set)| Some((key, set.min_values()?)));
+        keys.map(of_key).collect()
+    };
+    snapshot.pools.iter().map(of_pool).collect()
+}
+
+/// Volumes and how many of them nodes can attach, in numbers.
+#[derive(Debug, Default)]
+pub(super) struct Volumes {
+    /// By class: (driver, volume).
+    pub(super) of_class: Vec<Vec<(u32, u32)>>,
+    /// By node: (driver, most).
+    pub(super) limits: Vec<Vec<(u32, u32)>>,
+    /// By node: what is attached and stays.
+    pub(super) attached: Vec<Vec<(u32, u32)>>,
+}
+
+impl Volumes {
+    fn new(snapshot: &Snapshot, stays: &[(u32, u32, bool)]) -> Self {
+        let mut names: FxHashMap<Arc<str>, u32> = FxHashMap::default();
+        let mut id = |name: &Arc<str>| {
+            let next = names.len() as u32;
+            *names.entry(name.clone()).or_insert(next)
+        };
+        let mut out = Self::default();
+        for shape in &snapshot.classes {
+            out.of_class.push(shape.volumes.iter().map(|(driver, volume)| (id(driver), id(volume))).collect());
+        }
+        for node in &snapshot.nodes {
+            out.limits.push(node.volume_limits.iter().map(|(driver, most)| (id(driver), *most)).collect());
+        }
+        out.attached = vec![Vec::new(); snapshot.nodes.len()];
+        for (class, node, _) in stays {
+            attach(&mut out.attached[*node as usize], &out.of_class[*class as usize]);
+        }
+        out
+    }
+
+    /// Whether a node with these volumes attached can attach those of the class too.
+    pub(super) fn admit(&self, node: usize, attached: &[(u32, u32)], class: u32) -> bool {
+        let volumes = &self.of_class[class as usize];
+        volumes.is_empty()
+            || self.limits[node].iter().all(|(driver, most)| {
+                let held = attached.iter().filter(|(d, _)| d == driver).count();
+                let new = volumes.iter().filter(|v| v.0 == *driver && !attached.contains(v)).count();
+                new == 0 || held + new <= *most as usize
+            })
+    }
+}
+
+/// Adds the volumes that are not attached yet.
+pub(super) fn attach(attached: &mut Vec<(u32, u32)>, volumes: &[(u32, u32)]) {
+    for volume in volumes {
+        if !attached.contains(volume) {
+            attached.push(*volume);
+        }
+    }
 }
 
 /// Room of offers, shared by those with equal room.

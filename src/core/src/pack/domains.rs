@@ -68,6 +68,9 @@ pub(super) fn keys_of(problem: &Problem<'_>, class: u32) -> Vec<u32> {
     keys
 }
 
+/// One broken preference is worse than any number of strained spreads.
+const PREFERENCE: i64 = 1 << 20;
+
 /// Pods counted so far, by group and value.
 pub(super) type Counts = Vec<Vec<i64>>;
 
@@ -104,8 +107,8 @@ fn admits(rule: &Rule, counts: &Counts, value: u32) -> bool {
     }
 }
 
-/// Whether hard rules admit one more pod of the class in the cell, and the weight of the preferences it would
-/// break there.
+/// Whether hard rules admit one more pod of the class in the cell, and how bad it would be there: first the weight of the
+/// preferences it would break, then how many spreads of other classes would be strained.
 pub(super) fn verdict(
     problem: &Problem<'_>,
     class: u32,
@@ -119,7 +122,17 @@ pub(super) fn verdict(
             Rule::Spread { group, .. } | Rule::Affinity { group, .. } | Rule::Anti { group } => *group,
         };
         if !admits(rule, counts, value_in(problem, keys, cell, group)) {
-            broken += i64::from((*weight)?) + 1;
+            broken += (i64::from((*weight)?) + 1) * PREFERENCE;
+        }
+    }
+    // A pod that no spread binds, but that one counts, could fill a domain before the pods that need it even come: kube-
+    // scheduler binds in any order. So it keeps the balance too where it can.
+    for group in &problem.topology.counted_in[class as usize] {
+        if let Some((max_skew, domains)) = &problem.topology.groups[*group as usize].spread {
+            let value = value_in(problem, keys, cell, *group);
+            let counts = &counts[*group as usize];
+            let least = domains.iter().map(|d| counts[*d as usize]).min().unwrap_or(0);
+            broken += i64::from(value != ABSENT && counts[value as usize] + 1 - least > *max_skew);
         }
     }
     Some(broken)

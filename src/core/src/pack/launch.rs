@@ -107,25 +107,20 @@ pub(super) fn order(problem: &Problem<'_>, lots: &[Lot], bin: &Bin) -> Launch {
     let mut types: Vec<(i64, TypeId)> = scope
         .types
         .iter()
-        .filter(|(id, _)| {
-            **id == chosen.type_id
-                || problem.limits[chosen.pool as usize].iter().all(|(resource, _)| {
-                    let usage = |id: TypeId| {
-                        let capacity = &problem.catalog.types[id.0 as usize].capacity;
-                        capacity.get(resource).copied().unwrap_or(0)
-                    };
-                    usage(**id) <= usage(chosen.type_id)
-                })
-        })
+        .filter(|(id, _)| **id == chosen.type_id || within_limits(problem, chosen, **id))
         .map(|(id, score)| (*score, *id))
         .collect();
     types.sort_unstable_by_key(|(score, id)| (*id != chosen.type_id, *score, *id));
-    types.truncate(problem.policy.types_per_launch_max.max(1));
+    let min_values_relaxed = truncate(problem, chosen, &mut types);
 
+    let differs = |o: &Offer| {
+        (o.type_id, o.zone, o.capacity_type) != (chosen.type_id, chosen.zone, chosen.capacity_type)
+    };
     let runner_up = able
         .ones()
-        .filter(|o| problem.offered(&offers[*o]) != problem.offered(chosen))
-        .filter(|o| problem.snapshot.pools[offers[*o].pool as usize].weight == pool.weight)
+        .filter(|o| {
+            differs(&offers[*o]) && problem.snapshot.pools[offers[*o].pool as usize].weight == pool.weight
+        })
         .min_by_key(|o| (offers[*o].score, *o))
         .map(|o| problem.offered(&offers[o]));
 
@@ -145,16 +140,52 @@ pub(super) fn order(problem: &Problem<'_>, lots: &[Lot], bin: &Bin) -> Launch {
         requests,
         pods: Vec::new(),
         runner_up,
-        min_values_relaxed: false,
+        min_values_relaxed,
         settled: false,
     }
+}
+
+/// Whether a type uses no more of what its pool limits than the one that was counted.
+fn within_limits(problem: &Problem<'_>, chosen: &Offer, id: TypeId) -> bool {
+    let usage = |id: TypeId, resource: &str| {
+        problem.catalog.types[id.0 as usize].capacity.get(resource).copied().unwrap_or(0)
+    };
+    let limits = &problem.limits[chosen.pool as usize];
+    limits.iter().all(|(resource, _)| usage(id, resource) <= usage(chosen.type_id, resource))
+}
+
+/// Cuts the list to the most types a claim may offer, keeping the cheapest and what `minValues` needs. True when
+/// `minValues` had to be lowered.
+fn truncate(problem: &Problem<'_>, chosen: &Offer, types: &mut Vec<(i64, TypeId)>) -> bool {
+    let most = problem.policy.types_per_launch_max.max(1);
+    let wanted = &problem.min_values[chosen.pool as usize];
+    let mut kept: Vec<(i64, TypeId)> = Vec::new();
+    let mut rest: Vec<(i64, TypeId)> = Vec::new();
+    let mut seen: Vec<Vec<u32>> = vec![Vec::new(); wanted.len()];
+    for (at, it) in types.iter().enumerate() {
+        // A type that brings a value still needed comes before cheaper ones that do not.
+        let mut needed = at == 0;
+        for (min, seen) in wanted.iter().zip(&mut seen) {
+            let value = min.value_of_type[it.1.0 as usize];
+            if value != super::keys::ABSENT && (seen.len() as u32) < min.values && !seen.contains(&value) {
+                seen.push(value);
+                needed = true;
+            }
+        }
+        if needed && kept.len() < most { kept.push(*it) } else { rest.push(*it) }
+    }
+    rest.truncate(most - kept.len());
+    kept.extend(rest);
+    kept.sort_unstable_by_key(|(score, id)| (*id != chosen.type_id, *score, *id));
+    *types = kept;
+    wanted.iter().zip(&seen).any(|(min, seen)| (seen.len() as u32) < min.values)
 }
 
 /// Zones and capacity types a launch may use, and the types that suit it in all of them.
 struct Scope<'a> {
     chosen: &'a Offer,
-    zones: Vec<Arc<str>>,
-    capacity_types: Vec<Arc<str>>,
+    zones: Vec<u32>,
+    capacity_types: Vec<u32>,
     /// With the least score each has within the scope.
     types: BTreeMap<TypeId, i64>,
 }
@@ -163,108 +194,58 @@ impl<'a> Scope<'a> {
     /// As wide as the cloud may choose freely in; just the zone and capacity type of the offer when that would let in
     /// something that does not suit.
     fn choose(problem: &'a Problem<'_>, able: &FixedBitSet, offer: u32) -> Self {
-        let chosen = &problem.offers.offers[offer as usize];
-        let here = problem.offering(chosen);
-        let narrow = || (vec![here.zone.clone()], vec![here.capacity_type.clone()]);
+        let offers = &problem.offers.offers;
+        let chosen = &offers[offer as usize];
+        let narrow = || (vec![chosen.zone], vec![chosen.capacity_type]);
         if chosen.reservation.is_some() {
             let (zones, capacity_types) = narrow();
-            return Self {
-                chosen,
-                zones,
-                capacity_types,
-                types: Self::reserved(problem, able, chosen),
-            };
+            let types = able
+                .ones()
+                .map(|o| &offers[o])
+                .filter(|o| o.pool == chosen.pool && o.variant == chosen.variant)
+                .filter(|o| o.reservation == chosen.reservation && o.zone == chosen.zone)
+                .map(|o| (o.type_id, o.score))
+                .collect();
+            return Self { chosen, zones, capacity_types, types };
         }
-        let mut capacity_types = vec![here.capacity_type.clone()];
-        let siblings = || {
-            able.ones()
-                .map(|o| &problem.offers.offers[o])
-                .filter(|o| o.pool == chosen.pool && o.variant == chosen.variant && o.reservation.is_none())
-        };
-        // Spot falls back to on-demand; the other way round would buy what was found to be the worse choice.
-        if &*here.capacity_type == SPOT
-            && siblings().any(|o| &*problem.offering(o).capacity_type == ON_DEMAND)
-        {
-            capacity_types.insert(0, ON_DEMAND.into());
-        }
-        let mut zones: Vec<Arc<str>> = siblings()
-            .map(|o| problem.offering(o))
-            .filter(|o| capacity_types.contains(&o.capacity_type))
-            .map(|o| o.zone.clone())
+        let siblings: Vec<&Offer> = able
+            .ones()
+            .map(|o| &offers[o])
+            .filter(|o| o.pool == chosen.pool && o.variant == chosen.variant && o.reservation.is_none())
             .collect();
-        zones.sort();
+        let mut capacity_types = vec![chosen.capacity_type];
+        let names = &problem.offers.capacity_types;
+        // Spot falls back to on-demand; the other way round would buy what was found to be the worse choice.
+        if &*names[chosen.capacity_type as usize] == SPOT {
+            let on_demand = siblings.iter().find(|o| &*names[o.capacity_type as usize] == ON_DEMAND);
+            capacity_types.extend(on_demand.map(|o| o.capacity_type));
+        }
+        let mut zones: Vec<u32> = siblings
+            .iter()
+            .filter(|o| capacity_types.contains(&o.capacity_type))
+            .map(|o| o.zone)
+            .collect();
+        zones.sort_unstable();
         zones.dedup();
-        let types = Self::suitable(problem, able, chosen, &zones, &capacity_types);
+        let types = suitable(problem, able, chosen, &zones, &capacity_types);
         if types.contains_key(&chosen.type_id) {
-            return Self {
-                chosen,
-                zones,
-                capacity_types,
-                types,
-            };
+            return Self { chosen, zones, capacity_types, types };
         }
         let (zones, capacity_types) = narrow();
-        let types = Self::suitable(problem, able, chosen, &zones, &capacity_types);
-        Self {
-            chosen,
-            zones,
-            capacity_types,
-            types,
-        }
-    }
-
-    fn reserved(problem: &Problem<'_>, able: &FixedBitSet, chosen: &Offer) -> BTreeMap<TypeId, i64> {
-        let zone = &problem.offering(chosen).zone;
-        able.ones()
-            .map(|o| &problem.offers.offers[o])
-            .filter(|o| o.pool == chosen.pool && o.variant == chosen.variant)
-            .filter(|o| o.reservation == chosen.reservation && problem.offering(o).zone == *zone)
-            .map(|o| (o.type_id, o.score))
-            .collect()
-    }
-
-    /// Types that suit at every offering within the zones and capacity types.
-    fn suitable(
-        problem: &Problem<'_>,
-        able: &FixedBitSet,
-        chosen: &Offer,
-        zones: &[Arc<str>],
-        capacity_types: &[Arc<str>],
-    ) -> BTreeMap<TypeId, i64> {
-        let mut types: BTreeMap<TypeId, i64> = BTreeMap::new();
-        let mut unsuitable = Vec::new();
-        for (idx, offer) in problem.offers.offers.iter().enumerate() {
-            let offering = problem.offering(offer);
-            if offer.pool != chosen.pool
-                || offer.variant != chosen.variant
-                || offer.reservation.is_some()
-                || !zones.contains(&offering.zone)
-                || !capacity_types.contains(&offering.capacity_type)
-            {
-                continue;
-            }
-            if able.contains(idx) {
-                let least = types.entry(offer.type_id).or_insert(offer.score);
-                *least = offer.score.min(*least);
-            } else {
-                unsuitable.push(offer.type_id);
-            }
-        }
-        unsuitable.iter().for_each(|id| {
-            types.remove(id);
-        });
-        types
+        let types = suitable(problem, able, chosen, &zones, &capacity_types);
+        Self { chosen, zones, capacity_types, types }
     }
 
     /// What the claim requires beyond its pool.
     fn requirements(&self, problem: &Problem<'_>, lots: &[Lot], bin: &Bin) -> Vec<Requirement> {
+        let named = |ids: &[u32], names: &[Arc<str>]| -> Vec<Arc<str>> {
+            ids.iter().map(|id| names[*id as usize].clone()).collect()
+        };
+        let zones = named(&self.zones, &problem.offers.zones);
+        let capacity_types = named(&self.capacity_types, &problem.offers.capacity_types);
         let mut all = Requirements::default();
-        all.add(&Requirement::new(ZONE, Operator::In, self.zones.iter().cloned()));
-        all.add(&Requirement::new(
-            CAPACITY_TYPE,
-            Operator::In,
-            self.capacity_types.iter().cloned(),
-        ));
+        all.add(&Requirement::new(ZONE, Operator::In, zones));
+        all.add(&Requirement::new(CAPACITY_TYPE, Operator::In, capacity_types));
         if let Some(reservation) = &problem.offering(self.chosen).reservation {
             let labels = &problem.offering(self.chosen).labels;
             for (key, value) in labels.iter().filter(|(_, value)| *value == reservation.id) {
@@ -276,21 +257,48 @@ impl<'a> Scope<'a> {
         }
         for (lot, _) in &bin.shares {
             let shape = problem.shape(problem.demands[lots[*lot as usize].demand as usize].class);
-            let only = if let [term] = &shape.node_affinity[..] {
-                &term[..]
-            } else {
-                &[]
-            };
+            let only = if let [term] = &shape.node_affinity[..] { &term[..] } else { &[] };
             let selected = super::compile::selector_requirements(shape);
             for requirement in selected.iter().chain(only) {
-                if !matches!(
-                    &*requirement.key,
-                    super::offers::HOSTNAME | super::offers::INSTANCE_TYPE
-                ) {
+                if !matches!(&*requirement.key, super::offers::HOSTNAME | super::offers::INSTANCE_TYPE) {
                     all.add(requirement);
                 }
             }
         }
         all.requirements()
     }
+}
+
+/// Types that suit at every offering within the zones and capacity types.
+fn suitable(
+    problem: &Problem<'_>,
+    able: &FixedBitSet,
+    chosen: &Offer,
+    zones: &[u32],
+    capacity_types: &[u32],
+) -> BTreeMap<TypeId, i64> {
+    let mut types: BTreeMap<TypeId, i64> = BTreeMap::new();
+    let mut unsuitable = Vec::new();
+    // Offers of a pool lie together, those of a type next to each other.
+    let offers = problem.offers.offers.iter().enumerate();
+    let of_pool = offers.skip_while(|(_, o)| o.pool != chosen.pool).take_while(|(_, o)| o.pool == chosen.pool);
+    for (idx, offer) in of_pool {
+        if offer.variant != chosen.variant
+            || offer.reservation.is_some()
+            || !zones.contains(&offer.zone)
+            || !capacity_types.contains(&offer.capacity_type)
+        {
+            continue;
+        }
+        if able.contains(idx) {
+            let least = types.entry(offer.type_id).or_insert(offer.score);
+            *least = offer.score.min(*least);
+        } else {
+            unsuitable.push(offer.type_id);
+        }
+    }
+    for id in &unsuitable {
+        types.remove(id);
+    }
+    types
 }

@@ -24,8 +24,16 @@ pub(super) struct Pot {
     pub(super) usage: Vec<(u32, i64)>,
 }
 
+/// A rule of the hostname that all its members carry, as a resource: each machine has `room` of it, each member takes one.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    pub(super) members: FixedBitSet,
+    pub(super) room: u32,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Mix {
+    /// Resources and slots.
     pub(super) n_res: usize,
     /// Requests, `n_res` per item.
     pub(super) requests: Vec<i64>,
@@ -54,28 +62,31 @@ impl Mix {
         caps: &[u32],
         shapes: &[Shape],
         prices: Vec<i64>,
+        slots: &[Slot],
     ) -> Self {
         let mut mix = Self {
-            n_res: problem.n_res(),
+            n_res: problem.n_res() + slots.len(),
             prices,
             ..Self::default()
         };
         for shape in shapes {
             mix.rooms.extend(problem.offer_room(shape.offer as usize));
+            mix.rooms.extend(slots.iter().map(|slot| i64::from(slot.room)));
         }
         mix.takes = vec![Vec::new(); shapes.len()];
-        let mut ids: FxHashMap<(&[i64], FixedBitSet, u32), u32> = FxHashMap::default();
+        let mut ids: FxHashMap<(Vec<i64>, FixedBitSet, u32), u32> = FxHashMap::default();
         let mut kinds: FxHashMap<FixedBitSet, u32> = FxHashMap::default();
         for (idx, lot) in lots.iter().enumerate().filter(|(_, lot)| lot.left > 0) {
-            let request = &problem.demands[lot.demand as usize].request[..];
+            let mut request = problem.demands[lot.demand as usize].request.clone();
+            request.extend(slots.iter().map(|slot| i64::from(slot.members.contains(lot.class as usize))));
             let mut on = FixedBitSet::with_capacity(shapes.len());
             on.extend((0..shapes.len()).filter(|s| lot.offers.contains(shapes[*s].offer as usize)));
             // A cap that no machine can reach says nothing and would only tell lots apart.
-            let most = on.ones().map(|s| times(mix.room(s), request)).max().unwrap_or(0);
+            let most = on.ones().map(|s| times(mix.room(s), &request)).max().unwrap_or(0);
             let cap = caps[idx].min(most);
             let cap = if cap == most { u32::MAX } else { cap };
             let next = mix.counts.len() as u32;
-            let item = *ids.entry((request, on, cap)).or_insert_with_key(|(_, on, _)| {
+            let item = *ids.entry((request, on, cap)).or_insert_with_key(|(request, on, _)| {
                 mix.requests.extend(request);
                 mix.counts.push(0);
                 mix.caps.push(cap);

@@ -35,6 +35,10 @@ pub(super) struct Offer {
     pub(super) type_id: TypeId,
     /// Index into the type's offerings.
     pub(super) offering: u32,
+    /// Index into [`Offers::zones`].
+    pub(super) zone: u32,
+    /// Index into [`Offers::capacity_types`].
+    pub(super) capacity_type: u32,
     /// List price in micro-dollars.
     pub(super) price: i64,
     /// What candidates are compared by: price plus the cost of expected interruptions, in micro-dollars.
@@ -55,6 +59,17 @@ pub(super) struct Offers {
     /// Choices of open labels: (pool, what the launch must require for it).
     pub(super) variants: Vec<Vec<Requirement>>,
     pub(super) reservations: Vec<Stock>,
+    pub(super) zones: Vec<Arc<str>>,
+    pub(super) capacity_types: Vec<Arc<str>>,
+}
+
+/// The index of a name in a short list, new if need be.
+fn intern(names: &mut Vec<Arc<str>>, name: &Arc<str>) -> u32 {
+    let at = names.iter().position(|n| n == name).unwrap_or_else(|| {
+        names.push(name.clone());
+        names.len() - 1
+    });
+    at as u32
 }
 
 /// The keys that types and their offerings decide; any other key is the pool's.
@@ -181,6 +196,8 @@ pub(super) fn enumerate(snapshot: &Snapshot, catalog: &Catalog, policy: &Policy,
                     stock.remaining = stock.remaining.min(r.remaining);
                     at
                 });
+                let zone = intern(&mut out.zones, &offering.zone);
+                let capacity_type = intern(&mut out.capacity_types, &offering.capacity_type);
                 let interruptions =
                     policy.interruption_cost.0 * i64::from(offering.interruption_permille) / 1000;
                 for (n, variant) in variants.iter().enumerate() {
@@ -189,6 +206,8 @@ pub(super) fn enumerate(snapshot: &Snapshot, catalog: &Catalog, policy: &Policy,
                         variant: first_variant + n as u32,
                         type_id: *type_id,
                         offering: offering_idx as u32,
+                        zone,
+                        capacity_type,
                         price: offering.price.0,
                         score: offering.price.0 + interruptions / HOURS_PER_MONTH,
                         reservation,

@@ -5,13 +5,16 @@ use super::{
     fit::{Part, add_part, host_limit, take, times},
     greedy::{Batch, Packing, Room, Scarce, Share, pack},
     knapsack::Knapsack,
-    mix::Mix,
+    mix::{Mix, Slot},
     prices::Prices,
     round::{self, Whole},
+    topology::HostGroup,
 };
 
 /// Items up to which the master problem is solved: its inverse has the square of that many entries.
 const ITEMS_MAX: usize = 1200;
+/// Host groups that count as resources.
+const SLOTS_MAX: usize = 3;
 
 /// Packs the lots of the room; takes what it buys from `scarce`.
 pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget) -> Packing {
@@ -19,7 +22,7 @@ pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget
     let empty = |class: u32| host_limit(&room.problem.topology, room.soft_ignored, &[], class);
     let caps: Vec<u32> = room.lots.iter().map(|lot| empty(lot.class)).collect();
     let prices = room.shapes.iter().map(|s| s.score * 1000).collect();
-    let mix = Mix::new(room.problem, room.lots, &caps, room.shapes, prices)
+    let mix = Mix::new(room.problem, room.lots, &caps, room.shapes, prices, &slots(room))
         .with_pots(room.problem, room.shapes, scarce);
     let mut item_of = vec![u32::MAX; room.lots.len()];
     for (item, lots) in mix.lots.iter().enumerate() {
@@ -37,13 +40,34 @@ pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget
         (best, best_scarce) = (other, other_scarce);
     }
     if budget.left > 0 && mix.n_items() <= ITEMS_MAX {
-        let (other, other_scarce) = price_driven(room, &left, scarce, &mix, &item_of, &best, budget);
+        let (other, other_scarce) = price_driven(room, &left, scarce, &mix, &item_of, &by_item, &best, budget);
         if better(&other, &best) {
             (best, best_scarce) = (other, other_scarce);
         }
     }
     *scarce = best_scarce;
     best
+}
+
+/// The host groups that forbid most: their members all carry them, so they work like a resource.
+fn slots(room: &Room<'_>) -> Vec<Slot> {
+    let mut pods: Vec<u64> = vec![0; room.problem.topology.hosts.len()];
+    for lot in room.lots.iter().filter(|lot| lot.left > 0) {
+        for group in &room.problem.topology.host_rules[lot.class as usize].groups {
+            pods[*group as usize] += u64::from(lot.left);
+        }
+    }
+    let mutual = |group: &HostGroup| {
+        group.carriers == group.members
+            && group.members.count_ones(..) > 1
+            && !(group.soft && group.carriers.ones().any(|class| room.soft_ignored.contains(class)))
+    };
+    let hosts = &room.problem.topology.hosts;
+    let mut order: Vec<usize> = (0..hosts.len()).filter(|g| pods[*g] > 0 && mutual(&hosts[*g])).collect();
+    order.sort_by_key(|g| (std::cmp::Reverse(pods[*g]), *g));
+    order.truncate(SLOTS_MAX);
+    let slot = |g: usize| Slot { members: hosts[g].members.clone(), room: hosts[g].cap.unwrap_or(1) };
+    order.into_iter().map(slot).collect()
 }
 
 /// Fewer pods left out first, then cheaper.
@@ -59,6 +83,7 @@ fn price_driven(
     scarce: &Scarce,
     mix: &Mix,
     item_of: &[u32],
+    center: &[i64],
     greedy: &Packing,
     budget: &mut Budget,
 ) -> (Packing, Scarce) {
@@ -85,8 +110,15 @@ fn price_driven(
         known.push(choice);
     }
     let mut knapsack = Knapsack::new(mix);
+    let mut share = budget.part(25);
+    let bought = round::buy_all(mix, &mut knapsack, center, &mut share);
+    budget.spend(share.spent);
+    known.extend(bought.machines.iter().cloned());
+    if bought.better_than(&start) {
+        start = bought;
+    }
     let mut share = budget.part(60);
-    let generated = generate(mix, &mut knapsack, &mix.counts, &known, &mut share);
+    let generated = generate(mix, &mut knapsack, &mix.counts, &known, center, &mut share);
     budget.spend(share.spent);
     let mut share = budget.part(60);
     let mut whole = round::round(mix, &mut knapsack, &generated, &mut share);

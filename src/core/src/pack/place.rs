@@ -7,7 +7,7 @@ use fixedbitset::FixedBitSet;
 
 use super::{
     columns::Budget,
-    compile::Problem,
+    compile::{Problem, attach},
     domains::{self, Cell, Cells, Counts},
     fit::{Part, add_part, host_limit, take, times},
     greedy::{Room, Scarce, Share},
@@ -29,6 +29,7 @@ pub(super) struct Bin {
 pub(super) struct Spot {
     room: Vec<i64>,
     parts: Vec<Part>,
+    attached: Vec<(u32, u32)>,
     /// (demand, pods).
     pub(super) taken: Vec<(u32, u32)>,
 }
@@ -63,6 +64,7 @@ impl<'a> State<'a> {
             .map(|node| Spot {
                 room: problem.free_room(node).to_vec(),
                 parts: problem.node_parts[node].clone(),
+                attached: problem.volumes.attached[node].clone(),
                 taken: Vec::new(),
             })
             .collect();
@@ -238,6 +240,7 @@ impl<'a> State<'a> {
         let spot = &self.spots[node];
         match times(&spot.room, &it.request) {
             0 => 0,
+            _ if !self.problem.volumes.admit(node, &spot.attached, it.class.0) => 0,
             n => n.min(host_limit(
                 &self.problem.topology,
                 &self.soft_ignored,
@@ -256,6 +259,7 @@ impl<'a> State<'a> {
         take(&mut spot.room, &it.request, n);
         add_part(&mut spot.parts, it.class.0, n);
         add_part(&mut spot.taken, demand, n);
+        attach(&mut spot.attached, &self.problem.volumes.of_class[it.class.0 as usize]);
         self.left[demand as usize] -= n;
     }
 

@@ -9,8 +9,8 @@ use super::{
 
 /// Items up to which the rest of a rounding is solved again and again; with more, it is only filled.
 const DIVE_ITEMS_MAX: usize = 150;
-/// Knapsack nodes when filling one machine for good.
-const NODES_MAX: u32 = 2000;
+/// Knapsack nodes times items when filling one machine for good.
+const NODES_MAX: u32 = 50_000;
 
 /// Whole machines.
 #[derive(Clone, Debug, Default)]
@@ -84,9 +84,13 @@ fn fill(
     price_max: i64,
     budget: &mut Budget,
 ) -> bool {
+    let nodes_max = (NODES_MAX / mix.n_items().max(1) as u32).clamp(50, 2000);
     // Best known ratio per shape; demand only shrinks, so a ratio that was computed earlier is not exceeded by much.
     let mut known: Vec<(f64, u32)> = (0..mix.n_shapes() as u32).map(|s| (f64::INFINITY, s)).collect();
     while whole.left.iter().any(|n| *n > 0) {
+        if budget.left == 0 {
+            return finish(mix, pots, whole, price_max);
+        }
         let worth_left: i64 = whole
             .left
             .iter()
@@ -96,6 +100,7 @@ fn fill(
         if whole.price + worth_left / 100 * 97 >= price_max {
             return false;
         }
+        let enough = price_of_enough(mix, &whole.left, pots);
         known.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         let mut best: Option<(f64, u32, Pattern)> = None;
         for (ratio, shape) in &mut known {
@@ -106,9 +111,12 @@ fn fill(
                 *ratio = 0.0;
                 continue;
             }
+            if mix.prices[*shape as usize] > enough {
+                continue;
+            }
             let price = mix.prices[*shape as usize].max(1) as f64;
             let floor = best.as_ref().map_or(0, |(b, ..)| (b * price) as i64);
-            let found = knapsack.best(*shape as usize, values, &whole.left, floor, NODES_MAX);
+            let found = knapsack.best(*shape as usize, values, &whole.left, floor, nodes_max);
             budget.spend(knapsack.steps());
             *ratio = found.worth.max(found.upper.min(floor)) as f64 / price;
             if found.worth > floor {
@@ -129,6 +137,56 @@ fn fill(
         }
     }
     whole.price < price_max
+}
+
+/// Buys the cheapest machine per pod for whatever is left, without looking for better: the steps are spent.
+fn finish(mix: &Mix, pots: &mut Pots, whole: &mut Whole, price_max: i64) -> bool {
+    for item in 0..mix.n_items() {
+        while whole.left[item] > 0 {
+            let wanted = whole.left[item].min(mix.caps[item]);
+            let best = (0..mix.n_shapes() as u32)
+                .filter(|s| pots.admit(mix, *s))
+                .filter_map(|s| match times(mix.room(s as usize), mix.request(item)).min(wanted) {
+                    n if n > 0 && mix.takes[s as usize].binary_search(&(item as u32)).is_ok() => {
+                        Some((mix.prices[s as usize] / i64::from(n), s, n))
+                    }
+                    _ => None,
+                })
+                .min();
+            let Some((_, shape, n)) = best else { break };
+            pots.change(mix, shape, 1);
+            whole.buy(mix, shape, vec![(item as u32, n)]);
+        }
+    }
+    whole.price < price_max
+}
+
+/// The price of the cheapest machine that would hold all that is left: no dearer one need be looked at.
+fn price_of_enough(mix: &Mix, left: &[u32], pots: &Pots) -> i64 {
+    let wanted: Vec<u32> = (0..mix.n_items() as u32).filter(|i| left[*i as usize] > 0).collect();
+    let capped = wanted.iter().any(|i| left[*i as usize] > mix.caps[*i as usize]);
+    let mut sum = vec![0_i64; mix.n_res];
+    for item in &wanted {
+        for (s, r) in sum.iter_mut().zip(mix.request(*item as usize)) {
+            *s += r * i64::from(left[*item as usize]);
+        }
+    }
+    let holds = |shape: &usize| {
+        times(mix.room(*shape), &sum) > 0
+            && wanted.iter().all(|i| mix.takes[*shape].binary_search(i).is_ok())
+            && pots.admit(mix, *shape as u32)
+    };
+    if capped {
+        return i64::MAX;
+    }
+    (0..mix.n_shapes()).filter(holds).map(|s| mix.prices[s]).min().unwrap_or(i64::MAX)
+}
+
+/// Machines bought one by one at given values, without a fractional solution to start from.
+pub(super) fn buy_all(mix: &Mix, knapsack: &mut Knapsack<'_>, values: &[i64], budget: &mut Budget) -> Whole {
+    let mut whole = Whole { left: mix.counts.clone(), ..Whole::default() };
+    fill(mix, knapsack, values, &mut Pots::of(mix), &mut whole, i64::MAX, budget);
+    whole
 }
 
 /// Whole machines near a fractional solution.
@@ -191,7 +249,7 @@ fn dive(
     let mut columns = start.columns.clone();
     while whole.left.iter().any(|n| *n > 0) && budget.left > 0 {
         let mut rest = budget.part(50);
-        let generated = generate(mix, knapsack, &whole.left, &columns, &mut rest);
+        let generated = generate(mix, knapsack, &whole.left, &columns, &[], &mut rest);
         budget.spend(rest.spent);
         columns.clone_from(&generated.columns);
         let bought = whole.machines.len();

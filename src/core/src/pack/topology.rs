@@ -23,6 +23,8 @@ pub(super) struct Group {
     pub(super) filter: Option<Arc<FixedBitSet>>,
     /// Pods counted, by value id.
     pub(super) counts: Vec<i64>,
+    /// The tightest hard spread that counts by this group: (max skew, eligible domains).
+    pub(super) spread: Option<(i64, Arc<Vec<u32>>)>,
 }
 
 #[derive(Clone, Debug)]
@@ -227,8 +229,7 @@ impl Builder<'_> {
             self.topology.groups.push(Group {
                 key,
                 filter: filter.cloned(),
-                counts: vec![0; n_values],
-            });
+                counts: vec![0; n_values], spread: None });
             if !of_carriers {
                 members
                     .ones()
@@ -402,6 +403,13 @@ pub(super) fn build(
             };
             let group = builder.group(key, &members, filter.as_ref(), false);
             let domains = builder.domains(key, filter.as_ref());
+            if spread.hard {
+                let tightest = &mut builder.topology.groups[group as usize].spread;
+                let skew = i64::from(spread.max_skew);
+                if tightest.as_ref().is_none_or(|(least, _)| skew < *least) {
+                    *tightest = Some((skew, domains.clone()));
+                }
+            }
             let rule = Rule::Spread {
                 group,
                 max_skew: i64::from(spread.max_skew),
