@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use kube::{Api, api::ListParams};
 use plimsoll_api::{nodeclaim::NodeClaim, taints};
 use plimsoll_core::{
     disrupt,
@@ -13,11 +12,11 @@ use plimsoll_core::{
 };
 use plimsoll_lifecycle::{Effect, EventType, Subject, disruption};
 use plimsoll_provider::CloudProvider;
-use plimsoll_state::{NodeView, Pod, pod::PodState};
+use plimsoll_state::NodeView;
 
 use crate::{
     context::Context,
-    perform::{PerformError, bounded, chain},
+    perform::{PerformError, chain},
 };
 
 /// A full pass even without a wake (upstream's poll).
@@ -90,13 +89,7 @@ async fn remove<P: CloudProvider>(context: &Context<P>, name: &str) -> Result<bo
 
     // Not from the index: what counts is what the API server says after the node was closed.
     let node_name = node.metadata.name.as_deref().unwrap_or_default();
-    let pods = bounded(
-        "list the Pods of a Node",
-        Api::<Pod>::all(context.client.clone())
-            .list(&ListParams::default().fields(&format!("spec.nodeName={node_name}"))),
-    )
-    .await?;
-    let pods: Vec<PodState> = pods.items.iter().map(PodState::from_pod).collect();
+    let pods = context.pods_on(node_name).await?;
     let effects = disruption::confirm_empty(&view.claim, node, &pods);
     let deletes = effects.iter().any(|e| matches!(e, Effect::DeleteClaim { .. }));
     context.perform_all(effects).await?;

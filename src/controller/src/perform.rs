@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Resource,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use plimsoll_api::{conditions, nodeclaim::NodeClaim};
 use plimsoll_lifecycle::Effect;
 use plimsoll_provider::{CloudProvider, LaunchRequest, ProviderError, Termination};
-use plimsoll_state::Observe;
+use plimsoll_state::{Observe, pod::PodState};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -83,6 +83,7 @@ impl<P: CloudProvider> Context<P> {
                 self.observe(patched);
                 Ok(())
             }
+            Effect::ConfirmDrained(claim) => self.confirm_drained(&claim).await,
             Effect::PatchNode { name, patch } => {
                 let patched = self.patch::<Node>("patch a Node", &name, None, patch).await?;
                 self.observe(patched);
@@ -171,6 +172,22 @@ impl<P: CloudProvider> Context<P> {
             Some(id) => self.cloud("Delete", self.provider.delete(&id)).await.map_err(failed)?,
         };
         self.after_termination(claim, answer).await
+    }
+
+    async fn confirm_drained(&self, claim: &NodeClaim) -> Result<(), PerformError> {
+        let view = self.index().view(claim.metadata.name.as_deref().unwrap_or_default());
+        let Some(view) = view else { return Ok(()) };
+        let Some(node) = view.nodes.first() else { return Ok(()) };
+        let pods = self.pods_on(node.metadata.name.as_deref().unwrap_or_default()).await?;
+        self.perform_all(plimsoll_lifecycle::drained(&view, pods, Timestamp::now())).await
+    }
+
+    /// The pods the API server knows on a node: the index may be behind where a machine's end hangs on it.
+    pub(crate) async fn pods_on(&self, node: &str) -> Result<Vec<PodState>, PerformError> {
+        let api = Api::<plimsoll_state::Pod>::all(self.client.clone());
+        let on_it = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        let pods = bounded("list the Pods of a Node", api.list(&on_it)).await?;
+        Ok(pods.items.iter().map(PodState::from_pod).collect())
     }
 
     async fn probe(&self, claim: &NodeClaim) -> Result<(), PerformError> {

@@ -22,6 +22,8 @@ pub enum Effect {
     Terminate { claim: Arc<NodeClaim>, provider_id: Option<String> },
     /// Find out whether the machine still exists; if not, its termination is over.
     Probe(Arc<NodeClaim>),
+    /// List the pods on the claim's node from the API server; the answer goes to [`crate::drained`].
+    ConfirmDrained(Arc<NodeClaim>),
     PatchNode { name: String, patch: Value },
     DeleteNode { name: String, uid: String },
     /// Tell kube-scheduler where the pod was planned. None clears an earlier nomination.

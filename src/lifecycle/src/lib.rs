@@ -17,4 +17,4 @@ mod termination;
 
 pub use claim::{Settings, launched, reconcile};
 pub use effect::{Effect, EventType, Pass, Subject};
-pub use termination::{release_node, terminated};
+pub use termination::{drained, release_node, terminated};

@@ -1,12 +1,12 @@
 //! A NodeClaim on its way out: drain, detach, terminate, let go.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use plimsoll_api::{conditions, labels, nodeclaim::NodeClaim, taints};
 use plimsoll_provider::Termination;
-use plimsoll_state::NodeView;
+use plimsoll_state::{NodeView, pod::PodState};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -17,6 +17,9 @@ use crate::{
 
 /// How often the provider is asked whether the machine is gone (upstream's interval).
 const TERMINATION_POLL: Duration = Duration::from_secs(5);
+
+/// Should a confirmed drain not have been written down, it is confirmed again after this long.
+const CONFIRM_POLL: Duration = Duration::from_secs(1);
 
 /// One step of a claim that is being deleted.
 pub(crate) fn finalize(view: &NodeView, now: Timestamp, pass: &mut Pass) {
@@ -64,9 +67,12 @@ pub(crate) fn finalize(view: &NodeView, now: Timestamp, pass: &mut Pass) {
             if drain::step(view, node, deadline, now, pass) == drain::Progress::Draining {
                 set.set_unknown(conditions::DRAINED, "Draining", "Draining");
                 push_status(claim, &status, pass);
-                return;
+            } else {
+                // The index may be behind: only the API server knows whether a pod was bound meanwhile.
+                pass.effects.push(Effect::ConfirmDrained(claim.clone()));
+                pass.again_in(CONFIRM_POLL);
             }
-            set.set_true(conditions::DRAINED);
+            return;
         }
         if !set.is_true(conditions::VOLUMES_DETACHED) {
             let expired = deadline.is_some_and(|at| now >= at);
@@ -90,6 +96,27 @@ pub(crate) fn finalize(view: &NodeView, now: Timestamp, pass: &mut Pass) {
         provider_id: claim.status.as_ref().and_then(|s| s.provider_id.clone()),
     });
     pass.again_in(TERMINATION_POLL);
+}
+
+/// What follows from the pods that the API server lists on the node once its drain looks finished: the drain
+/// goes on with them, or it is over.
+pub fn drained(view: &NodeView, pods: Vec<PodState>, now: Timestamp) -> Vec<Effect> {
+    let claim = &view.claim;
+    let mut pass = Pass::default();
+    let Some(node) = view.nodes.first() else { return pass.effects };
+    let deadline = match deadline(claim) {
+        Deadline::At(at) => Some(at),
+        Deadline::None | Deadline::Unwritten(_) | Deadline::Unreadable(_) => None,
+    };
+    let seen = NodeView { pods: pods.into_iter().map(Arc::new).collect(), ..view.clone() };
+    let mut status = claim.status.clone().unwrap_or_default();
+    let mut set = edit(claim, &mut status, now);
+    match drain::step(&seen, node, deadline, now, &mut pass) {
+        drain::Progress::Draining => set.set_unknown(conditions::DRAINED, "Draining", "Draining"),
+        drain::Progress::Done => set.set_true(conditions::DRAINED),
+    };
+    push_status(claim, &status, &mut pass);
+    pass.effects
 }
 
 /// What follows from the provider's answer to [`Effect::Terminate`] or [`Effect::Probe`].

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{core::v1::Node, storage::v1::VolumeAttachment};
 use plimsoll_api::{conditions, nodeclaim::NodeClaim};
-use plimsoll_lifecycle::{Effect, Pass, Settings, disruption, garbage, launched, reconcile, terminated};
+use plimsoll_lifecycle::{Effect, Pass, Settings, disruption, drained, garbage, launched, reconcile, terminated};
 use plimsoll_provider::{Machine, ProviderError, Termination};
 use plimsoll_state::{Index, NodeView, Observe, Pod, pod::PodState};
 use serde::de::DeserializeOwned;
@@ -151,6 +151,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
             Effect::Launch(_) => "launch".into(),
             Effect::Terminate { provider_id, .. } => format!("terminate {}", provider_id.as_deref().unwrap_or("?")),
             Effect::Probe(_) => "probe".into(),
+            Effect::ConfirmDrained(_) => "confirm drained".into(),
             Effect::PatchNode { patch, .. } => format!("patch node {} {}", keys(&patch["metadata"]), keys(&patch["spec"])),
             Effect::DeleteNode { .. } => "delete node".into(),
             Effect::Nominate { pod, .. } => format!("nominate {pod}"),
@@ -368,9 +369,27 @@ fn a_protected_pod_stalls_the_drain_until_the_deadline() {
 }
 
 #[test]
-fn an_empty_machine_is_terminated_after_its_volumes_have_gone() {
-    let mut index = index(deleted(json!({})), [leaving_node()], []);
+fn only_the_api_server_can_say_that_a_node_is_drained() {
+    let index = index(deleted(json!({})), [leaving_node()], []);
     assert_eq!(names(&step(&index, at(4)).effects), ["status"], "a pod bound at the last moment must show up first");
+    assert_eq!(names(&step(&index, at(6)).effects), ["confirm drained"]);
+
+    let decide = |pods: &[Pod]| drained(&view(&index), pods.iter().map(PodState::from_pod).collect(), at(6));
+    let unseen = decide(&[pod("unseen", json!({}))]);
+    assert_eq!(names(&unseen), ["evict default/unseen", "status"]);
+    assert_eq!(written(&unseen, conditions::DRAINED), is("Unknown", "Draining"));
+    let nobody = decide(&[]);
+    assert_eq!(names(&nobody), ["status"]);
+    assert_eq!(written(&nobody, conditions::DRAINED), is("True", "Drained"));
+}
+
+#[test]
+fn a_drained_machine_is_terminated_after_its_volumes_have_gone() {
+    let drained = claim(
+        &["Launched", "Registered", "Initialized", "Drained"],
+        json!({ "metadata": { "deletionTimestamp": at(0).to_string() } }),
+    );
+    let mut index = index(drained, [leaving_node()], []);
     let attachment: VolumeAttachment = object(json!({
         "metadata": { "name": "va" },
         "spec": { "attacher": "csi", "nodeName": "node-a", "source": { "persistentVolumeName": "pv" } },

@@ -321,14 +321,15 @@ pub(crate) fn key(object: &Value) -> String {
     text(object, "/metadata/namespace").map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"))
 }
 
-/// The text at a JSON pointer; an empty one counts as absent.
+/// The text at a JSON pointer that needs no escapes; an empty one counts as absent.
 pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> Option<&'a str> {
-    object.pointer(pointer).and_then(Value::as_str).filter(|text| !text.is_empty())
+    let mut names = pointer.split('/').skip(1);
+    names.try_fold(object, |value, name| value.get(name)).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
 /// Status of a condition.
 pub(crate) fn condition<'a>(object: &'a Value, type_: &str) -> Option<&'a str> {
-    let list = object.pointer("/status/conditions").and_then(Value::as_array);
+    let list = object["status"]["conditions"].as_array();
     list.into_iter().flatten().find(|c| c["type"] == type_).and_then(|c| c["status"].as_str())
 }
 
@@ -358,7 +359,7 @@ pub(crate) fn desired_healthy(budget: &Value) -> i64 {
 }
 
 fn selects(budget: &Value, pod: &Value) -> bool {
-    let wanted = budget.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
+    let wanted = budget["spec"]["selector"]["matchLabels"].as_object();
     let same_namespace = text(budget, "/metadata/namespace") == text(pod, "/metadata/namespace");
     same_namespace
         && wanted.is_some_and(|wanted| wanted.iter().all(|(key, value)| pod["metadata"]["labels"].get(key) == Some(value)))

@@ -219,16 +219,16 @@ impl Controller {
         let more = match (&mut task.job, answer) {
             // Our own writes reach the index ahead of the watch.
             (_, Answer::Claim(claim)) => {
-                self.index.apply(*claim, now);
+                self.index.answered(*claim, now);
                 return;
             }
             (Job::Disrupt(round), Answer::Node(node)) => {
-                self.index.apply(*node, now);
+                self.index.answered(*node, now);
                 round.written();
                 return;
             }
             (_, Answer::Node(node)) => {
-                self.index.apply(*node, now);
+                self.index.answered(*node, now);
                 return;
             }
             (Job::Order { pods }, Answer::Created(claim)) => {
@@ -253,6 +253,10 @@ impl Controller {
             (Job::Claim { name, .. }, Answer::Terminated(answer)) => {
                 self.index.view(name).map(|view| lifecycle::terminated(&view, answer, now)).unwrap_or_default()
             }
+            (Job::Claim { name, .. }, Answer::Pods(pods)) => {
+                let pods = pods.iter().map(PodState::from_pod).collect();
+                self.index.view(name).map(|view| lifecycle::drained(&view, pods, now)).unwrap_or_default()
+            }
             (Job::Disrupt(round), Answer::Pods(pods)) => {
                 let pods: Vec<PodState> = pods.iter().map(PodState::from_pod).collect();
                 round.confirm(&self.index, &pods, &mut self.decided)
@@ -270,11 +274,11 @@ impl Controller {
         }
     }
 
-    /// The first call that fails ends a pass. What is gone needs no more doing.
+    /// The first call that fails ends a pass. A delete of what is gone has not failed.
     fn call_failed(&mut self, task: &mut Task, request: &Request, failure: Failure, now: Timestamp) {
         match &mut task.job {
             Job::Evict { .. } => task.failed = !matches!(failure, Failure::NotFound | Failure::Conflict),
-            _ if failure == Failure::NotFound => {}
+            _ if failure == Failure::NotFound && !request.is_patch() => {}
             Job::Claim { .. } => {
                 task.queue.clear();
                 task.failed = true;
@@ -363,6 +367,13 @@ impl Controller {
                 None => return self.finished(task, now),
                 // Nobody waits for events.
                 Some(Request::Effect(Effect::Event { .. })) => {}
+                Some(Request::Effect(Effect::ConfirmDrained(claim))) => {
+                    let view = self.index.view(claim.metadata.name.as_deref().unwrap_or_default());
+                    if let Some(node) = view.as_ref().and_then(|view| view.nodes.first()) {
+                        let node = node.metadata.name.clone().unwrap_or_default();
+                        task.queue.push_front(Request::LookAt { node });
+                    }
+                }
                 // A drain asks again on every pass; evictions have a pace of their own.
                 Some(Request::Effect(effect @ Effect::Evict { .. })) => {
                     let Effect::Evict { uid, .. } = &effect else { return };
@@ -372,8 +383,8 @@ impl Controller {
                     }
                 }
                 Some(request) => {
-                    let delay =
-                        if matches!(request, Request::LookAt { .. }) { disrupt::SETTLE } else { SignedDuration::ZERO };
+                    let settles = matches!((&task.job, &request), (Job::Disrupt(_), Request::LookAt { .. }));
+                    let delay = if settles { disrupt::SETTLE } else { SignedDuration::ZERO };
                     calls.push(Call { task: id, request, delay });
                     self.tasks.insert(id, task);
                     return;

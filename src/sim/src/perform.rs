@@ -83,7 +83,8 @@ fn perform_effect(effect: &Effect, server: &mut Server, cloud: &FakeCloud, now: 
             let grace = SignedDuration::try_from(*grace).unwrap_or(SignedDuration::MAX);
             answer(server.delete(Kind::Pod, pod, Some(uid), Some(grace), now), |()| Answer::Done)
         }
-        Effect::Event { .. } => Answer::Done,
+        // These lead to other calls, or to none.
+        Effect::ConfirmDrained(_) | Effect::Event { .. } => Answer::Done,
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) enum Action {
 impl Scenario {
     /// Everything there is to run.
     pub fn all() -> Vec<Self> {
-        vec![burst_with_limits(), scale_down_with_budgets(), crash_storm(), machines_fail(), deadlines()]
+        vec![burst_with_limits(), scale_down_with_budgets(), crash_storm(), machines_fail(), deadlines(), late_watches()]
     }
 }
 
@@ -151,6 +151,28 @@ fn deadlines() -> Scenario {
         ],
         rates: Rates::ROUGH,
         trouble: secs(600),
+        nominate: true,
+    }
+}
+
+/// Watches that break often and deliver late, lists above all.
+fn late_watches() -> Scenario {
+    Scenario {
+        name: "late-watches",
+        pools: vec![pool("default", json!({ "limits": { "cpu": "64" } }))],
+        workloads: vec![workload("web", 16, "1", "2Gi"), workload("batch", 4, "3", "6Gi")],
+        budgets: vec![budget("web", 6)],
+        daemons: vec![daemon()],
+        script: vec![
+            (secs(120), Action::Scale { workload: "web", replicas: 24 }),
+            (secs(240), Action::Scale { workload: "batch", replicas: 8 }),
+            (secs(330), Action::DeleteNode),
+            (secs(420), Action::Scale { workload: "web", replicas: 8 }),
+            (secs(500), Action::Scale { workload: "batch", replicas: 2 }),
+            (secs(600), Action::Scale { workload: "web", replicas: 20 }),
+        ],
+        rates: Rates { stale_watch: 800, disconnect: 3_000, crash: 20, ..Rates::ROUGH },
+        trouble: secs(800),
         nominate: true,
     }
 }

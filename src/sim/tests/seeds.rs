@@ -1,4 +1,7 @@
-//! Many seeds of every scenario. `PLIMSOLL_SIM_SEED=n` runs that seed alone and shows the end of each trace.
+//! Many seeds of every scenario.
+//!
+//! `PLIMSOLL_SIM_SEED=n` runs that seed alone and shows what is left of its trace, `PLIMSOLL_SIM_SEEDS=n` runs
+//! more or fewer of them, `PLIMSOLL_SIM_SCENARIO=name` one scenario.
 
 use std::sync::{
     Mutex,
@@ -47,11 +50,12 @@ fn run_all(scenarios: &[Scenario], seeds: &[u64]) -> Vec<Outcome> {
 
 #[test]
 fn no_invariant_breaks_under_any_seed() {
-    let alone: Option<u64> = std::env::var("PLIMSOLL_SIM_SEED").ok().map(|seed| seed.parse().unwrap());
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let alone = number("PLIMSOLL_SIM_SEED");
     let only = std::env::var("PLIMSOLL_SIM_SCENARIO").ok();
     let scenarios: Vec<Scenario> =
         Scenario::all().into_iter().filter(|s| only.as_ref().is_none_or(|name| s.name == name)).collect();
-    let seeds: Vec<u64> = alone.map_or_else(|| (0..SEEDS).collect(), |seed| vec![seed]);
+    let seeds: Vec<u64> = alone.map_or_else(|| (0..number("PLIMSOLL_SIM_SEEDS").unwrap_or(SEEDS)).collect(), |seed| vec![seed]);
     let outcomes = run_all(&scenarios, &seeds);
 
     for scenario in &scenarios {

@@ -18,7 +18,7 @@ pub(crate) enum Request {
     PatchPool { name: String, patch: Value, status: bool },
     /// A consistent list of all claims.
     ListClaims,
-    /// A consistent list of the pods on a node.
+    /// A consistent list of the pods on a node, to confirm that it is empty or drained.
     LookAt { node: String },
     ListMachines,
     /// Ends a machine that no claim stands for.
@@ -82,6 +82,7 @@ impl fmt::Display for Request {
                 Effect::Launch(claim) => write!(f, "launch {}", name(claim)),
                 Effect::Terminate { claim, .. } => write!(f, "terminate {}", name(claim)),
                 Effect::Probe(claim) => write!(f, "probe {}", name(claim)),
+                Effect::ConfirmDrained(claim) => write!(f, "look at the node of {}", name(claim)),
                 Effect::PatchNode { name, patch } => write!(f, "patch node {name} {patch}"),
                 Effect::DeleteNode { name, .. } => write!(f, "delete node {name}"),
                 Effect::Nominate { pod, node, .. } => write!(f, "nominate {pod} to {node:?}"),
