@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -175,6 +175,21 @@ impl Cluster {
         self.apply_yaml(&yaml, namespace)
             .await
             .with_context(|| file.display().to_string())
+    }
+
+    /// Applies all YAML files of a directory in the order of their names.
+    pub async fn apply_directory(&self, directory: &Path) -> Result<()> {
+        let mut files = std::fs::read_dir(directory)
+            .with_context(|| directory.display().to_string())?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<Vec<_>>>()?;
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
+        files.sort();
+        ensure!(!files.is_empty(), "no YAML files in {}", directory.display());
+        for file in files {
+            self.apply_file(&file, None).await?;
+        }
+        Ok(())
     }
 
     /// Applies one object (server-side apply, taking over fields of others).

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::Client;
+use kube::client::Body;
 use tokio::time::{Instant, sleep};
 
 use crate::metrics::Metrics;
@@ -98,6 +99,59 @@ impl Controller {
         Ok(())
     }
 
+    /// What `/readyz` says now, whatever its status.
+    pub async fn readiness(&self) -> Result<Answer> {
+        send(self.health_port, http::Method::GET, "/readyz", "").await
+    }
+
+    /// Asks for another log filter while it runs.
+    pub async fn set_log_level(&self, filter: &str) -> Result<Answer> {
+        send(self.metrics_port, http::Method::PUT, "/log-level", filter).await
+    }
+
+    /// Whether it says that it leads.
+    pub async fn leads(&self) -> Result<bool> {
+        let metrics = self.metrics().await?;
+        Ok(metrics
+            .sum("leader_election_master_status", &[])
+            .is_some_and(|status| status > 0.0))
+    }
+
+    /// Waits until it leads, or fails when it ends or time is up.
+    pub async fn wait_leading(&mut self, within: Duration) -> Result<()> {
+        let deadline = Instant::now() + within;
+        loop {
+            self.process.ensure_running()?;
+            if self.leads().await.is_ok_and(|leads| leads) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{} does not lead after {within:?}; the end of its log:\n{}",
+                self.process.name(),
+                self.process.log_tail(20)
+            );
+            sleep(POLL).await;
+        }
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn wait_ended(&mut self, within: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + within;
+        loop {
+            if let Some(status) = self.process.exited()? {
+                return Ok(status);
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{} still runs after {within:?}; the end of its log:\n{}",
+                self.process.name(),
+                self.process.log_tail(20)
+            );
+            sleep(POLL).await;
+        }
+    }
+
     /// The metrics page as it is now.
     pub async fn metrics(&self) -> Result<Metrics> {
         Ok(Metrics::parse(&self.metrics_page().await?))
@@ -167,14 +221,40 @@ pub fn binary() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// GET on a port of the loopback address, without TLS.
+/// What an HTTP server said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+/// GET on a port of the loopback address; an error unless the answer is 200.
 async fn get(port: u16, path: &str) -> Result<String> {
+    let answer = send(port, http::Method::GET, path, "").await?;
+    ensure!(
+        answer.status == 200,
+        "GET http://127.0.0.1:{port}{path}: {} {}",
+        answer.status,
+        answer.body
+    );
+    Ok(answer.body)
+}
+
+/// One request to a port of the loopback address, without TLS.
+async fn send(port: u16, method: http::Method, path: &str, body: &str) -> Result<Answer> {
     let mut config = kube::Config::new(format!("http://127.0.0.1:{port}").parse()?);
     config.default_retry = false;
     let client = Client::try_from(config)?;
-    let request = http::Request::get(path).body(Vec::new())?;
-    client
-        .request_text(request)
-        .await
-        .with_context(|| format!("GET http://127.0.0.1:{port}{path}"))
+    let what = || format!("{method} http://127.0.0.1:{port}{path}");
+    let request = http::Request::builder()
+        .method(&method)
+        .uri(path)
+        .body(Body::from(body.as_bytes().to_vec()))?;
+    let response = client.send(request).await.with_context(what)?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect_bytes().await.with_context(what)?;
+    Ok(Answer {
+        status,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    })
 }

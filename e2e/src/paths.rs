@@ -28,6 +28,11 @@ pub fn cargo_target() -> Result<PathBuf> {
     }
 }
 
+/// The directory of Plimsoll's CRDs.
+pub fn crds() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds")
+}
+
 /// A file of this crate, for manifests that are read at run time.
 pub fn manifest(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(name)

@@ -46,9 +46,18 @@ static PARENT: LazyLock<mpsc::Sender<Spawn>> = LazyLock::new(|| {
 #[derive(Debug)]
 pub struct Process {
     name: String,
+    start: Start,
     child: Child,
     log: PathBuf,
     ended: Option<ExitStatus>,
+}
+
+/// What a process was started with, so that it can be started again.
+#[derive(Debug, Clone)]
+struct Start {
+    program: PathBuf,
+    args: Vec<OsString>,
+    envs: Vec<(String, OsString)>,
 }
 
 /// What a process has used so far, from `/proc`.
@@ -70,37 +79,36 @@ impl Process {
         log: &Path,
     ) -> Result<Self> {
         ensure!(program.exists(), "{name}: {} does not exist", program.display());
-        let out = File::options()
-            .create(true)
-            .append(true)
-            .open(log)
-            .with_context(|| format!("{name}: cannot write its log {}", log.display()))?;
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(program)
-            .args(args.into_iter().map(Into::into))
-            .envs(envs)
-            .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
-            .stderr(out)
-            // A group of its own: Ctrl-C on the terminal reaches this program only, which then ends its children in order.
-            .process_group(0);
-        let (reply, answer) = mpsc::channel();
-        PARENT
-            .send((command, reply))
-            .ok()
-            .context("the thread that starts processes is gone")?;
-        let child = answer
-            .recv()
-            .context("the thread that starts processes is gone")?
-            .with_context(|| format!("{name}: cannot run setpriv (package util-linux)"))?;
+        let start = Start {
+            program: program.to_owned(),
+            args: args.into_iter().map(Into::into).collect(),
+            envs: envs.into_iter().collect(),
+        };
         Ok(Self {
             name: name.to_owned(),
-            child,
+            child: start.fork(name, log)?,
+            start,
             log: log.to_owned(),
             ended: None,
         })
+    }
+
+    /// Kills it if it still runs, and starts it again as it was started first.
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill()?;
+        self.child = self.start.fork(&self.name, &self.log)?;
+        self.ended = None;
+        Ok(())
+    }
+
+    /// Stops it where it is: its connections stay open and nobody answers on them.
+    pub fn pause(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
+    }
+
+    /// Lets it go on after [`Process::pause`].
+    pub fn resume(&self) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
     }
 
     pub fn name(&self) -> &str {
@@ -169,6 +177,36 @@ impl Process {
     /// The last `lines` lines of its log.
     pub fn log_tail(&self, lines: usize) -> String {
         log_tail(&self.log, lines)
+    }
+}
+
+impl Start {
+    fn fork(&self, name: &str, log: &Path) -> Result<Child> {
+        let out = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .with_context(|| format!("{name}: cannot write its log {}", log.display()))?;
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(&self.program)
+            .args(&self.args)
+            .envs(self.envs.iter().cloned())
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out)
+            // A group of its own: Ctrl-C on the terminal reaches this program only, which then ends its children in order.
+            .process_group(0);
+        let (reply, answer) = mpsc::channel();
+        PARENT
+            .send((command, reply))
+            .ok()
+            .context("the thread that starts processes is gone")?;
+        answer
+            .recv()
+            .context("the thread that starts processes is gone")?
+            .with_context(|| format!("{name}: cannot run setpriv (package util-linux)"))
     }
 }
 

@@ -293,6 +293,26 @@ impl Testbed {
         &self.processes
     }
 
+    /// A part of the control plane by name, to be stopped or started again; `None` when the control plane is somebody
+    /// else's.
+    pub fn process_mut(&mut self, name: &str) -> Option<&mut Process> {
+        self.processes.iter_mut().find(|process| process.name() == name)
+    }
+
+    /// Waits until the API server answers that it is ready, after it was stopped.
+    pub async fn wait_api_server(&self) -> Result<()> {
+        let client = self.client().await?;
+        let deadline = Instant::now() + START_TIMEOUT;
+        while let Err(error) = get(&client, "/readyz").await {
+            ensure!(
+                Instant::now() < deadline,
+                "the API server is not ready again after {START_TIMEOUT:?}: {error:#}"
+            );
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
     /// A client with an administrator's rights.
     pub async fn client(&self) -> Result<Client> {
         client(&self.kubeconfig).await

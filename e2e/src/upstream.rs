@@ -1,8 +1,6 @@
 //! Karpenter's own controller with its kwok provider, to measure Plimsoll against on the same testbed.
 
-use std::fs;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use crate::cluster::Cluster;
 use crate::controller::Controller;
@@ -33,17 +31,8 @@ pub async fn spawn_upstream(testbed: &Testbed) -> Result<Controller> {
 pub async fn apply_crds(cluster: &Cluster) -> Result<()> {
     tools::UPSTREAM.ensure().await?;
     let source = tools::UPSTREAM.source_of(MODULE)?;
-    for directory in CRD_DIRECTORIES.map(|directory| source.join(directory)) {
-        let mut files = fs::read_dir(&directory)
-            .with_context(|| directory.display().to_string())?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<Result<Vec<_>>>()?;
-        files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
-        files.sort();
-        ensure!(!files.is_empty(), "no CRDs in {}", directory.display());
-        for file in files {
-            cluster.apply_file(&file, None).await?;
-        }
+    for directory in CRD_DIRECTORIES {
+        cluster.apply_directory(&source.join(directory)).await?;
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ async fn demo(arguments: &Arguments) -> Result<Vec<String>> {
         controller: arguments.controller,
         keep: arguments.keep,
         timeout: Duration::from_secs(arguments.timeout),
-        crds: Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds"),
+        crds: paths::crds(),
     };
     eprintln!(
         "starting a control plane, a controller, and then {} pods",

@@ -1,18 +1,17 @@
 //! One run of the demo from an empty cluster to an empty cluster.
 
-use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use kube::api::DynamicObject;
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{Observer, Report, View, Workload};
 use crate::cluster::Cluster;
+use crate::conditions;
 use crate::controller::{self, Controller};
 use crate::testbed::Testbed;
 use crate::upstream;
@@ -157,28 +156,13 @@ pub async fn run(testbed: &Testbed, settings: &Settings) -> Result<(Report, Cont
 async fn start_controller(testbed: &Testbed, cluster: &Cluster, settings: &Settings) -> Result<Controller> {
     let mut controller = match settings.controller {
         Choice::Plimsoll => {
-            apply_directory(cluster, &settings.crds).await?;
+            cluster.apply_directory(&settings.crds).await?;
             Controller::spawn(testbed.kubeconfig(), &testbed.logs(), "plimsoll", &[], &[])?
         }
         Choice::Upstream => upstream::spawn_upstream(testbed).await?,
     };
     controller.wait_ready(READY_TIMEOUT).await?;
     Ok(controller)
-}
-
-/// Applies all YAML files of a directory in the order of their names.
-async fn apply_directory(cluster: &Cluster, directory: &Path) -> Result<()> {
-    let mut files = fs::read_dir(directory)
-        .with_context(|| directory.display().to_string())?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<Vec<_>>>()?;
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
-    files.sort();
-    ensure!(!files.is_empty(), "no CRDs in {}", directory.display());
-    for file in files {
-        cluster.apply_file(&file, None).await?;
-    }
-    Ok(())
 }
 
 async fn ensure_empty(cluster: &Cluster) -> Result<()> {
@@ -200,7 +184,7 @@ async fn apply_node_pool(cluster: &Cluster) -> Result<()> {
     let deadline = Instant::now() + READY_TIMEOUT;
     loop {
         let pool = pools.get("default").await?;
-        if is_ready(&pool) {
+        if conditions::is_true(&pool, "Ready") {
             return Ok(());
         }
         if Instant::now() >= deadline {
@@ -212,14 +196,6 @@ async fn apply_node_pool(cluster: &Cluster) -> Result<()> {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-fn is_ready(object: &DynamicObject) -> bool {
-    let conditions = object.data["status"]["conditions"].as_array();
-    conditions
-        .into_iter()
-        .flatten()
-        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
 async fn scale_down(
