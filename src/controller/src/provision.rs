@@ -10,7 +10,8 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use plimsoll_core::{
     catalog::Catalog,
-    lint, plan::{Launch, Plan},
+    lint::{self, Finding},
+    plan::{Launch, Plan},
     provision,
     report::Report,
     snapshot::{NodeStage, Snapshot},
@@ -107,8 +108,10 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> usize {
         }
     };
     context.metrics.planned(begun.elapsed(), report.unplaced.len(), lowered.ignored);
-    if !findings.is_empty() {
-        tracing::error!(plan = %plan.id, ?findings, "plan failed its own checks, nothing is done");
+    for finding in &findings {
+        tracing::error!(plan = %plan.id, %finding, "plan failed one of its own checks");
+    }
+    if findings.iter().any(Finding::forbids_acting) {
         return 0;
     }
     if buy == Buy::Everything {

@@ -18,7 +18,7 @@ use crate::{
     snapshot::{NodeId, Place, PodId, Pool, Snapshot},
 };
 
-/// Why a plan must not be carried out. Each is a defect of whoever made the plan.
+/// What is wrong with a plan. Each is a defect of whoever made it.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum Finding {
     #[error("made from revision {plan}, the snapshot is {snapshot}")]
@@ -56,6 +56,14 @@ pub enum Finding {
     Price { sum: i64, stated: i64 },
     #[error("the plan costs {price} micro-dollars, less than its lower bound {bound}")]
     Bound { price: i64, bound: i64 },
+}
+
+impl Finding {
+    /// Whether acting on the plan could do harm. A wrong bound is a wrong statement about a plan that may be
+    /// carried out all the same.
+    pub fn forbids_acting(&self) -> bool {
+        !matches!(self, Self::Bound { .. })
+    }
 }
 
 /// Everything that is wrong with the plan on the face of it; empty for a sound one.

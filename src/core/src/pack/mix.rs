@@ -89,7 +89,7 @@ impl Mix {
             let item = *ids.entry((request, on, cap)).or_insert_with_key(|(request, on, _)| {
                 mix.requests.extend(request);
                 mix.counts.push(0);
-                mix.caps.push(cap);
+                mix.caps.push(0);
                 mix.lots.push(Vec::new());
                 let mut allowed = FixedBitSet::with_capacity(shapes.len());
                 allowed.extend((0..shapes.len()).filter(|s| lot.allowed.contains(shapes[*s].offer as usize)));
@@ -99,6 +99,8 @@ impl Mix {
                 next
             });
             mix.counts[item as usize] += lot.left;
+            // Caps hold for each lot: a machine may take that many of every one of them.
+            mix.caps[item as usize] = mix.caps[item as usize].saturating_add(cap);
             mix.lots[item as usize].push(idx as u32);
         }
         for item in 0..mix.counts.len() {
