@@ -25,7 +25,10 @@ impl fmt::Debug for LogFilter {
 
 /// Liveness and readiness. Ready means: every kind has been read once.
 pub(crate) async fn serve_health(port: u16, sync: Arc<Sync>) -> std::io::Result<()> {
-    let routes = Router::new().route("/healthz", get(async || "ok")).route("/readyz", get(ready)).with_state(sync);
+    let routes = Router::new()
+        .route("/healthz", get(async || "ok"))
+        .route("/readyz", get(ready))
+        .with_state(sync);
     axum::serve(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?, routes).await
 }
 

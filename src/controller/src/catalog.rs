@@ -13,7 +13,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Asks the provider once.
 pub(crate) async fn refresh<P: CloudProvider>(context: &Context<P>) -> Result<(), ProviderError> {
     let pools: Vec<_> = context.index().node_pools().cloned().collect();
-    let catalog = context.cloud("GetInstanceTypes", context.provider.catalog(&pools)).await?;
+    let catalog = context
+        .cloud("GetInstanceTypes", context.provider.catalog(&pools))
+        .await?;
     context.set_catalog(Arc::new(catalog));
     context.provision.notify_one();
     context.disrupt.notify_one();

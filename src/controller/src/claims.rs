@@ -36,12 +36,19 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
 async fn pass<P: CloudProvider>(context: &Context<P>, name: &str) -> Result<(), PerformError> {
     let (view, consolidate_after) = {
         let index = context.index();
-        let Some(view) = index.view(name) else { return Ok(()) };
+        let Some(view) = index.view(name) else {
+            return Ok(());
+        };
         let class = &view.claim.spec.node_class_ref;
         if !context.provider.supports(&class.group, &class.kind) {
             return Ok(());
         }
-        let pool = view.claim.metadata.labels.as_ref().and_then(|l| l.get(labels::NODEPOOL));
+        let pool = view
+            .claim
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|l| l.get(labels::NODEPOOL));
         let after = pool
             .and_then(|pool| index.node_pool(pool))
             .and_then(|pool| pool.spec.disruption.consolidate_after.as_duration());

@@ -1,8 +1,6 @@
 //! What every shell shares.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use kube::Client;
@@ -34,7 +32,10 @@ pub(crate) struct Context<P> {
 }
 
 impl<P> Context<P> {
-    #[expect(clippy::too_many_arguments, reason = "built once, from parts that each have their own maker")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "built once, from parts that each have their own maker"
+    )]
     pub(crate) fn new(
         config: Config,
         settings: Settings,
@@ -67,7 +68,10 @@ impl<P> Context<P> {
     }
 
     pub(crate) fn catalog(&self) -> Arc<Catalog> {
-        self.catalog.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.catalog
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn set_catalog(&self, catalog: Arc<Catalog>) {

@@ -46,7 +46,9 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
         tell_blocked(&context, &snapshot, &report);
 
         let due = disrupt::next_due(&snapshot).map_or(PERIOD, |at| {
-            Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(GAP).max(GAP)
+            Duration::try_from(at.duration_since(Timestamp::now()))
+                .unwrap_or(GAP)
+                .max(GAP)
         });
         tokio::time::sleep(GAP).await;
         let _ = tokio::time::timeout(due.min(PERIOD), context.disrupt.notified()).await;
@@ -61,14 +63,19 @@ async fn carry_out<P: CloudProvider>(
 ) {
     for removal in &plan.removals {
         let node = &snapshot.nodes[removal.node.0 as usize];
-        let Some(claim) = node.claim.as_deref() else { continue };
+        let Some(claim) = node.claim.as_deref() else {
+            continue;
+        };
         match remove(context, claim).await {
             Ok(true) => {
                 decided.insert(claim.to_owned());
                 context.metrics.decision("delete", "empty");
                 log_removal(claim, removal);
             }
-            Ok(false) => tracing::debug!(nodeclaim = claim, "removal dropped, the machine is no longer empty"),
+            Ok(false) => tracing::debug!(
+                nodeclaim = claim,
+                "removal dropped, the machine is no longer empty"
+            ),
             Err(error) => tracing::warn!(nodeclaim = claim, error = chain(&error), "removal failed"),
         }
     }
@@ -81,10 +88,16 @@ fn log_removal(claim: &str, removal: &Removal) {
 
 /// Whether the claim was deleted.
 async fn remove<P: CloudProvider>(context: &Context<P>, name: &str) -> Result<bool, PerformError> {
-    let Some(view) = context.index().view(name) else { return Ok(false) };
-    let Some(close) = disruption::close(&view) else { return Ok(false) };
+    let Some(view) = context.index().view(name) else {
+        return Ok(false);
+    };
+    let Some(close) = disruption::close(&view) else {
+        return Ok(false);
+    };
     context.perform(close).await?;
-    let Some(view) = context.index().view(name) else { return Ok(false) };
+    let Some(view) = context.index().view(name) else {
+        return Ok(false);
+    };
     let Some(node) = view.node() else { return Ok(false) };
 
     // Not from the index: what counts is what the API server says after the node was closed.
@@ -101,14 +114,27 @@ async fn reopen_abandoned<P: CloudProvider>(context: &Context<P>, decided: &BTre
     let abandoned: Vec<NodeView> = {
         let index = context.index();
         let stays = |claim: &NodeClaim| claim.metadata.deletion_timestamp.is_none();
-        let names = index.claims().filter(|c| stays(c)).filter_map(|c| c.metadata.name.as_deref());
-        names.filter(|name| !decided.contains(*name)).filter_map(|name| index.view(name)).collect()
+        let names = index
+            .claims()
+            .filter(|c| stays(c))
+            .filter_map(|c| c.metadata.name.as_deref());
+        names
+            .filter(|name| !decided.contains(*name))
+            .filter_map(|name| index.view(name))
+            .collect()
     };
     for view in abandoned {
         let Some(node) = view.node() else { continue };
-        let closed = node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == taints::DISRUPTED);
+        let closed = node
+            .spec
+            .iter()
+            .flat_map(|s| s.taints.iter().flatten())
+            .any(|t| t.key == taints::DISRUPTED);
         if closed && node.metadata.deletion_timestamp.is_none() {
-            tracing::info!(node = node.metadata.name, "opening a node that an unfinished disruption had closed");
+            tracing::info!(
+                node = node.metadata.name,
+                "opening a node that an unfinished disruption had closed"
+            );
             if let Err(error) = context.perform(disruption::reopen(node)).await {
                 tracing::warn!(error = chain(&error), "node could not be opened again");
             }
@@ -116,11 +142,24 @@ async fn reopen_abandoned<P: CloudProvider>(context: &Context<P>, decided: &BTre
     }
 }
 
-fn tell_blocked<P: CloudProvider>(context: &Context<P>, snapshot: &Snapshot, report: &plimsoll_core::report::Report) {
+fn tell_blocked<P: CloudProvider>(
+    context: &Context<P>,
+    snapshot: &Snapshot,
+    report: &plimsoll_core::report::Report,
+) {
     for kept in &report.kept {
-        let KeepReason::Blocked(blocker) = &kept.reason else { continue };
+        let KeepReason::Blocked(blocker) = &kept.reason else {
+            continue;
+        };
         let node = &snapshot.nodes[kept.node.0 as usize];
-        let subject = Subject::Node { name: node.name.to_string() };
-        context.events.publish(&subject, EventType::Normal, "DisruptionBlocked", blocker.to_string());
+        let subject = Subject::Node {
+            name: node.name.to_string(),
+        };
+        context.events.publish(
+            &subject,
+            EventType::Normal,
+            "DisruptionBlocked",
+            blocker.to_string(),
+        );
     }
 }

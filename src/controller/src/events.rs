@@ -60,11 +60,20 @@ impl Recorder {
             refilled: Instant::now(),
             serial: 0,
         };
-        (Self { queue, identity, state: Mutex::new(state) }, write(client, receiver))
+        (
+            Self {
+                queue,
+                identity,
+                state: Mutex::new(state),
+            },
+            write(client, receiver),
+        )
     }
 
     pub(crate) fn publish(&self, subject: &Subject, type_: EventType, reason: &'static str, note: String) {
-        let Some(serial) = self.admit(subject, reason, &note) else { return };
+        let Some(serial) = self.admit(subject, reason, &note) else {
+            return;
+        };
         let event = self.event(subject, type_, reason, note, serial);
         if self.queue.try_send(event).is_err() {
             tracing::debug!(reason, "event dropped, the queue is full");
@@ -81,7 +90,11 @@ impl Recorder {
             _ => REPEAT_AFTER,
         };
         let key = (subject.clone(), reason, note.to_owned());
-        if state.said.get(&key).is_some_and(|at| now.duration_since(*at) < silence) {
+        if state
+            .said
+            .get(&key)
+            .is_some_and(|at| now.duration_since(*at) < silence)
+        {
             return None;
         }
         if reason == NOMINATED {
@@ -94,14 +107,23 @@ impl Recorder {
             state.tokens -= 1.0;
         }
         if state.said.len() > SAID_MAX {
-            state.said.retain(|_, at| now.duration_since(*at) < REPEAT_UNCONSOLIDATABLE_AFTER);
+            state
+                .said
+                .retain(|_, at| now.duration_since(*at) < REPEAT_UNCONSOLIDATABLE_AFTER);
         }
         state.said.insert(key, now);
         state.serial += 1;
         Some(state.serial)
     }
 
-    fn event(&self, subject: &Subject, type_: EventType, reason: &str, mut note: String, serial: u64) -> Event {
+    fn event(
+        &self,
+        subject: &Subject,
+        type_: EventType,
+        reason: &str,
+        mut note: String,
+        serial: u64,
+    ) -> Event {
         let regarding = reference(subject);
         while note.len() > NOTE_BYTES_MAX {
             note.pop();
@@ -149,7 +171,10 @@ fn reference(subject: &Subject) -> ObjectReference {
         Subject::Node { name } => of("v1", "Node", name, Some(name)),
         Subject::Pod { key, uid } => {
             let (namespace, name) = key.split_once('/').unwrap_or_default();
-            ObjectReference { namespace: Some(namespace.into()), ..of("v1", "Pod", name, Some(uid)) }
+            ObjectReference {
+                namespace: Some(namespace.into()),
+                ..of("v1", "Pod", name, Some(uid))
+            }
         }
     }
 }

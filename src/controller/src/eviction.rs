@@ -43,24 +43,39 @@ struct Item {
 
 impl Evictions {
     pub(crate) fn new(no_retry: Client) -> Self {
-        Self { client: no_retry, queue: Queue::new(BACKOFF_MAX), items: Mutex::default() }
+        Self {
+            client: no_retry,
+            queue: Queue::new(BACKOFF_MAX),
+            items: Mutex::default(),
+        }
     }
 
     pub(crate) fn add(&self, pod: Arc<str>, uid: Arc<str>, node: String) {
         let key = uid.to_string();
         let item = Item { pod, uid, node };
-        let known = self.items.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), item);
+        let known = self
+            .items
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key.clone(), item);
         if known.is_none() {
             self.queue.now(key);
         }
     }
 
     fn item(&self, key: &str) -> Option<Item> {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.items
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .cloned()
     }
 
     fn finish(&self, key: &str) {
-        self.items.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        self.items
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(key);
         self.queue.succeeded(key);
     }
 }
@@ -87,20 +102,30 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
 async fn evict<P: CloudProvider>(context: &Context<P>, item: &Item) -> bool {
     let (namespace, name) = item.pod.split_once('/').unwrap_or_default();
     let api = Api::<Pod>::namespaced(context.evictions.client.clone(), namespace);
-    let params =
-        EvictParams { delete_options: Some(with_uid(&item.uid)), post_options: PostParams::default() };
+    let params = EvictParams {
+        delete_options: Some(with_uid(&item.uid)),
+        post_options: PostParams::default(),
+    };
     let answer = bounded("evict a Pod", api.evict(name, &params)).await;
     let code = match &answer {
         Ok(_) => 200,
         Err(PerformError::Conflict) => 409,
-        Err(PerformError::Api { source: kube::Error::Api(status), .. }) => status.code,
+        Err(PerformError::Api {
+            source: kube::Error::Api(status),
+            ..
+        }) => status.code,
         Err(_) => 0,
     };
     context.metrics.eviction(code);
     match (code, answer) {
         (200, _) => {
-            let subject = Subject::Pod { key: item.pod.clone(), uid: item.uid.clone() };
-            context.events.publish(&subject, EventType::Normal, "Evicted", "Evicted pod".into());
+            let subject = Subject::Pod {
+                key: item.pod.clone(),
+                uid: item.uid.clone(),
+            };
+            context
+                .events
+                .publish(&subject, EventType::Normal, "Evicted", "Evicted pod".into());
             context.metrics.pod_drained();
             true
         }
@@ -108,8 +133,12 @@ async fn evict<P: CloudProvider>(context: &Context<P>, item: &Item) -> bool {
         (404 | 409, _) => true,
         (429 | 500, Err(error)) => {
             let note = format!("failed to evict pod {}: {}", item.pod, chain(&error));
-            let subject = Subject::Node { name: item.node.clone() };
-            context.events.publish(&subject, EventType::Warning, "FailedDraining", note);
+            let subject = Subject::Node {
+                name: item.node.clone(),
+            };
+            context
+                .events
+                .publish(&subject, EventType::Warning, "FailedDraining", note);
             false
         }
         (_, answer) => {

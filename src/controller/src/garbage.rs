@@ -28,7 +28,10 @@ async fn collect<P: CloudProvider>(context: &Context<P>) {
     let found = plimsoll_lifecycle::garbage::collect(&context.index(), &machines, Timestamp::now());
     for provider_id in found.leaked {
         tracing::warn!(%provider_id, "ending a machine no NodeClaim stands for");
-        if let Err(error) = context.cloud("Delete", context.provider.delete(&provider_id)).await {
+        if let Err(error) = context
+            .cloud("Delete", context.provider.delete(&provider_id))
+            .await
+        {
             tracing::warn!(%provider_id, %error, "leaked machine could not be ended");
         }
     }

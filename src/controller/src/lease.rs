@@ -41,7 +41,11 @@ impl Election {
     /// The client must not retry by itself: a late renewal is worse than a failed one.
     pub(crate) fn new(no_retry: Client, config: LeaderElection) -> Self {
         let api = Api::namespaced(no_retry, &config.namespace);
-        Self { api, config, observed: None }
+        Self {
+            api,
+            config,
+            observed: None,
+        }
     }
 
     /// Returns once this process leads.
@@ -50,17 +54,26 @@ impl Election {
         loop {
             match tokio::time::timeout(CALL_TIMEOUT, self.attempt()).await {
                 Ok(Ok(Attempt::Held)) => {
-                    tracing::info!(lease = self.config.name, identity = self.config.identity, "leading");
+                    tracing::info!(
+                        lease = self.config.name,
+                        identity = self.config.identity,
+                        "leading"
+                    );
                     return;
                 }
                 Ok(Ok(Attempt::HeldByOther)) => {
                     if !complained {
-                        let holder = self.observed.as_ref().and_then(|(spec, _)| spec.holder_identity.clone());
+                        let holder = self
+                            .observed
+                            .as_ref()
+                            .and_then(|(spec, _)| spec.holder_identity.clone());
                         tracing::info!(lease = self.config.name, holder, "waiting for the lease");
                         complained = true;
                     }
                 }
-                Ok(Err(error)) => tracing::warn!(%error, lease = self.config.name, "lease not read or written"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, lease = self.config.name, "lease not read or written")
+                }
                 Err(_) => tracing::warn!(lease = self.config.name, "no answer about the lease"),
             }
             tokio::time::sleep(RETRY_PERIOD).await;
@@ -92,11 +105,15 @@ impl Election {
 
     /// Gives the lease up, so that the next holder need not wait for it to run out.
     pub(crate) async fn release(&mut self) {
-        let Ok(Ok(Some(mut lease))) = tokio::time::timeout(CALL_TIMEOUT, self.api.get_opt(&self.config.name)).await
+        let Ok(Ok(Some(mut lease))) =
+            tokio::time::timeout(CALL_TIMEOUT, self.api.get_opt(&self.config.name)).await
         else {
             return;
         };
-        let Some(spec) = lease.spec.as_mut().filter(|s| s.holder_identity.as_ref() == Some(&self.config.identity))
+        let Some(spec) = lease
+            .spec
+            .as_mut()
+            .filter(|s| s.holder_identity.as_ref() == Some(&self.config.identity))
         else {
             return;
         };
@@ -120,8 +137,14 @@ impl Election {
         }
         let holder = spec.holder_identity.as_deref().unwrap_or_default();
         let ours = holder == self.config.identity;
-        let duration = spec.lease_duration_seconds.and_then(|s| u64::try_from(s).ok()).unwrap_or(0);
-        let since = self.observed.as_ref().map_or(Duration::ZERO, |(_, at)| at.elapsed());
+        let duration = spec
+            .lease_duration_seconds
+            .and_then(|s| u64::try_from(s).ok())
+            .unwrap_or(0);
+        let since = self
+            .observed
+            .as_ref()
+            .map_or(Duration::ZERO, |(_, at)| at.elapsed());
         if !ours && !holder.is_empty() && since < Duration::from_secs(duration) {
             return Ok(Attempt::HeldByOther);
         }
@@ -129,12 +152,20 @@ impl Election {
         lease.spec = Some(LeaseSpec {
             holder_identity: Some(self.config.identity.clone()),
             lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
-            acquire_time: if ours { spec.acquire_time } else { Some(now.clone()) },
+            acquire_time: if ours {
+                spec.acquire_time
+            } else {
+                Some(now.clone())
+            },
             renew_time: Some(now),
             lease_transitions: Some(if ours { transitions } else { transitions + 1 }),
             ..spec
         });
-        match self.api.replace(&self.config.name, &PostParams::default(), &lease).await {
+        match self
+            .api
+            .replace(&self.config.name, &PostParams::default(), &lease)
+            .await
+        {
             Ok(written) => {
                 self.observed = Some((written.spec.unwrap_or_default(), Instant::now()));
                 Ok(Attempt::Held)

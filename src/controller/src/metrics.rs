@@ -22,9 +22,9 @@ use prometheus_client::{
 
 /// Upstream's bounds, in seconds.
 const BOUNDS: [f64; 45] = [
-    0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.15, 0.2, 0.25,
-    0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 10.0, 15.0, 20.0,
-    30.0, 60.0, 120.0, 180.0, 300.0, 600.0,
+    0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.15, 0.2,
+    0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 10.0,
+    15.0, 20.0, 30.0, 60.0, 120.0, 180.0, 300.0, 600.0,
 ];
 
 macro_rules! label_set {
@@ -34,19 +34,47 @@ macro_rules! label_set {
     };
 }
 label_set!(BuildInfo { version });
-label_set!(Created { reason, nodepool, min_values_relaxed });
-label_set!(Terminated { nodepool, capacity_type, zone });
-label_set!(Disrupted { reason, nodepool, capacity_type });
+label_set!(Created {
+    reason,
+    nodepool,
+    min_values_relaxed
+});
+label_set!(Terminated {
+    nodepool,
+    capacity_type,
+    zone
+});
+label_set!(Disrupted {
+    reason,
+    nodepool,
+    capacity_type
+});
 label_set!(NodeLabels { nodepool, zone });
-label_set!(PoolResource { resource_type, nodepool });
+label_set!(PoolResource {
+    resource_type,
+    nodepool
+});
 label_set!(PoolReason { nodepool, reason });
 label_set!(ByReason { reason });
 label_set!(ByController { controller });
 label_set!(ByCode { code });
 label_set!(ByKind { kind });
-label_set!(Decision { decision, reason, consolidation_type });
-label_set!(CloudCall { controller, method, provider });
-label_set!(CloudError { controller, method, provider, error });
+label_set!(Decision {
+    decision,
+    reason,
+    consolidation_type
+});
+label_set!(CloudCall {
+    controller,
+    method,
+    provider
+});
+label_set!(CloudError {
+    controller,
+    method,
+    provider,
+    error
+});
 label_set!(LeaseLabels { name });
 
 /// The registry and everything in it. Clones share.
@@ -118,40 +146,120 @@ impl Metrics {
 
         let karpenter = registry.sub_registry_with_prefix("karpenter");
         let build: Family<BuildInfo, Gauge> = Family::default();
-        build.get_or_create(&BuildInfo { version: version.into() }).set(1);
+        build
+            .get_or_create(&BuildInfo {
+                version: version.into(),
+            })
+            .set(1);
         karpenter.register("build_info", "Version of the running binary", build);
         karpenter.register("nodeclaims_created", "NodeClaims created", f.created.clone());
-        karpenter.register("nodeclaims_terminated", "NodeClaims whose machine is gone", f.claims_terminated.clone());
-        karpenter.register("nodeclaims_disrupted", "NodeClaims deleted, by reason", f.claims_disrupted.clone());
+        karpenter.register(
+            "nodeclaims_terminated",
+            "NodeClaims whose machine is gone",
+            f.claims_terminated.clone(),
+        );
+        karpenter.register(
+            "nodeclaims_disrupted",
+            "NodeClaims deleted, by reason",
+            f.claims_disrupted.clone(),
+        );
         karpenter.register("nodes_created", "Nodes registered", f.nodes_created.clone());
         karpenter.register("nodes_terminated", "Nodes terminated", f.nodes_terminated.clone());
         karpenter.register("pods_drained", "Pods evicted by drains", f.pods_drained.clone());
-        karpenter.register("pods_eviction_requests", "Eviction calls, by status code", f.evictions.clone());
-        karpenter.register("scheduler_queue_depth", "Pods that wait for a machine", f.queue_depth.clone());
-        karpenter.register("scheduler_unschedulable_pods_count", "Pods no machine can hold", f.unschedulable.clone());
-        karpenter.register("scheduler_ignored_pods_count", "Pods that opted out", f.ignored.clone());
-        karpenter.register("cluster_state_node_count", "Machines known, ordered ones included", f.nodes.clone());
-        karpenter.register("cluster_state_synced", "Whether the cluster was read in full", f.synced.clone());
+        karpenter.register(
+            "pods_eviction_requests",
+            "Eviction calls, by status code",
+            f.evictions.clone(),
+        );
+        karpenter.register(
+            "scheduler_queue_depth",
+            "Pods that wait for a machine",
+            f.queue_depth.clone(),
+        );
+        karpenter.register(
+            "scheduler_unschedulable_pods_count",
+            "Pods no machine can hold",
+            f.unschedulable.clone(),
+        );
+        karpenter.register(
+            "scheduler_ignored_pods_count",
+            "Pods that opted out",
+            f.ignored.clone(),
+        );
+        karpenter.register(
+            "cluster_state_node_count",
+            "Machines known, ordered ones included",
+            f.nodes.clone(),
+        );
+        karpenter.register(
+            "cluster_state_synced",
+            "Whether the cluster was read in full",
+            f.synced.clone(),
+        );
         karpenter.register("nodepools_limit", "Limits of a pool", f.limit.clone());
-        karpenter.register("nodepools_usage", "Capacity of a pool's machines", f.usage.clone());
-        karpenter.register("nodepools_allowed_disruptions", "Disruptions allowed now", f.allowed.clone());
-        karpenter.register("voluntary_disruption_decisions", "Disruptions decided", f.decisions.clone());
-        karpenter.register("voluntary_disruption_eligible_nodes", "Machines that may go", f.eligible.clone());
-        karpenter.register("cloudprovider_errors", "Failed calls to the provider", f.cloud_errors.clone());
+        karpenter.register(
+            "nodepools_usage",
+            "Capacity of a pool's machines",
+            f.usage.clone(),
+        );
+        karpenter.register(
+            "nodepools_allowed_disruptions",
+            "Disruptions allowed now",
+            f.allowed.clone(),
+        );
+        karpenter.register(
+            "voluntary_disruption_decisions",
+            "Disruptions decided",
+            f.decisions.clone(),
+        );
+        karpenter.register(
+            "voluntary_disruption_eligible_nodes",
+            "Machines that may go",
+            f.eligible.clone(),
+        );
+        karpenter.register(
+            "cloudprovider_errors",
+            "Failed calls to the provider",
+            f.cloud_errors.clone(),
+        );
         karpenter.register_with_unit(
             "scheduler_scheduling_duration",
             "Time to make a plan",
             Unit::Seconds,
             f.scheduling.clone(),
         );
-        karpenter.register_with_unit("cloudprovider_duration", "Calls to the provider", Unit::Seconds, f.cloud.clone());
+        karpenter.register_with_unit(
+            "cloudprovider_duration",
+            "Calls to the provider",
+            Unit::Seconds,
+            f.cloud.clone(),
+        );
 
-        registry.register("leader_election_master_status", "1 while this process leads", f.leading.clone());
+        registry.register(
+            "leader_election_master_status",
+            "1 while this process leads",
+            f.leading.clone(),
+        );
         let own = registry.sub_registry_with_prefix("plimsoll");
-        own.register("watch_errors", "Watches that had to start again", f.watch_errors.clone());
-        own.register("pods_bound_as_planned", "Pods bound to their planned machine", f.bound_as_planned.clone());
-        own.register("pods_bound_elsewhere", "Planned pods bound to another machine", f.bound_elsewhere.clone());
-        Self { registry: Arc::new(registry), families }
+        own.register(
+            "watch_errors",
+            "Watches that had to start again",
+            f.watch_errors.clone(),
+        );
+        own.register(
+            "pods_bound_as_planned",
+            "Pods bound to their planned machine",
+            f.bound_as_planned.clone(),
+        );
+        own.register(
+            "pods_bound_elsewhere",
+            "Planned pods bound to another machine",
+            f.bound_elsewhere.clone(),
+        );
+        Self {
+            registry: Arc::new(registry),
+            families,
+        }
     }
 
     pub(crate) fn text(&self) -> Result<String, fmt::Error> {
@@ -183,33 +291,62 @@ impl Metrics {
         let nodepool = label(claim, labels::NODEPOOL);
         let zone = label(claim, labels::ZONE);
         if !view.nodes.is_empty() {
-            let labels = NodeLabels { nodepool: nodepool.clone(), zone: zone.clone() };
+            let labels = NodeLabels {
+                nodepool: nodepool.clone(),
+                zone: zone.clone(),
+            };
             self.families.nodes_terminated.get_or_create(&labels).inc();
         }
-        let labels = Terminated { nodepool, capacity_type: label(claim, labels::CAPACITY_TYPE), zone };
+        let labels = Terminated {
+            nodepool,
+            capacity_type: label(claim, labels::CAPACITY_TYPE),
+            zone,
+        };
         self.families.claims_terminated.get_or_create(&labels).inc();
     }
 
     pub(crate) fn node_created(&self, claim: &NodeClaim) {
-        let labels = NodeLabels { nodepool: label(claim, labels::NODEPOOL), zone: label(claim, labels::ZONE) };
+        let labels = NodeLabels {
+            nodepool: label(claim, labels::NODEPOOL),
+            zone: label(claim, labels::ZONE),
+        };
         self.families.nodes_created.get_or_create(&labels).inc();
     }
 
     pub(crate) fn pod_drained(&self) {
-        self.families.pods_drained.get_or_create(&ByReason { reason: "evicted".into() }).inc();
+        self.families
+            .pods_drained
+            .get_or_create(&ByReason {
+                reason: "evicted".into(),
+            })
+            .inc();
     }
 
     pub(crate) fn eviction(&self, code: u16) {
-        self.families.evictions.get_or_create(&ByCode { code: code.to_string() }).inc();
+        self.families
+            .evictions
+            .get_or_create(&ByCode {
+                code: code.to_string(),
+            })
+            .inc();
     }
 
     pub(crate) fn waiting(&self, pods: usize) {
-        self.families.queue_depth.get_or_create(&provisioner()).set(count(pods));
+        self.families
+            .queue_depth
+            .get_or_create(&provisioner())
+            .set(count(pods));
     }
 
     pub(crate) fn planned(&self, took: Duration, unplaced: usize, ignored: usize) {
-        self.families.scheduling.get_or_create(&provisioner()).observe(took.as_secs_f64());
-        self.families.unschedulable.get_or_create(&provisioner()).set(count(unplaced));
+        self.families
+            .scheduling
+            .get_or_create(&provisioner())
+            .observe(took.as_secs_f64());
+        self.families
+            .unschedulable
+            .get_or_create(&provisioner())
+            .set(count(unplaced));
         self.families.ignored.set(count(ignored));
     }
 
@@ -222,28 +359,54 @@ impl Metrics {
     }
 
     pub(crate) fn leading(&self, lease: &str) {
-        self.families.leading.get_or_create(&LeaseLabels { name: lease.into() }).set(1);
+        self.families
+            .leading
+            .get_or_create(&LeaseLabels { name: lease.into() })
+            .set(1);
     }
 
     pub(crate) fn pool(&self, pool: &Pool, usage: Option<&(Resources, u64)>, allowed: u32) {
-        let key = |resource: &str| PoolResource { resource_type: resource.into(), nodepool: pool.name.to_string() };
+        let key = |resource: &str| PoolResource {
+            resource_type: resource.into(),
+            nodepool: pool.name.to_string(),
+        };
         for (resource, amount) in &pool.limits {
-            self.families.limit.get_or_create(&key(resource)).set(in_units(resource, *amount));
+            self.families
+                .limit
+                .get_or_create(&key(resource))
+                .set(in_units(resource, *amount));
         }
         for (resource, amount) in usage.iter().flat_map(|(resources, _)| resources) {
-            self.families.usage.get_or_create(&key(resource)).set(in_units(resource, *amount));
+            self.families
+                .usage
+                .get_or_create(&key(resource))
+                .set(in_units(resource, *amount));
         }
-        let reason = PoolReason { nodepool: pool.name.to_string(), reason: "Empty".into() };
-        self.families.allowed.get_or_create(&reason).set(i64::from(allowed));
+        let reason = PoolReason {
+            nodepool: pool.name.to_string(),
+            reason: "Empty".into(),
+        };
+        self.families
+            .allowed
+            .get_or_create(&reason)
+            .set(i64::from(allowed));
     }
 
     pub(crate) fn eligible(&self, nodes: usize) {
-        self.families.eligible.get_or_create(&ByReason { reason: "empty".into() }).set(count(nodes));
+        self.families
+            .eligible
+            .get_or_create(&ByReason {
+                reason: "empty".into(),
+            })
+            .set(count(nodes));
     }
 
     pub(crate) fn decision(&self, decision: &str, reason: &str) {
-        let labels =
-            Decision { decision: decision.into(), reason: reason.into(), consolidation_type: "empty".into() };
+        let labels = Decision {
+            decision: decision.into(),
+            reason: reason.into(),
+            consolidation_type: "empty".into(),
+        };
         self.families.decisions.get_or_create(&labels).inc();
     }
 
@@ -258,11 +421,21 @@ impl Metrics {
             };
             self.families.cloud_errors.get_or_create(&labels).inc();
         }
-        self.families.cloud.get_or_create(&CloudCall { controller, method, provider }).observe(took.as_secs_f64());
+        self.families
+            .cloud
+            .get_or_create(&CloudCall {
+                controller,
+                method,
+                provider,
+            })
+            .observe(took.as_secs_f64());
     }
 
     pub(crate) fn watch_errors(&self, kind: &str) {
-        self.families.watch_errors.get_or_create(&ByKind { kind: kind.into() }).inc();
+        self.families
+            .watch_errors
+            .get_or_create(&ByKind { kind: kind.into() })
+            .inc();
     }
 
     pub(crate) fn bindings(&self, bindings: plimsoll_state::Bindings) {
@@ -278,11 +451,19 @@ fn histogram() -> Histogram {
 }
 
 fn provisioner() -> ByController {
-    ByController { controller: "provisioner".into() }
+    ByController {
+        controller: "provisioner".into(),
+    }
 }
 
 fn label(claim: &NodeClaim, key: &str) -> String {
-    claim.metadata.labels.as_ref().and_then(|l| l.get(key)).cloned().unwrap_or_default()
+    claim
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|l| l.get(key))
+        .cloned()
+        .unwrap_or_default()
 }
 
 fn count(n: usize) -> i64 {
@@ -291,7 +472,11 @@ fn count(n: usize) -> i64 {
 
 /// cpu is kept in thousandths and shown in cores.
 fn in_units(resource: &str, amount: i64) -> f64 {
-    if resource == CPU { amount as f64 / 1000.0 } else { amount as f64 }
+    if resource == CPU {
+        amount as f64 / 1000.0
+    } else {
+        amount as f64
+    }
 }
 
 /// What every Prometheus process exports about itself, read from /proc when asked.
@@ -300,7 +485,9 @@ struct Process;
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Some((cpu_seconds, resident_bytes)) = process_usage() else { return Ok(()) };
+        let Some((cpu_seconds, resident_bytes)) = process_usage() else {
+            return Ok(());
+        };
         let cpu = ConstCounter::new(cpu_seconds);
         let help = "CPU time used, user and system";
         let descriptor =
@@ -326,7 +513,13 @@ fn process_usage() -> Option<(f64, i64)> {
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     let ticks: f64 = fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?;
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let resident_kib: i64 =
-        status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let resident_kib: i64 = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmRSS:"))?
+        .trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse()
+        .ok()?;
     Some((ticks / TICKS_PER_SECOND, resident_kib * 1024))
 }

@@ -36,7 +36,10 @@ pub(crate) enum PerformError {
     #[error("the object changed meanwhile")]
     Conflict,
     #[error("the provider failed to {what}")]
-    Provider { what: &'static str, source: ProviderError },
+    Provider {
+        what: &'static str,
+        source: ProviderError,
+    },
 }
 
 impl<P: CloudProvider> Context<P> {
@@ -50,7 +53,10 @@ impl<P: CloudProvider> Context<P> {
                 continue;
             }
             nominations.push(self.perform(effect));
-            if !effects.peek().is_some_and(|next| matches!(next, Effect::Nominate { .. })) {
+            if !effects
+                .peek()
+                .is_some_and(|next| matches!(next, Effect::Nominate { .. }))
+            {
                 let together = stream::iter(nominations.drain(..)).buffer_unordered(NOMINATIONS);
                 together.try_collect::<()>().await?;
             }
@@ -70,13 +76,17 @@ impl<P: CloudProvider> Context<P> {
         match effect {
             Effect::CreateClaim(claim) => self.create_claim(&claim).await.map(|_| ()),
             Effect::PatchClaim { name, patch } => {
-                let patched = self.patch::<NodeClaim>("patch a NodeClaim", &name, None, patch).await?;
+                let patched = self
+                    .patch::<NodeClaim>("patch a NodeClaim", &name, None, patch)
+                    .await?;
                 self.observe(patched);
                 Ok(())
             }
             Effect::PatchClaimStatus { name, patch } => {
                 let what = "patch a NodeClaim's status";
-                let patched = self.patch::<NodeClaim>(what, &name, Some("status"), patch).await?;
+                let patched = self
+                    .patch::<NodeClaim>(what, &name, Some("status"), patch)
+                    .await?;
                 if let Some(claim) = &patched {
                     self.note_registration(claim);
                 }
@@ -106,10 +116,18 @@ impl<P: CloudProvider> Context<P> {
                 let (namespace, name) = pod.split_once('/').unwrap_or_default();
                 let api = Api::<Pod>::namespaced(self.client.clone(), namespace);
                 let grace = u32::try_from(grace.as_secs()).unwrap_or(u32::MAX);
-                let params = DeleteParams { grace_period_seconds: Some(grace), ..with_uid(&uid) };
+                let params = DeleteParams {
+                    grace_period_seconds: Some(grace),
+                    ..with_uid(&uid)
+                };
                 gone_is_fine(bounded("delete a Pod", api.delete(name, &params)).await)
             }
-            Effect::Event { subject, type_, reason, note } => {
+            Effect::Event {
+                subject,
+                type_,
+                reason,
+                note,
+            } => {
                 self.events.publish(&subject, type_, reason, note);
                 Ok(())
             }
@@ -142,7 +160,11 @@ impl<P: CloudProvider> Context<P> {
 
     async fn launch(&self, claim: &Arc<NodeClaim>) -> Result<(), PerformError> {
         let (requirements, requests) = plimsoll_state::terms(claim);
-        let request = LaunchRequest { claim: claim.clone(), requirements, requests };
+        let request = LaunchRequest {
+            claim: claim.clone(),
+            requirements,
+            requests,
+        };
         let answer = self.cloud("Create", self.provider.create(&request)).await;
         match &answer {
             Ok(machine) => tracing::info!(
@@ -155,8 +177,12 @@ impl<P: CloudProvider> Context<P> {
             ),
             Err(error) => tracing::warn!(nodeclaim = claim.metadata.name, %error, "launch failed"),
         }
-        self.perform_all(plimsoll_lifecycle::launched(claim, &answer, Timestamp::now())).await?;
-        answer.map(|_| ()).map_err(|source| PerformError::Provider { what: "launch a machine", source })
+        self.perform_all(plimsoll_lifecycle::launched(claim, &answer, Timestamp::now()))
+            .await?;
+        answer.map(|_| ()).map_err(|source| PerformError::Provider {
+            what: "launch a machine",
+            source,
+        })
     }
 
     async fn terminate(&self, claim: &NodeClaim, provider_id: Option<String>) -> Result<(), PerformError> {
@@ -165,21 +191,35 @@ impl<P: CloudProvider> Context<P> {
         let provider_id = match provider_id {
             Some(id) => Some(id),
             // It may have been launched without the record having been written.
-            None => self.cloud("Get", self.provider.find(claim)).await.map_err(failed)?.map(|m| m.provider_id),
+            None => self
+                .cloud("Get", self.provider.find(claim))
+                .await
+                .map_err(failed)?
+                .map(|m| m.provider_id),
         };
         let answer = match provider_id {
             None => Termination::Gone,
-            Some(id) => self.cloud("Delete", self.provider.delete(&id)).await.map_err(failed)?,
+            Some(id) => self
+                .cloud("Delete", self.provider.delete(&id))
+                .await
+                .map_err(failed)?,
         };
         self.after_termination(claim, answer).await
     }
 
     async fn confirm_drained(&self, claim: &NodeClaim) -> Result<(), PerformError> {
-        let view = self.index().view(claim.metadata.name.as_deref().unwrap_or_default());
+        let view = self
+            .index()
+            .view(claim.metadata.name.as_deref().unwrap_or_default());
         let Some(view) = view else { return Ok(()) };
-        let Some(node) = view.nodes.first() else { return Ok(()) };
-        let pods = self.pods_on(node.metadata.name.as_deref().unwrap_or_default()).await?;
-        self.perform_all(plimsoll_lifecycle::drained(&view, pods, Timestamp::now())).await
+        let Some(node) = view.nodes.first() else {
+            return Ok(());
+        };
+        let pods = self
+            .pods_on(node.metadata.name.as_deref().unwrap_or_default())
+            .await?;
+        self.perform_all(plimsoll_lifecycle::drained(&view, pods, Timestamp::now()))
+            .await
     }
 
     /// The pods the API server knows on a node: the index may be behind where a machine's end hangs on it.
@@ -192,14 +232,19 @@ impl<P: CloudProvider> Context<P> {
 
     async fn probe(&self, claim: &NodeClaim) -> Result<(), PerformError> {
         let found = self.cloud("Get", self.provider.find(claim)).await;
-        match found.map_err(|source| PerformError::Provider { what: "look a machine up", source })? {
+        match found.map_err(|source| PerformError::Provider {
+            what: "look a machine up",
+            source,
+        })? {
             Some(_) => Ok(()),
             None => self.after_termination(claim, Termination::Gone).await,
         }
     }
 
     async fn after_termination(&self, claim: &NodeClaim, answer: Termination) -> Result<(), PerformError> {
-        let view = self.index().view(claim.metadata.name.as_deref().unwrap_or_default());
+        let view = self
+            .index()
+            .view(claim.metadata.name.as_deref().unwrap_or_default());
         let Some(view) = view else { return Ok(()) };
         let effects = plimsoll_lifecycle::terminated(&view, answer, Timestamp::now());
         if answer == Termination::Gone {
@@ -212,12 +257,16 @@ impl<P: CloudProvider> Context<P> {
     async fn nominate(&self, pod: &str, uid: &str, node: Option<String>) -> Result<(), PerformError> {
         let (namespace, name) = pod.split_once('/').unwrap_or_default();
         let api = Api::<plimsoll_state::Pod>::namespaced(self.client.clone(), namespace);
-        let patch = Patch::Merge(json!({ "metadata": { "uid": uid }, "status": { "nominatedNodeName": node } }));
+        let patch =
+            Patch::Merge(json!({ "metadata": { "uid": uid }, "status": { "nominatedNodeName": node } }));
         let params = PatchParams::default();
         let what = "nominate a node for a Pod";
         match bounded(what, api.patch_subresource("status", name, &params, &patch)).await {
             // Bound before we could say where to, or replaced by another pod of that name.
-            Err(PerformError::Api { source: kube::Error::Api(status), .. }) if status.is_invalid() => Ok(()),
+            Err(PerformError::Api {
+                source: kube::Error::Api(status),
+                ..
+            }) if status.is_invalid() => Ok(()),
             Err(PerformError::Conflict) => Ok(()),
             answer => gone_is_fine(answer),
         }
@@ -237,7 +286,9 @@ impl<P: CloudProvider> Context<P> {
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
         let answer = match subresource {
             None => bounded(what, api.patch(name, &params, &patch)).await,
-            Some(subresource) => bounded(what, api.patch_subresource(subresource, name, &params, &patch)).await,
+            Some(subresource) => {
+                bounded(what, api.patch_subresource(subresource, name, &params, &patch)).await
+            }
         };
         match answer {
             Ok(object) => Ok(Some(object)),
@@ -248,10 +299,17 @@ impl<P: CloudProvider> Context<P> {
     /// Counts a node when its claim turns Registered: the index still has the claim as it was.
     fn note_registration(&self, claim: &NodeClaim) {
         let registered = |claim: &NodeClaim| {
-            let list = claim.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+            let list = claim
+                .status
+                .as_ref()
+                .map(|s| s.conditions.as_slice())
+                .unwrap_or_default();
             conditions::is_true(list, conditions::REGISTERED)
         };
-        let before = self.index().claim(claim.metadata.name.as_deref().unwrap_or_default()).cloned();
+        let before = self
+            .index()
+            .claim(claim.metadata.name.as_deref().unwrap_or_default())
+            .cloned();
         if registered(claim) && before.is_some_and(|b| !registered(&b)) {
             self.metrics.node_created(claim);
         }
@@ -276,9 +334,14 @@ impl<P: CloudProvider> Context<P> {
         let begun = tokio::time::Instant::now();
         let answer = tokio::time::timeout(CLOUD_TIMEOUT, call)
             .await
-            .unwrap_or_else(|_| Err(ProviderError::Transient(format!("no answer within {CLOUD_TIMEOUT:?}"))));
+            .unwrap_or_else(|_| {
+                Err(ProviderError::Transient(format!(
+                    "no answer within {CLOUD_TIMEOUT:?}"
+                )))
+            });
         let error = answer.as_ref().err().map(ProviderError::category);
-        self.metrics.cloud_call(self.provider.name(), method, begun.elapsed(), error);
+        self.metrics
+            .cloud_call(self.provider.name(), method, begun.elapsed(), error);
         answer
     }
 }
@@ -300,14 +363,23 @@ pub(crate) async fn bounded<T>(
 fn gone_is_fine<T>(answer: Result<T, PerformError>) -> Result<(), PerformError> {
     match answer {
         Ok(_) => Ok(()),
-        Err(PerformError::Api { source: kube::Error::Api(status), .. }) if status.is_not_found() => Ok(()),
+        Err(PerformError::Api {
+            source: kube::Error::Api(status),
+            ..
+        }) if status.is_not_found() => Ok(()),
         Err(error) => Err(error),
     }
 }
 
 pub(crate) fn with_uid(uid: &str) -> DeleteParams {
-    let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
-    DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
+    let preconditions = Preconditions {
+        uid: Some(uid.to_owned()),
+        resource_version: None,
+    };
+    DeleteParams {
+        preconditions: Some(preconditions),
+        ..DeleteParams::default()
+    }
 }
 
 /// An error with everything that caused it, for logs.

@@ -27,11 +27,18 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
     let mut known = Vec::new();
     loop {
         let pools: Vec<Arc<NodePool>> = context.index().node_pools().cloned().collect();
-        let names: Vec<_> = pools.iter().map(|p| (p.metadata.name.clone(), p.metadata.generation)).collect();
+        let names: Vec<_> = pools
+            .iter()
+            .map(|p| (p.metadata.name.clone(), p.metadata.generation))
+            .collect();
         if names != known {
             for pool in &pools {
                 for field in validate::unimplemented(pool) {
-                    tracing::warn!(nodepool = pool.metadata.name, field, "this field is accepted and not acted upon yet");
+                    tracing::warn!(
+                        nodepool = pool.metadata.name,
+                        field,
+                        "this field is accepted and not acted upon yet"
+                    );
                 }
             }
             if let Err(error) = catalog::refresh(&context).await {
@@ -47,12 +54,20 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
         for pool in &pools {
             let name = pool.metadata.name.as_deref().unwrap_or_default();
             if let Err(error) = pass(&context, pool, usage.get(name)).await {
-                tracing::debug!(nodepool = name, error = chain(&error), "status pass failed, trying again");
+                tracing::debug!(
+                    nodepool = name,
+                    error = chain(&error),
+                    "status pass failed, trying again"
+                );
                 context.pools.notify_one();
             }
             if let Some(pool) = lowered.snapshot.pools.iter().find(|p| &*p.name == name) {
-                let allowed =
-                    disrupt::allowed_disruptions(&lowered.snapshot, pool, DisruptionReason::Empty, Timestamp::now());
+                let allowed = disrupt::allowed_disruptions(
+                    &lowered.snapshot,
+                    pool,
+                    DisruptionReason::Empty,
+                    Timestamp::now(),
+                );
                 context.metrics.pool(pool, usage.get(name), allowed);
             }
         }
@@ -74,7 +89,13 @@ async fn pass<P: CloudProvider>(
         Ok(class) => class,
         Err(error) => {
             let message = error.to_string();
-            (NodeClassReadiness::Unknown { reason: "NodeClassReadinessUnknown".into(), message }, None)
+            (
+                NodeClassReadiness::Unknown {
+                    reason: "NodeClassReadinessUnknown".into(),
+                    message,
+                },
+                None,
+            )
         }
     };
     let name = pool.metadata.name.as_deref().unwrap_or_default();
@@ -90,7 +111,11 @@ async fn pass<P: CloudProvider>(
     }
     if let Some(patch) = patches.status {
         let patch = Patch::Merge(patch);
-        let patched = bounded("patch a NodePool's status", api.patch_status(name, &params, &patch)).await?;
+        let patched = bounded(
+            "patch a NodePool's status",
+            api.patch_status(name, &params, &patch),
+        )
+        .await?;
         context.update(|index, now| plimsoll_state::Observe::apply(index, patched, now));
         context.provision.notify_one();
     }
@@ -100,8 +125,18 @@ async fn pass<P: CloudProvider>(
 /// Whether the API server honours `nominatedNodeName` as an expectation: the gate is on from 1.35.
 pub(crate) async fn honours_nomination(client: &kube::Client) -> Result<bool, kube::Error> {
     let version = client.apiserver_version().await?;
-    let number = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u32>().ok();
+    let number = |text: &str| {
+        text.chars()
+            .take_while(char::is_ascii_digit)
+            .collect::<String>()
+            .parse::<u32>()
+            .ok()
+    };
     let at_least = (number(&version.major), number(&version.minor)) >= (Some(1), Some(35));
-    tracing::info!(version = version.git_version, nominate = at_least, "API server found");
+    tracing::info!(
+        version = version.git_version,
+        nominate = at_least,
+        "API server found"
+    );
     Ok(at_least)
 }

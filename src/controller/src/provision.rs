@@ -73,7 +73,11 @@ async fn gather<P: CloudProvider>(context: &Arc<Context<P>>, quiet: bool) -> Ins
             (seen, last) = (arrivals, Instant::now());
         }
         let lasted = begun.elapsed();
-        let pause = if quiet { (lasted / 2).clamp(PAUSE_MIN.min(idle), idle) } else { idle };
+        let pause = if quiet {
+            (lasted / 2).clamp(PAUSE_MIN.min(idle), idle)
+        } else {
+            idle
+        };
         if last.elapsed() >= pause || lasted >= context.config.batch_max {
             return last;
         }
@@ -107,7 +111,9 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> usize {
             return 0;
         }
     };
-    context.metrics.planned(begun.elapsed(), report.unplaced.len(), lowered.ignored);
+    context
+        .metrics
+        .planned(begun.elapsed(), report.unplaced.len(), lowered.ignored);
     for finding in &findings {
         tracing::error!(plan = %plan.id, %finding, "plan failed one of its own checks");
     }
@@ -118,7 +124,11 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> usize {
         tell(context, &lowered, &report);
         assign(context, &lowered.snapshot, &plan).await;
     }
-    let launches: Vec<&Launch> = plan.launches.iter().filter(|l| buy == Buy::Everything || l.settled).collect();
+    let launches: Vec<&Launch> = plan
+        .launches
+        .iter()
+        .filter(|l| buy == Buy::Everything || l.settled)
+        .collect();
     if launches.is_empty() {
         return 0;
     }
@@ -133,8 +143,10 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> usize {
         planned_in_ms = begun.elapsed().as_millis(),
         "buying machines"
     );
-    let orders: Vec<_> =
-        launches.into_iter().map(|launch| order(context, &lowered.snapshot, &catalog, &plan, launch)).collect();
+    let orders: Vec<_> = launches
+        .into_iter()
+        .map(|launch| order(context, &lowered.snapshot, &catalog, &plan, launch))
+        .collect();
     let created: Vec<bool> = stream::iter(orders).buffer_unordered(CREATIONS).collect().await;
     created.into_iter().filter(|created| *created).count()
 }
@@ -147,14 +159,20 @@ async fn order<P: CloudProvider>(
     plan: &Plan,
     launch: &Launch,
 ) -> bool {
-    let pods: Vec<_> = launch.pods.iter().map(|id| &snapshot.pods[id.0 as usize]).collect();
+    let pods: Vec<_> = launch
+        .pods
+        .iter()
+        .map(|id| &snapshot.pods[id.0 as usize])
+        .collect();
     let claim = {
         let index = context.index();
         let wanted = pods.iter().any(|pod| {
             let live = index.pod(&pod.key).filter(|p| p.uid == pod.uid);
             live.is_some_and(|p| p.is_reschedulable()) && index.promised_target(&pod.key).is_none()
         });
-        let pool = index.node_pool(&launch.pool).filter(|p| p.metadata.deletion_timestamp.is_none());
+        let pool = index
+            .node_pool(&launch.pool)
+            .filter(|p| p.metadata.deletion_timestamp.is_none());
         match pool {
             Some(pool) if wanted => order::claim(launch, pool, catalog, &plan.id),
             _ => {
@@ -171,16 +189,23 @@ async fn order<P: CloudProvider>(
         }
     };
     let name = created.metadata.name.clone().unwrap_or_default();
-    context.metrics.claim_created(&launch.pool, launch.min_values_relaxed);
+    context
+        .metrics
+        .claim_created(&launch.pool, launch.min_values_relaxed);
     context.update(|index, now| {
         for pod in &pods {
             index.promise(&pod.key, &name, now);
         }
     });
     for pod in &pods {
-        let subject = Subject::Pod { key: pod.key.clone(), uid: pod.uid.clone() };
+        let subject = Subject::Pod {
+            key: pod.key.clone(),
+            uid: pod.uid.clone(),
+        };
         let note = format!("Pod should schedule on: nodeclaim/{name}");
-        context.events.publish(&subject, EventType::Normal, NOMINATED, note);
+        context
+            .events
+            .publish(&subject, EventType::Normal, NOMINATED, note);
     }
     true
 }
@@ -194,10 +219,16 @@ async fn assign<P: CloudProvider>(context: &Context<P>, snapshot: &Snapshot, pla
             let pod = &snapshot.pods[assignment.pod.0 as usize];
             let node = &snapshot.nodes[assignment.node.0 as usize];
             index.promise(&pod.key, node.claim.as_ref().unwrap_or(&node.name), now);
-            let waits = index.pod(&pod.key).is_some_and(|p| p.uid == pod.uid && p.node.is_none());
+            let waits = index
+                .pod(&pod.key)
+                .is_some_and(|p| p.uid == pod.uid && p.node.is_none());
             if node.stage == NodeStage::Initialized && waits {
                 let (pod, uid) = (pod.key.clone(), pod.uid.clone());
-                nominations.push(Effect::Nominate { pod, uid, node: Some(node.name.to_string()) });
+                nominations.push(Effect::Nominate {
+                    pod,
+                    uid,
+                    node: Some(node.name.to_string()),
+                });
             }
         }
     });
@@ -217,12 +248,22 @@ fn tell<P: CloudProvider>(context: &Context<P>, lowered: &Lowered, report: &Repo
     let unplaced = report.unplaced.iter().map(|entry| {
         let pod = &lowered.snapshot.pods[entry.pod.0 as usize];
         let reasons: BTreeSet<String> = entry.reasons.iter().map(ToString::to_string).collect();
-        (pod.key.clone(), reasons.into_iter().collect::<Vec<_>>().join("; "))
+        (
+            pod.key.clone(),
+            reasons.into_iter().collect::<Vec<_>>().join("; "),
+        )
     });
     for (key, why) in unplaced.chain(lowered.refused.iter().cloned()) {
-        let Some(pod) = context.index().pod(&key).cloned() else { continue };
-        let subject = Subject::Pod { key: pod.key.clone(), uid: pod.uid.clone() };
+        let Some(pod) = context.index().pod(&key).cloned() else {
+            continue;
+        };
+        let subject = Subject::Pod {
+            key: pod.key.clone(),
+            uid: pod.uid.clone(),
+        };
         let note = format!("Failed to schedule pod, {why}");
-        context.events.publish(&subject, EventType::Warning, "FailedScheduling", note);
+        context
+            .events
+            .publish(&subject, EventType::Warning, "FailedScheduling", note);
     }
 }

@@ -6,10 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::Notify,
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -34,7 +31,11 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 
 impl Queue {
     pub(crate) fn new(backoff_max: Duration) -> Self {
-        Self { state: Mutex::default(), changed: Notify::new(), backoff_max }
+        Self {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            backoff_max,
+        }
     }
 
     pub(crate) fn now(&self, key: String) {
@@ -53,7 +54,11 @@ impl Queue {
             *failures = failures.saturating_add(1);
             *failures
         };
-        self.later(key, self.backoff_max.min(BACKOFF_FIRST * 2_u32.saturating_pow(failures.min(16) - 1)));
+        self.later(
+            key,
+            self.backoff_max
+                .min(BACKOFF_FIRST * 2_u32.saturating_pow(failures.min(16) - 1)),
+        );
     }
 
     pub(crate) fn succeeded(&self, key: &str) {
@@ -66,7 +71,11 @@ impl Queue {
             let wake = {
                 let mut state = self.state();
                 let now = Instant::now();
-                let due = state.by_time.iter().find(|(_, key)| !state.running.contains(key)).cloned();
+                let due = state
+                    .by_time
+                    .iter()
+                    .find(|(_, key)| !state.running.contains(key))
+                    .cloned();
                 match due {
                     Some((at, key)) if at <= now => {
                         state.by_time.remove(&(at, key.clone()));
@@ -129,7 +138,12 @@ mod tests {
         assert_eq!(queue.next().await, "fast");
         assert_eq!(queue.next().await, "slow");
         assert_eq!(start.elapsed(), Duration::from_secs(5));
-        assert!(tokio::time::timeout(Duration::from_secs(60), queue.next()).await.is_err(), "nothing is left");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(60), queue.next())
+                .await
+                .is_err(),
+            "nothing is left"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -138,7 +152,11 @@ mod tests {
         queue.now("a".into());
         assert_eq!(queue.next().await, "a");
         queue.now("a".into());
-        assert!(tokio::time::timeout(Duration::from_secs(1), queue.next()).await.is_err());
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), queue.next())
+                .await
+                .is_err()
+        );
         queue.done("a");
         assert_eq!(queue.next().await, "a");
     }

@@ -30,7 +30,11 @@ pub enum RunError {
     #[error("cannot make a Kubernetes client from the configuration")]
     Client(#[source] kube::Error),
     #[error("cannot serve on port {port}; choose another with {flag}")]
-    Port { port: u16, flag: &'static str, source: std::io::Error },
+    Port {
+        port: u16,
+        flag: &'static str,
+        source: std::io::Error,
+    },
     #[error("leadership lost; stopping so that nothing is done by two")]
     LeadershipLost,
     #[error("a part of the controller stopped unexpectedly")]
@@ -58,14 +62,22 @@ pub async fn run<P: CloudProvider>(
         let (metrics, log) = (metrics.clone(), log);
         async move {
             let served = admin::serve_metrics(metrics_port, metrics, log).await;
-            served.map_err(|source| RunError::Port { port: metrics_port, flag: "--metrics-port", source })
+            served.map_err(|source| RunError::Port {
+                port: metrics_port,
+                flag: "--metrics-port",
+                source,
+            })
         }
     });
     servers.spawn({
         let sync = sync.clone();
         async move {
             let served = admin::serve_health(health_port, sync).await;
-            served.map_err(|source| RunError::Port { port: health_port, flag: "--health-probe-port", source })
+            served.map_err(|source| RunError::Port {
+                port: health_port,
+                flag: "--health-probe-port",
+                source,
+            })
         }
     });
 

@@ -46,7 +46,10 @@ const API_SERVER: &str = "API server";
 impl Default for Sync {
     fn default() -> Self {
         let kinds = BTreeMap::from([(API_SERVER, Some("not reached yet".to_owned()))]);
-        Self { kinds: Mutex::new(kinds), changed: Notify::new() }
+        Self {
+            kinds: Mutex::new(kinds),
+            changed: Notify::new(),
+        }
     }
 }
 
@@ -59,7 +62,10 @@ impl Sync {
     /// What is still missing, one line each; empty when everything was read.
     pub(crate) fn missing(&self) -> Vec<String> {
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        kinds.iter().filter_map(|(kind, why)| why.as_ref().map(|why| format!("{kind}: {why}"))).collect()
+        kinds
+            .iter()
+            .filter_map(|(kind, why)| why.as_ref().map(|why| format!("{kind}: {why}")))
+            .collect()
     }
 
     pub(crate) async fn complete(&self) {
@@ -73,7 +79,10 @@ impl Sync {
     }
 
     fn set(&self, kind: &'static str, state: Option<String>) {
-        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, state);
+        self.kinds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(kind, state);
         self.changed.notify_waiters();
     }
 }
@@ -115,7 +124,9 @@ where
     Index: Observe<K>,
     P: Send + std::marker::Sync + 'static,
 {
-    let config = watcher::Config::default().timeout(WATCH_TIMEOUT_S).page_size(PAGE_SIZE);
+    let config = watcher::Config::default()
+        .timeout(WATCH_TIMEOUT_S)
+        .page_size(PAGE_SIZE);
     let stream = watcher(Api::<DeserializeGuard<K>>::all(context.client.clone()), config).default_backoff();
     let mut stream = std::pin::pin!(stream);
     let mut listed = Vec::new();
@@ -183,16 +194,23 @@ impl Sync {
 /// What the user can do about it.
 fn explain(plural: &str, error: &watcher::Error) -> String {
     let cause = match error {
-        watcher::Error::InitialListFailed(e) | watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => e,
+        watcher::Error::InitialListFailed(e)
+        | watcher::Error::WatchStartFailed(e)
+        | watcher::Error::WatchFailed(e) => e,
         watcher::Error::WatchError(status) => return status.message.clone(),
         watcher::Error::NoResourceVersion => return error.to_string(),
     };
     match cause {
         kube::Error::Api(status) if status.code == 404 => {
-            format!("the server does not know {plural}; apply the CRDs (plimsoll crds | kubectl apply --server-side -f -)")
+            format!(
+                "the server does not know {plural}; apply the CRDs (plimsoll crds | kubectl apply --server-side -f -)"
+            )
         }
         kube::Error::Api(status) if status.code == 403 => {
-            format!("not allowed to list or watch {plural}; grant it in the ClusterRole: {}", status.message)
+            format!(
+                "not allowed to list or watch {plural}; grant it in the ClusterRole: {}",
+                status.message
+            )
         }
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),

@@ -25,7 +25,9 @@ pub fn emptiness(snapshot: &Snapshot, now: Timestamp) -> (Plan, Report) {
     let pods = pods_by_node(snapshot);
     for (idx, node) in snapshot.nodes.iter().enumerate() {
         let id = NodeId(idx as u32);
-        let Some(pool_name) = node.claim.as_ref().and(node.pool.as_ref()) else { continue };
+        let Some(pool_name) = node.claim.as_ref().and(node.pool.as_ref()) else {
+            continue;
+        };
         if node.leaving {
             continue;
         }
@@ -39,18 +41,32 @@ pub fn emptiness(snapshot: &Snapshot, now: Timestamp) -> (Plan, Report) {
         }
     }
 
-    let mut plan = Plan { revision: snapshot.revision, ..Plan::default() };
+    let mut plan = Plan {
+        revision: snapshot.revision,
+        ..Plan::default()
+    };
     for (pool_name, mut nodes) in candidates {
-        let pool = snapshot.pools.iter().find(|p| p.name == *pool_name).expect("candidates have a ready pool");
+        let pool = snapshot
+            .pools
+            .iter()
+            .find(|p| p.name == *pool_name)
+            .expect("candidates have a ready pool");
         let allowed = allowed_disruptions(snapshot, pool, DisruptionReason::Empty, now);
         let node_of = |id: &NodeId| &snapshot.nodes[id.0 as usize];
         nodes.sort_by_key(|id| (std::cmp::Reverse(node_of(id).price), node_of(id).name.clone()));
         for (rank, id) in nodes.into_iter().enumerate() {
             if rank < allowed as usize {
                 let saves = node_of(&id).price;
-                plan.removals.push(Removal { node: id, reason: DisruptionReason::Empty, saves });
+                plan.removals.push(Removal {
+                    node: id,
+                    reason: DisruptionReason::Empty,
+                    saves,
+                });
             } else {
-                let reason = KeepReason::Budget { pool: pool_name.clone(), allowed };
+                let reason = KeepReason::Budget {
+                    pool: pool_name.clone(),
+                    allowed,
+                };
                 report.kept.push(Kept { node: id, reason });
             }
         }
@@ -63,9 +79,14 @@ pub fn emptiness(snapshot: &Snapshot, now: Timestamp) -> (Plan, Report) {
 pub fn next_due(snapshot: &Snapshot) -> Option<Timestamp> {
     let pods = pods_by_node(snapshot);
     let due = |(idx, node): (usize, &Node)| {
-        let pool = snapshot.pools.iter().find(|p| Some(&p.name) == node.pool.as_ref())?;
+        let pool = snapshot
+            .pools
+            .iter()
+            .find(|p| Some(&p.name) == node.pool.as_ref())?;
         let quiet = node.quiet_since.filter(|_| pods[idx] == 0 && !node.leaving)?;
-        quiet.checked_add(SignedDuration::try_from(pool.consolidate_after?).ok()?).ok()
+        quiet
+            .checked_add(SignedDuration::try_from(pool.consolidate_after?).ok()?)
+            .ok()
     };
     snapshot.nodes.iter().enumerate().filter_map(due).min()
 }
@@ -74,9 +95,17 @@ pub fn next_due(snapshot: &Snapshot) -> Option<Timestamp> {
 ///
 /// Percentages count initialized machines, rounded up; machines already leaving or not ready use the budget
 /// up. One budget that cannot be read closes them all.
-pub fn allowed_disruptions(snapshot: &Snapshot, pool: &Pool, reason: DisruptionReason, now: Timestamp) -> u32 {
+pub fn allowed_disruptions(
+    snapshot: &Snapshot,
+    pool: &Pool,
+    reason: DisruptionReason,
+    now: Timestamp,
+) -> u32 {
     let of_pool = || {
-        snapshot.nodes.iter().filter(|n| n.claim.is_some() && n.pool.as_ref() == Some(&pool.name))
+        snapshot
+            .nodes
+            .iter()
+            .filter(|n| n.claim.is_some() && n.pool.as_ref() == Some(&pool.name))
     };
     let total = of_pool().filter(|n| n.stage == NodeStage::Initialized).count() as u64;
     let disrupting = of_pool().filter(|n| n.leaving || n.not_ready).count() as u64;
@@ -98,11 +127,15 @@ fn keep_reason(node: &Node, pool: &Pool, pods: u32, now: Timestamp) -> Option<Ke
     if pods > 0 {
         return Some(KeepReason::InUse { pods });
     }
-    let Some(after) = pool.consolidate_after else { return Some(KeepReason::NeverConsolidated) };
+    let Some(after) = pool.consolidate_after else {
+        return Some(KeepReason::NeverConsolidated);
+    };
     if let Some(blocker) = &node.disruption_blocker {
         return Some(KeepReason::Blocked(blocker.clone()));
     }
-    let quiet = node.quiet_since.map_or(0, |since| now.duration_since(since).as_secs());
+    let quiet = node
+        .quiet_since
+        .map_or(0, |since| now.duration_since(since).as_secs());
     let seconds_left = i64::try_from(after.as_secs()).unwrap_or(i64::MAX) - quiet;
     (node.quiet_since.is_none() || seconds_left > 0).then_some(KeepReason::NotQuietYet { seconds_left })
 }
@@ -121,10 +154,15 @@ fn pods_by_node(snapshot: &Snapshot) -> Vec<u32> {
 
 /// Whether the budget's schedule has a window that contains `now`. Always, without a schedule.
 fn window_is_open(budget: &Budget, now: Timestamp) -> Result<bool, croner::errors::CronError> {
-    let Some((schedule, duration)) = &budget.window else { return Ok(true) };
+    let Some((schedule, duration)) = &budget.window else {
+        return Ok(true);
+    };
     let cron = Cron::from_str(schedule)?;
     let duration = SignedDuration::try_from(*duration).unwrap_or(SignedDuration::MAX);
-    let start = now.checked_sub(duration).unwrap_or(Timestamp::MIN).to_zoned(jiff::tz::TimeZone::UTC);
+    let start = now
+        .checked_sub(duration)
+        .unwrap_or(Timestamp::MIN)
+        .to_zoned(jiff::tz::TimeZone::UTC);
     match cron.find_next_occurrence(&start, true) {
         Ok(hit) => Ok(hit.timestamp() <= now),
         // A schedule that never fires again has no open window.
@@ -202,22 +240,41 @@ mod tests {
     }
 
     fn budget(nodes: BudgetNodes) -> Budget {
-        Budget { nodes, reasons: Vec::new(), window: None }
+        Budget {
+            nodes,
+            reasons: Vec::new(),
+            window: None,
+        }
     }
 
     fn removed(snapshot: &Snapshot, now: &str) -> Vec<String> {
         let (plan, _) = emptiness(snapshot, at(now));
-        plan.removals.iter().map(|r| snapshot.nodes[r.node.0 as usize].name.to_string()).collect()
+        plan.removals
+            .iter()
+            .map(|r| snapshot.nodes[r.node.0 as usize].name.to_string())
+            .collect()
     }
 
     fn kept(snapshot: &Snapshot, now: &str) -> Vec<KeepReason> {
-        emptiness(snapshot, at(now)).1.kept.into_iter().map(|k| k.reason).collect()
+        emptiness(snapshot, at(now))
+            .1
+            .kept
+            .into_iter()
+            .map(|k| k.reason)
+            .collect()
     }
 
     #[test]
     fn an_empty_machine_goes_once_it_has_been_quiet_for_long_enough() {
-        let snapshot = Snapshot { nodes: vec![node("a", 1)], pools: vec![pool(vec![])], ..Snapshot::default() };
-        assert_eq!(kept(&snapshot, "2026-01-05T12:00:59Z"), [KeepReason::NotQuietYet { seconds_left: 1 }]);
+        let snapshot = Snapshot {
+            nodes: vec![node("a", 1)],
+            pools: vec![pool(vec![])],
+            ..Snapshot::default()
+        };
+        assert_eq!(
+            kept(&snapshot, "2026-01-05T12:00:59Z"),
+            [KeepReason::NotQuietYet { seconds_left: 1 }]
+        );
         assert_eq!(next_due(&snapshot), Some(at("2026-01-05T12:01:00Z")));
         assert_eq!(removed(&snapshot, "2026-01-05T12:01:00Z"), ["a"]);
     }
@@ -226,7 +283,11 @@ mod tests {
     fn what_must_stay_says_why() {
         let now = "2026-01-06T00:00:00Z";
         let with = |change: fn(&mut Snapshot)| {
-            let mut snapshot = Snapshot { nodes: vec![node("a", 1)], pools: vec![pool(vec![])], ..Snapshot::default() };
+            let mut snapshot = Snapshot {
+                nodes: vec![node("a", 1)],
+                pools: vec![pool(vec![])],
+                ..Snapshot::default()
+            };
             change(&mut snapshot);
             assert!(removed(&snapshot, now).is_empty());
             kept(&snapshot, now)
@@ -234,20 +295,42 @@ mod tests {
         let pod = |s: &mut Snapshot, place, daemon| {
             s.classes.push(PodClass::default());
             let key = "ns/p".into();
-            s.pods.push(Pod { key, uid: "p".into(), class: ClassId(0), place, daemon, terminating: false });
+            s.pods.push(Pod {
+                key,
+                uid: "p".into(),
+                class: ClassId(0),
+                place,
+                daemon,
+                terminating: false,
+            });
         };
         assert_eq!(with(|s| s.pools.clear()), [KeepReason::PoolNotReady]);
-        assert_eq!(with(|s| s.pools[0].consolidate_after = None), [KeepReason::NeverConsolidated]);
+        assert_eq!(
+            with(|s| s.pools[0].consolidate_after = None),
+            [KeepReason::NeverConsolidated]
+        );
         assert_eq!(
             with(|s| s.nodes[0].disruption_blocker = Some(Blocker::Nominated)),
             [KeepReason::Blocked(Blocker::Nominated)]
         );
         assert_eq!(with(|s| s.nodes[0].leaving = true), []);
-        assert_eq!(with(|s| s.nodes[0].claim = None), [], "a machine without a claim is not ours");
+        assert_eq!(
+            with(|s| s.nodes[0].claim = None),
+            [],
+            "a machine without a claim is not ours"
+        );
 
-        let mut busy = Snapshot { nodes: vec![node("a", 1)], pools: vec![pool(vec![])], ..Snapshot::default() };
+        let mut busy = Snapshot {
+            nodes: vec![node("a", 1)],
+            pools: vec![pool(vec![])],
+            ..Snapshot::default()
+        };
         pod(&mut busy, Place::Assigned(NodeId(0)), false);
-        assert_eq!(kept(&busy, now), [KeepReason::InUse { pods: 1 }], "a promised pod counts");
+        assert_eq!(
+            kept(&busy, now),
+            [KeepReason::InUse { pods: 1 }],
+            "a promised pod counts"
+        );
         busy.pods.clear();
         pod(&mut busy, Place::Bound(NodeId(0)), true);
         assert_eq!(removed(&busy, now), ["a"], "a daemon does not");
@@ -260,18 +343,41 @@ mod tests {
         let check = |budgets: Vec<Budget>, change: fn(&mut Vec<Node>), expected: &[&str]| {
             let mut nodes = nodes();
             change(&mut nodes);
-            let snapshot = Snapshot { nodes, pools: vec![pool(budgets)], ..Snapshot::default() };
+            let snapshot = Snapshot {
+                nodes,
+                pools: vec![pool(budgets)],
+                ..Snapshot::default()
+            };
             assert_eq!(removed(&snapshot, now), expected);
         };
         check(vec![budget(BudgetNodes::Count(2))], |_| {}, &["n4", "n3"]);
         // 30 % of 5 rounds up to 2.
         check(vec![budget(BudgetNodes::Percent(30))], |_| {}, &["n4", "n3"]);
         check(vec![budget(BudgetNodes::Percent(20))], |_| {}, &["n4"]);
-        check(vec![budget(BudgetNodes::Count(3)), budget(BudgetNodes::Count(1))], |_| {}, &["n4"]);
-        check(vec![budget(BudgetNodes::Count(2))], |nodes| nodes[0].leaving = true, &["n4"]);
-        check(vec![budget(BudgetNodes::Count(2))], |nodes| nodes[4].not_ready = true, &["n4"]);
-        check(vec![budget(BudgetNodes::Count(2)), budget(BudgetNodes::Invalid)], |_| {}, &[]);
-        let drift_only = Budget { reasons: vec![DisruptionReason::Drifted], ..budget(BudgetNodes::Count(0)) };
+        check(
+            vec![budget(BudgetNodes::Count(3)), budget(BudgetNodes::Count(1))],
+            |_| {},
+            &["n4"],
+        );
+        check(
+            vec![budget(BudgetNodes::Count(2))],
+            |nodes| nodes[0].leaving = true,
+            &["n4"],
+        );
+        check(
+            vec![budget(BudgetNodes::Count(2))],
+            |nodes| nodes[4].not_ready = true,
+            &["n4"],
+        );
+        check(
+            vec![budget(BudgetNodes::Count(2)), budget(BudgetNodes::Invalid)],
+            |_| {},
+            &[],
+        );
+        let drift_only = Budget {
+            reasons: vec![DisruptionReason::Drifted],
+            ..budget(BudgetNodes::Count(0))
+        };
         check(vec![drift_only], |_| {}, &["n4", "n3", "n2", "n1", "n0"]);
     }
 
@@ -279,8 +385,15 @@ mod tests {
     fn a_window_is_open_from_its_hit_for_its_duration_in_utc() {
         let allowed = |schedule: &str, hours: u64, now: &str| {
             let window = Some((schedule.into(), Duration::from_secs(hours * 3600)));
-            let closing = Budget { window, ..budget(BudgetNodes::Count(0)) };
-            let snapshot = Snapshot { nodes: vec![node("a", 1)], pools: vec![pool(vec![closing])], ..Snapshot::default() };
+            let closing = Budget {
+                window,
+                ..budget(BudgetNodes::Count(0))
+            };
+            let snapshot = Snapshot {
+                nodes: vec![node("a", 1)],
+                pools: vec![pool(vec![closing])],
+                ..Snapshot::default()
+            };
             allowed_disruptions(&snapshot, &snapshot.pools[0], DisruptionReason::Empty, at(now)) > 0
         };
         // Working hours, Monday to Friday: nothing may be disrupted. 2026-01-05 is a Monday.
@@ -291,6 +404,9 @@ mod tests {
         assert!(allowed(work, 8, "2026-01-05T17:00:01Z"));
         assert!(allowed(work, 8, "2026-01-04T12:00:00Z"), "a Sunday");
         assert!(!allowed("@daily", 1, "2026-01-05T00:30:00Z"));
-        assert!(!allowed("not a schedule", 1, "2026-01-05T00:30:00Z"), "closed when it cannot be read");
+        assert!(
+            !allowed("not a schedule", 1, "2026-01-05T00:30:00Z"),
+            "closed when it cannot be read"
+        );
     }
 }

@@ -32,15 +32,29 @@ pub enum PodReason {
     /// Label requirements of pod and pool exclude each other.
     Requirements { pool: Arc<str>, requirement: Arc<str> },
     /// No type of the pool that fits the requirements holds the requests.
-    Resources { pool: Arc<str>, request: Arc<str>, largest: Arc<str> },
+    Resources {
+        pool: Arc<str>,
+        request: Arc<str>,
+        largest: Arc<str>,
+    },
     /// Types would hold it, but none of their offerings is for sale where it must run.
     Offering { pool: Arc<str>, requirement: Arc<str> },
     /// A limit of the pool is used up.
-    Limit { pool: Arc<str>, resource: Arc<str>, limit: i64, used: i64 },
+    Limit {
+        pool: Arc<str>,
+        resource: Arc<str>,
+        limit: i64,
+        used: i64,
+    },
     /// Spread, affinity or anti-affinity leaves no domain.
     Topology { pool: Arc<str>, constraint: Arc<str> },
     /// `minValues` cannot be met.
-    MinValues { pool: Arc<str>, key: Arc<str>, needed: u32, found: u32 },
+    MinValues {
+        pool: Arc<str>,
+        key: Arc<str>,
+        needed: u32,
+        found: u32,
+    },
     /// Nowhere a host port is free.
     HostPort { port: u16 },
     /// Its volumes can be reached nowhere it may run.
@@ -57,13 +71,20 @@ pub struct Kept {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeepReason {
     /// Pods other than daemons run on it.
-    InUse { pods: u32 },
+    InUse {
+        pods: u32,
+    },
     /// `consolidateAfter` has not passed yet.
-    NotQuietYet { seconds_left: i64 },
+    NotQuietYet {
+        seconds_left: i64,
+    },
     /// `consolidateAfter: Never`.
     NeverConsolidated,
     /// The pool's budget for this reason is spent.
-    Budget { pool: Arc<str>, allowed: u32 },
+    Budget {
+        pool: Arc<str>,
+        allowed: u32,
+    },
     Blocked(Blocker),
     /// No pool that is ready owns it.
     PoolNotReady,

@@ -67,14 +67,18 @@ pub fn parse_quantity(text: &str) -> Result<Quantity, QuantityError> {
         b'+' => (false, &text[1..]),
         _ => (false, text),
     };
-    let end = unsigned.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(unsigned.len());
+    let end = unsigned
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(unsigned.len());
     let (number, suffix) = unsigned.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
         return Err(not_a_number());
     }
-    let (multiplier, exponent, format) = suffix_value(suffix)
-        .ok_or_else(|| QuantityError::Suffix { text: text.to_owned(), suffix: suffix.to_owned() })?;
+    let (multiplier, exponent, format) = suffix_value(suffix).ok_or_else(|| QuantityError::Suffix {
+        text: text.to_owned(),
+        suffix: suffix.to_owned(),
+    })?;
 
     // value = digits × 10^(exponent - fraction length) × multiplier, in nanos.
     let mut digits: Vec<u8> = whole.bytes().chain(fraction.bytes()).map(|b| b - b'0').collect();
@@ -82,7 +86,10 @@ pub fn parse_quantity(text: &str) -> Result<Quantity, QuantityError> {
     digits.drain(..leading);
     let scale = exponent - fraction.len() as i64 + 9;
     let nanos = scaled(&digits, multiplier, scale).min(NANOS_MAX);
-    Ok(Quantity { nanos: if negative { -nanos } else { nanos }, format })
+    Ok(Quantity {
+        nanos: if negative { -nanos } else { nanos },
+        format,
+    })
 }
 
 /// digits × multiplier × 10^scale, rounded up, at most a little above [`NANOS_MAX`].
@@ -152,7 +159,11 @@ fn suffix_value(suffix: &str) -> Option<(i128, i64, Format)> {
             }
             // An exponent too long for i64 is as good as the largest one.
             let magnitude = digits.parse::<i64>().unwrap_or(i64::MAX / 2).min(i64::MAX / 2);
-            let exponent = if exponent.starts_with('-') { -magnitude } else { magnitude };
+            let exponent = if exponent.starts_with('-') {
+                -magnitude
+            } else {
+                magnitude
+            };
             Some((1, exponent, Format::DecimalExponent))
         }
     }
@@ -161,12 +172,18 @@ fn suffix_value(suffix: &str) -> Option<(i128, i64, Format)> {
 impl Quantity {
     /// A whole number of thousandths, in decimal notation.
     pub fn from_milli(milli: i64) -> Self {
-        Self { nanos: i128::from(milli) * 1_000_000, format: Format::DecimalSI }
+        Self {
+            nanos: i128::from(milli) * 1_000_000,
+            format: Format::DecimalSI,
+        }
     }
 
     /// A whole number of units, in the given notation.
     pub fn from_units(units: i64, format: Format) -> Self {
-        Self { nanos: i128::from(units) * NANO, format }
+        Self {
+            nanos: i128::from(units) * NANO,
+            format,
+        }
     }
 
     /// In thousandths, rounded away from zero; saturates.
@@ -251,14 +268,22 @@ impl fmt::Display for Quantity {
                 exponent => write!(f, "{mantissa}e{exponent}"),
             };
         }
-        write!(f, "{mantissa}{}", ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][thousands])
+        write!(
+            f,
+            "{mantissa}{}",
+            ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"][thousands]
+        )
     }
 }
 
 /// The amount a manifest's quantity stands for: `cpu` in thousandths, everything else in units, rounded up.
 pub fn amount(resource: &str, text: &str) -> Result<i64, QuantityError> {
     let quantity = parse_quantity(text)?;
-    Ok(if resource == CPU { quantity.milli_ceil() } else { quantity.units_ceil() })
+    Ok(if resource == CPU {
+        quantity.milli_ceil()
+    } else {
+        quantity.units_ceil()
+    })
 }
 
 /// The canonical text of an amount: `1500m` or `2` for `cpu`, a binary suffix where it is exact for bytes,
@@ -332,8 +357,8 @@ mod tests {
     #[test]
     fn refuses_what_the_api_server_refuses() {
         let bad = [
-            "", ".", "-", "1.1.M", "1+1.0M", "0.1mi", "0.1am", "aoeu", ".5i", "1i", "-3.01i", "-3.01e-", " 1",
-            "1 ", "1K", "1ki", "1e", "1Ee3", "1e1.5",
+            "", ".", "-", "1.1.M", "1+1.0M", "0.1mi", "0.1am", "aoeu", ".5i", "1i", "-3.01i", "-3.01e-",
+            " 1", "1 ", "1K", "1ki", "1e", "1Ee3", "1e1.5",
         ];
         for text in bad {
             assert!(parse_quantity(text).is_err(), "{text:?} was accepted");
@@ -342,7 +367,10 @@ mod tests {
         assert_eq!(parse_quantity("x"), Err(QuantityError::Number("x".into())));
         assert_eq!(
             parse_quantity("1K"),
-            Err(QuantityError::Suffix { text: "1K".into(), suffix: "K".into() })
+            Err(QuantityError::Suffix {
+                text: "1K".into(),
+                suffix: "K".into()
+            })
         );
     }
 

@@ -146,8 +146,13 @@ pub enum Blocker {
     /// A pending pod was promised a place there.
     Nominated,
     NodeDoNotDisrupt,
-    PodDoNotDisrupt { pod: Arc<str> },
-    PodDisruptionBudget { pdb: Arc<str>, pod: Arc<str> },
+    PodDoNotDisrupt {
+        pod: Arc<str>,
+    },
+    PodDisruptionBudget {
+        pdb: Arc<str>,
+        pod: Arc<str>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

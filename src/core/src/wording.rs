@@ -9,29 +9,60 @@ impl fmt::Display for PodReason {
         match self {
             Self::NoPools => write!(f, "there is no NodePool that is ready"),
             Self::Unsupported { field, why } => write!(f, "{field} is not supported: {why}"),
-            Self::Taint { pool, taint } => write!(f, "the pod does not tolerate taint {taint} of NodePool {pool}"),
+            Self::Taint { pool, taint } => {
+                write!(f, "the pod does not tolerate taint {taint} of NodePool {pool}")
+            }
             Self::Requirements { pool, requirement } => {
                 write!(f, "NodePool {pool} has nothing that satisfies {requirement}")
             }
-            Self::Resources { pool, request, largest } => {
-                write!(f, "no instance type of NodePool {pool} the pod may use holds {request}; the largest holds {largest}")
+            Self::Resources {
+                pool,
+                request,
+                largest,
+            } => {
+                write!(
+                    f,
+                    "no instance type of NodePool {pool} the pod may use holds {request}; the largest holds {largest}"
+                )
             }
             Self::Offering { pool, requirement } => {
-                write!(f, "NodePool {pool} has instance types for the pod, but none is available with {requirement}")
+                write!(
+                    f,
+                    "NodePool {pool} has instance types for the pod, but none is available with {requirement}"
+                )
             }
-            Self::Limit { pool, resource, limit, used } => {
+            Self::Limit {
+                pool,
+                resource,
+                limit,
+                used,
+            } => {
                 let (limit, used) = (format_amount(resource, *limit), format_amount(resource, *used));
-                write!(f, "NodePool {pool} limit {resource} {limit} is used up ({used} in use)")
+                write!(
+                    f,
+                    "NodePool {pool} limit {resource} {limit} is used up ({used} in use)"
+                )
             }
             Self::Topology { pool, constraint } => {
                 write!(f, "{constraint} leaves no place in NodePool {pool}")
             }
-            Self::MinValues { pool, key, needed, found } => {
-                write!(f, "NodePool {pool} asks for {needed} values of {key}, and {found} could hold the pod")
+            Self::MinValues {
+                pool,
+                key,
+                needed,
+                found,
+            } => {
+                write!(
+                    f,
+                    "NodePool {pool} asks for {needed} values of {key}, and {found} could hold the pod"
+                )
             }
             Self::HostPort { port } => write!(f, "host port {port} is free nowhere"),
             Self::Volume { pool, requirement } => {
-                write!(f, "a volume can be reached only with {requirement}, which NodePool {pool} does not offer")
+                write!(
+                    f,
+                    "a volume can be reached only with {requirement}, which NodePool {pool} does not offer"
+                )
             }
         }
     }
@@ -43,7 +74,10 @@ impl fmt::Display for Blocker {
             Self::NotInitialized => write!(f, "Node is not initialized"),
             Self::Nominated => write!(f, "Node is nominated for a pending pod"),
             Self::NodeDoNotDisrupt => {
-                write!(f, "Disruption is blocked through the \"karpenter.sh/do-not-disrupt\" annotation")
+                write!(
+                    f,
+                    "Disruption is blocked through the \"karpenter.sh/do-not-disrupt\" annotation"
+                )
             }
             Self::PodDoNotDisrupt { pod } => {
                 write!(f, "Pod {pod} has the \"karpenter.sh/do-not-disrupt\" annotation")

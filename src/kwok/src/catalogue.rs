@@ -35,10 +35,21 @@ pub fn catalogue() -> Catalog {
     }
     types.sort_by(|a, b| a.name.cmp(&b.name));
     let price_source = "kwok: fixed test prices, 0.025 $/vCPU + 0.001 $/GB, spot at 70 %";
-    Catalog { revision: 1, types, price_source: price_source.into(), ..Catalog::default() }
+    Catalog {
+        revision: 1,
+        types,
+        price_source: price_source.into(),
+        ..Catalog::default()
+    }
 }
 
-fn instance_type(family: &str, gib_per_core: i64, cores: i64, architecture: &str, system: &str) -> InstanceType {
+fn instance_type(
+    family: &str,
+    gib_per_core: i64,
+    cores: i64,
+    architecture: &str,
+    system: &str,
+) -> InstanceType {
     let name: Arc<str> = format!("{family}-{cores}x-{architecture}-{system}").into();
     let memory = cores * gib_per_core * GIB;
     let capacity = Resources::from([
@@ -58,25 +69,36 @@ fn instance_type(family: &str, gib_per_core: i64, cores: i64, architecture: &str
         is(labels::KWOK_INSTANCE_FAMILY, family),
         is(labels::KWOK_INSTANCE_SIZE, &format!("{cores}x")),
         is(labels::KWOK_INSTANCE_CPU, &cores.to_string()),
-        is(labels::KWOK_INSTANCE_MEMORY, &format!("{}Gi", cores * gib_per_core)),
+        is(
+            labels::KWOK_INSTANCE_MEMORY,
+            &format!("{}Gi", cores * gib_per_core),
+        ),
     ];
     let on_demand = 0.025 * cores as f64 + 0.001 * memory as f64 / 1e9;
     let offerings = ZONES
         .iter()
         .flat_map(|zone| {
-            [(labels::CAPACITY_ON_DEMAND, 1.0), (labels::CAPACITY_SPOT, 0.7)].map(|(capacity_type, share)| Offering {
-                zone: (*zone).into(),
-                capacity_type: capacity_type.into(),
-                price: MicroDollars::from_dollars(on_demand * share),
-                available: true,
-                labels: Vec::new(),
-                reservation: None,
-                allocatable: None,
-                interruption_permille: 0,
+            [(labels::CAPACITY_ON_DEMAND, 1.0), (labels::CAPACITY_SPOT, 0.7)].map(|(capacity_type, share)| {
+                Offering {
+                    zone: (*zone).into(),
+                    capacity_type: capacity_type.into(),
+                    price: MicroDollars::from_dollars(on_demand * share),
+                    available: true,
+                    labels: Vec::new(),
+                    reservation: None,
+                    allocatable: None,
+                    interruption_permille: 0,
+                }
             })
         })
         .collect();
-    InstanceType { name, requirements, capacity, allocatable, offerings }
+    InstanceType {
+        name,
+        requirements,
+        capacity,
+        allocatable,
+        offerings,
+    }
 }
 
 #[cfg(test)]
@@ -98,7 +120,12 @@ mod tests {
         assert_eq!(large.capacity[PODS], 1024, "pods are capped");
         assert_eq!(large.offerings.len(), 8);
         let price = |capacity_type: &str| {
-            large.offerings.iter().find(|o| &*o.capacity_type == capacity_type).unwrap().price
+            large
+                .offerings
+                .iter()
+                .find(|o| &*o.capacity_type == capacity_type)
+                .unwrap()
+                .price
         };
         // 256 × 0.025 + 2,199.023255552 GB × 0.001
         assert_eq!(price("on-demand"), MicroDollars(8_599_023));

@@ -16,8 +16,9 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams, Preconditions},
 };
 use plimsoll_api::{
-    conditions, labels,
+    conditions,
     kwoknodeclass::KWOKNodeClass,
+    labels,
     nodeclaim::NodeClaim,
     nodepool::{NodeClassReference, NodePool},
 };
@@ -40,13 +41,19 @@ pub struct KwokCloud {
 
 impl std::fmt::Debug for KwokCloud {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("KwokCloud").field("types", &self.catalog.types.len()).finish_non_exhaustive()
+        formatter
+            .debug_struct("KwokCloud")
+            .field("types", &self.catalog.types.len())
+            .finish_non_exhaustive()
     }
 }
 
 impl KwokCloud {
     pub fn new(client: Client) -> Self {
-        Self { client, catalog: Arc::new(catalogue()) }
+        Self {
+            client,
+            catalog: Arc::new(catalogue()),
+        }
     }
 
     fn nodes(&self) -> Api<Node> {
@@ -54,7 +61,10 @@ impl KwokCloud {
     }
 
     async fn class(&self, name: &str) -> Result<Option<KWOKNodeClass>, ProviderError> {
-        Api::<KWOKNodeClass>::all(self.client.clone()).get_opt(name).await.map_err(transient)
+        Api::<KWOKNodeClass>::all(self.client.clone())
+            .get_opt(name)
+            .await
+            .map_err(transient)
     }
 
     /// Makes the Node, now or after the class's registration delay.
@@ -68,7 +78,10 @@ impl KwokCloud {
             let name = claim.metadata.name.as_deref().unwrap_or_default();
             // A claim that went meanwhile must not get a machine nobody will ever end.
             match claims.get_opt(name).await {
-                Ok(Some(live)) if live.metadata.uid == claim.metadata.uid && live.metadata.deletion_timestamp.is_none() => {
+                Ok(Some(live))
+                    if live.metadata.uid == claim.metadata.uid
+                        && live.metadata.deletion_timestamp.is_none() =>
+                {
                     if let Err(error) = create(&nodes, &node).await {
                         tracing::warn!(%error, claim = name, "delayed node could not be created");
                     }
@@ -117,37 +130,73 @@ impl CloudProvider for KwokCloud {
             ProviderError::InsufficientCapacity("no kwok offering satisfies the claim's requirements".into())
         })?;
         let name = node::name(claim);
-        let machine =
-            machine(node::provider_id(&name), claim, instance_type, offering, Timestamp::now());
-        let delay = class.spec.node_registration_delay.as_ref().map_or(Duration::ZERO, |d| d.as_duration());
-        self.join(node::node(&name, claim, &machine, offering.price), claim.clone(), delay).await?;
+        let machine = machine(
+            node::provider_id(&name),
+            claim,
+            instance_type,
+            offering,
+            Timestamp::now(),
+        );
+        let delay = class
+            .spec
+            .node_registration_delay
+            .as_ref()
+            .map_or(Duration::ZERO, |d| d.as_duration());
+        self.join(
+            node::node(&name, claim, &machine, offering.price),
+            claim.clone(),
+            delay,
+        )
+        .await?;
         Ok(machine)
     }
 
     async fn find(&self, claim: &NodeClaim) -> Result<Option<Machine>, ProviderError> {
-        let found = self.nodes().get_opt(&node::name(claim)).await.map_err(transient)?;
-        Ok(found.filter(|n| n.metadata.deletion_timestamp.is_none()).and_then(|n| node::machine(&n)))
+        let found = self
+            .nodes()
+            .get_opt(&node::name(claim))
+            .await
+            .map_err(transient)?;
+        Ok(found
+            .filter(|n| n.metadata.deletion_timestamp.is_none())
+            .and_then(|n| node::machine(&n)))
     }
 
     async fn delete(&self, provider_id: &str) -> Result<Termination, ProviderError> {
         let refuse = |why: &str| {
-            Err(ProviderError::NotOurs { provider_id: provider_id.to_owned(), why: why.to_owned() })
+            Err(ProviderError::NotOurs {
+                provider_id: provider_id.to_owned(),
+                why: why.to_owned(),
+            })
         };
-        let Some(name) = node::name_of(provider_id) else { return refuse("it is not a kwok provider id") };
+        let Some(name) = node::name_of(provider_id) else {
+            return refuse("it is not a kwok provider id");
+        };
         let Some(live) = self.nodes().get_opt(name).await.map_err(transient)? else {
             return Ok(Termination::Gone);
         };
         if live.spec.as_ref().and_then(|s| s.provider_id.as_deref()) != Some(provider_id) {
             return refuse("the Node of that name carries another provider id");
         }
-        if !live.metadata.labels.as_ref().is_some_and(|l| l.contains_key(labels::NODEPOOL)) {
+        if !live
+            .metadata
+            .labels
+            .as_ref()
+            .is_some_and(|l| l.contains_key(labels::NODEPOOL))
+        {
             return refuse("the Node does not carry the nodepool label");
         }
         if live.metadata.deletion_timestamp.is_some() {
             return Ok(Termination::Gone);
         }
-        let preconditions = Preconditions { uid: live.metadata.uid.clone(), resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let preconditions = Preconditions {
+            uid: live.metadata.uid.clone(),
+            resource_version: None,
+        };
+        let params = DeleteParams {
+            preconditions: Some(preconditions),
+            ..DeleteParams::default()
+        };
         match self.nodes().delete(name, &params).await {
             Ok(_) => Ok(Termination::Gone),
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(Termination::Gone),
@@ -156,8 +205,15 @@ impl CloudProvider for KwokCloud {
     }
 
     async fn list(&self) -> Result<Vec<Machine>, ProviderError> {
-        let nodes = self.nodes().list(&ListParams::default()).await.map_err(transient)?;
-        let alive = nodes.items.iter().filter(|n| n.metadata.deletion_timestamp.is_none());
+        let nodes = self
+            .nodes()
+            .list(&ListParams::default())
+            .await
+            .map_err(transient)?;
+        let alive = nodes
+            .items
+            .iter()
+            .filter(|n| n.metadata.deletion_timestamp.is_none());
         Ok(alive.filter_map(node::machine).collect())
     }
 
@@ -196,7 +252,11 @@ impl CloudProvider for KwokCloud {
 
 /// The class's Ready condition; the schema's default says True, so no controller has to.
 fn readiness(class: &KWOKNodeClass) -> NodeClassReadiness {
-    let list = class.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    let list = class
+        .status
+        .as_ref()
+        .map(|s| s.conditions.as_slice())
+        .unwrap_or_default();
     match conditions::find(list, conditions::READY) {
         None => NodeClassReadiness::Ready,
         Some(ready) => {

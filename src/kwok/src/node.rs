@@ -67,11 +67,19 @@ pub(crate) fn node(name: &str, claim: &NodeClaim, machine: &Machine, price: Micr
 
 /// None for a Node this provider did not make.
 pub(crate) fn machine(node: &Node) -> Option<Machine> {
-    let provider_id = node.spec.as_ref()?.provider_id.clone().filter(|id| id.starts_with(PROVIDER_ID_PREFIX))?;
+    let provider_id = node
+        .spec
+        .as_ref()?
+        .provider_id
+        .clone()
+        .filter(|id| id.starts_with(PROVIDER_ID_PREFIX))?;
     let annotations = node.metadata.annotations.as_ref()?;
     let node_labels = node.metadata.labels.clone().unwrap_or_default();
     let own = |key: &String| {
-        key != labels::HOSTNAME && key != labels::REGISTERED && key != labels::INITIALIZED && labels::is_well_known(key)
+        key != labels::HOSTNAME
+            && key != labels::REGISTERED
+            && key != labels::INITIALIZED
+            && labels::is_well_known(key)
     };
     let status = node.status.clone().unwrap_or_default();
     Some(Machine {

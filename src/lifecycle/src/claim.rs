@@ -45,7 +45,12 @@ pub struct Settings {
 }
 
 /// One step for one claim at `now`.
-pub fn reconcile(view: &NodeView, consolidate_after: Option<Duration>, settings: Settings, now: Timestamp) -> Pass {
+pub fn reconcile(
+    view: &NodeView,
+    consolidate_after: Option<Duration>,
+    settings: Settings,
+    now: Timestamp,
+) -> Pass {
     let claim = &view.claim;
     let mut pass = Pass::default();
     if claim.metadata.deletion_timestamp.is_some() {
@@ -83,11 +88,27 @@ pub fn reconcile(view: &NodeView, consolidate_after: Option<Duration>, settings:
         initialize(view, now, &mut status, &mut pass);
         settle(view, consolidate_after, now, &mut status, &mut pass);
         push_status(claim, &status, &mut pass);
-        give_up(claim, &status, conditions::REGISTERED, REGISTRATION_TIMEOUT, "registration_timeout", now, &mut pass);
+        give_up(
+            claim,
+            &status,
+            conditions::REGISTERED,
+            REGISTRATION_TIMEOUT,
+            "registration_timeout",
+            now,
+            &mut pass,
+        );
     } else {
         edit(claim, &mut status, now);
         push_status(claim, &status, &mut pass);
-        if !give_up(claim, &status, conditions::LAUNCHED, LAUNCH_TIMEOUT, "launch_timeout", now, &mut pass) {
+        if !give_up(
+            claim,
+            &status,
+            conditions::LAUNCHED,
+            LAUNCH_TIMEOUT,
+            "launch_timeout",
+            now,
+            &mut pass,
+        ) {
             pass.effects.push(Effect::Launch(claim.clone()));
         }
     }
@@ -120,14 +141,20 @@ pub fn launched(claim: &NodeClaim, answer: &Result<Machine, ProviderError>, now:
             status.allocatable.clone_from(&machine.allocatable);
             edit(claim, &mut status, now).set_true(conditions::LAUNCHED);
             // The label patch may have moved the resourceVersion on; nothing else writes this status.
-            pass.effects.push(Effect::PatchClaimStatus { name: name(claim), patch: json!({ "status": status }) });
+            pass.effects.push(Effect::PatchClaimStatus {
+                name: name(claim),
+                patch: json!({ "status": status }),
+            });
         }
         Err(error @ (ProviderError::InsufficientCapacity(_) | ProviderError::NodeClassNotReady(_))) => {
             let (reason, metric) = match error {
-                ProviderError::InsufficientCapacity(_) => ("InsufficientCapacityError", "insufficient_capacity"),
+                ProviderError::InsufficientCapacity(_) => {
+                    ("InsufficientCapacityError", "insufficient_capacity")
+                }
                 _ => ("NodeClassNotReady", "nodeclass_not_ready"),
             };
-            pass.effects.push(event(claim, EventType::Warning, reason, error.to_string()));
+            pass.effects
+                .push(event(claim, EventType::Warning, reason, error.to_string()));
             pass.effects.push(delete(claim, metric));
         }
         Err(error) => {
@@ -141,7 +168,13 @@ pub fn launched(claim: &NodeClaim, answer: &Result<Machine, ProviderError>, now:
 }
 
 /// Brings the Node in step with the claim and opens it for pods.
-fn register(view: &NodeView, settings: Settings, now: Timestamp, status: &mut NodeClaimStatus, pass: &mut Pass) {
+fn register(
+    view: &NodeView,
+    settings: Settings,
+    now: Timestamp,
+    status: &mut NodeClaimStatus,
+    pass: &mut Pass,
+) {
     let claim = &view.claim;
     let mut set = edit(claim, status, now);
     if set.is_true(conditions::REGISTERED) {
@@ -149,7 +182,11 @@ fn register(view: &NodeView, settings: Settings, now: Timestamp, status: &mut No
     }
     let node = match view.nodes.as_slice() {
         [] => {
-            set.set_unknown(conditions::REGISTERED, "NodeNotFound", "Node not registered with cluster");
+            set.set_unknown(
+                conditions::REGISTERED,
+                "NodeNotFound",
+                "Node not registered with cluster",
+            );
             return;
         }
         [node] => node,
@@ -161,26 +198,43 @@ fn register(view: &NodeView, settings: Settings, now: Timestamp, status: &mut No
     };
     let closed = has_taint(node, taints::UNREGISTERED);
     if !closed && !has_label(node, labels::REGISTERED) {
-        let note = "the node joined without the karpenter.sh/unregistered taint; fix its startup configuration";
-        pass.effects.push(event(claim, EventType::Warning, "UnregisteredTaintMissing", note.into()));
+        let note =
+            "the node joined without the karpenter.sh/unregistered taint; fix its startup configuration";
+        pass.effects.push(event(
+            claim,
+            EventType::Warning,
+            "UnregisteredTaintMissing",
+            note.into(),
+        ));
         set.set_unknown(conditions::REGISTERED, "UnregisteredTaintNotFound", note);
         return;
     }
 
-    let waited = node.metadata.creation_timestamp.as_ref().map_or(Duration::ZERO, |t| since(t.0, now));
+    let waited = node
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(Duration::ZERO, |t| since(t.0, now));
     let can_nominate = settings.nominate && !view.promised.is_empty();
     let open = !can_nominate || accepts_pods(node) || waited >= OPENING_WINDOW;
     if open && can_nominate {
         nominate(view, node, pass);
     }
     if let Some(patch) = node_patch(claim, node, open) {
-        pass.effects.push(Effect::PatchNode { name: node_name(node), patch });
+        pass.effects.push(Effect::PatchNode {
+            name: node_name(node),
+            patch,
+        });
     }
     if open {
         set.set_true(conditions::REGISTERED);
         status.node_name = node.metadata.name.clone();
     } else {
-        set.set_unknown(conditions::REGISTERED, AWAITING_READINESS, "Node is kept closed until it is ready for its pods");
+        set.set_unknown(
+            conditions::REGISTERED,
+            AWAITING_READINESS,
+            "Node is kept closed until it is ready for its pods",
+        );
         pass.again_in(OPENING_WINDOW - waited);
     }
 }
@@ -193,24 +247,45 @@ fn initialize(view: &NodeView, now: Timestamp, status: &mut NodeClaimStatus, pas
         return;
     }
     let Some(node) = view.node() else {
-        set.set_unknown(conditions::INITIALIZED, "NodeNotFound", "Node not registered with cluster");
+        set.set_unknown(
+            conditions::INITIALIZED,
+            "NodeNotFound",
+            "Node not registered with cluster",
+        );
         return;
     };
     if !has_taint(node, taints::UNREGISTERED) {
         // A scheduling attempt that failed while the node was closed has cleared the nomination.
         nominate(view, node, pass);
     }
-    let node_taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
+    let node_taints = node
+        .spec
+        .as_ref()
+        .and_then(|s| s.taints.as_deref())
+        .unwrap_or_default();
     let startup = claim.spec.startup_taints.iter().flatten();
     let unmet = if !is_ready(node) {
         Some(("NodeNotReady", "Node status is NotReady".to_owned()))
-    } else if let Some(taint) = startup.into_iter().find(|s| node_taints.iter().any(|t| same_taint(t, s))) {
-        Some(("StartupTaintsExist", format!("StartupTaint {:?} still exists", taint_text(taint))))
+    } else if let Some(taint) = startup
+        .into_iter()
+        .find(|s| node_taints.iter().any(|t| same_taint(t, s)))
+    {
+        Some((
+            "StartupTaintsExist",
+            format!("StartupTaint {:?} still exists", taint_text(taint)),
+        ))
     } else if let Some(taint) = node_taints.iter().find(|t| taints::is_ephemeral(t)) {
-        Some(("KnownEphemeralTaintsExist", format!("KnownEphemeralTaint {:?} still exists", taint_text(taint))))
+        Some((
+            "KnownEphemeralTaintsExist",
+            format!("KnownEphemeralTaint {:?} still exists", taint_text(taint)),
+        ))
     } else {
-        missing_resource(claim, node)
-            .map(|resource| ("ResourceNotRegistered", format!("Resource {resource:?} was requested but not registered")))
+        missing_resource(claim, node).map(|resource| {
+            (
+                "ResourceNotRegistered",
+                format!("Resource {resource:?} was requested but not registered"),
+            )
+        })
     };
     if let Some((reason, message)) = unmet {
         set.set_unknown(conditions::INITIALIZED, reason, &message);
@@ -218,13 +293,22 @@ fn initialize(view: &NodeView, now: Timestamp, status: &mut NodeClaimStatus, pas
     }
     if !has_label(node, labels::INITIALIZED) {
         let patch = json!({ "metadata": { "labels": { labels::INITIALIZED: "true" } } });
-        pass.effects.push(Effect::PatchNode { name: node_name(node), patch });
+        pass.effects.push(Effect::PatchNode {
+            name: node_name(node),
+            patch,
+        });
     }
     set.set_true(conditions::INITIALIZED);
 }
 
 /// Keeps what consolidation looks at: the last pod event and whether the node has been quiet long enough.
-fn settle(view: &NodeView, consolidate_after: Option<Duration>, now: Timestamp, status: &mut NodeClaimStatus, pass: &mut Pass) {
+fn settle(
+    view: &NodeView,
+    consolidate_after: Option<Duration>,
+    now: Timestamp,
+    status: &mut NodeClaimStatus,
+    pass: &mut Pass,
+) {
     if let Some(event) = view.last_pod_event {
         let written = status.last_pod_event_time.as_ref().map(|t| t.0);
         let gap = written.map_or(POD_EVENT_GAP, |at| since(at, event));
@@ -235,7 +319,11 @@ fn settle(view: &NodeView, consolidate_after: Option<Duration>, now: Timestamp, 
             pass.again_in(POD_EVENT_GAP.saturating_sub(gap));
         }
     }
-    let last_event = status.last_pod_event_time.as_ref().map(|t| t.0).max(view.last_pod_event);
+    let last_event = status
+        .last_pod_event_time
+        .as_ref()
+        .map(|t| t.0)
+        .max(view.last_pod_event);
     let initialized_at = conditions::find(&status.conditions, conditions::INITIALIZED)
         .filter(|c| c.status == "True")
         .map(|c| c.last_transition_time.0);
@@ -313,8 +401,11 @@ fn node_patch(claim: &NodeClaim, node: &Node, open: bool) -> Option<Value> {
     }
     let finalizers = node.metadata.finalizers.as_deref().unwrap_or_default();
     if !finalizers.iter().any(|f| f == labels::TERMINATION_FINALIZER) {
-        let all: Vec<&str> =
-            finalizers.iter().map(String::as_str).chain([labels::TERMINATION_FINALIZER]).collect();
+        let all: Vec<&str> = finalizers
+            .iter()
+            .map(String::as_str)
+            .chain([labels::TERMINATION_FINALIZER])
+            .collect();
         metadata.insert("finalizers".into(), json!(all));
     }
     let owners = node.metadata.owner_references.as_deref().unwrap_or_default();
@@ -327,10 +418,20 @@ fn node_patch(claim: &NodeClaim, node: &Node, open: bool) -> Option<Value> {
         metadata.insert("ownerReferences".into(), json!(all));
     }
 
-    let has: Vec<Taint> = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+    let has: Vec<Taint> = node
+        .spec
+        .as_ref()
+        .and_then(|s| s.taints.clone())
+        .unwrap_or_default();
     let mut wanted = has.clone();
     if !has_label(node, labels::DO_NOT_SYNC_TAINTS) && !has_label(node, labels::REGISTERED) {
-        for taint in claim.spec.taints.iter().flatten().chain(claim.spec.startup_taints.iter().flatten()) {
+        for taint in claim
+            .spec
+            .taints
+            .iter()
+            .flatten()
+            .chain(claim.spec.startup_taints.iter().flatten())
+        {
             if !wanted.iter().any(|t| same_taint(t, taint)) {
                 wanted.push(taint.clone());
             }
@@ -353,14 +454,24 @@ fn node_patch(claim: &NodeClaim, node: &Node, open: bool) -> Option<Value> {
 
 /// A ready node on which nothing but our own taint keeps pods away.
 fn accepts_pods(node: &Node) -> bool {
-    let node_taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
-    is_ready(node) && node_taints.iter().all(|t| t.key == taints::UNREGISTERED || !taints::is_ephemeral(t))
+    let node_taints = node
+        .spec
+        .as_ref()
+        .and_then(|s| s.taints.as_deref())
+        .unwrap_or_default();
+    is_ready(node)
+        && node_taints
+            .iter()
+            .all(|t| t.key == taints::UNREGISTERED || !taints::is_ephemeral(t))
 }
 
 fn missing_resource<'a>(claim: &'a NodeClaim, node: &Node) -> Option<&'a str> {
     let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
     let present = |resource: &str| {
-        let quantity = allocatable.and_then(|a| a.get(resource)).map(|q| q.0.as_str()).unwrap_or_default();
+        let quantity = allocatable
+            .and_then(|a| a.get(resource))
+            .map(|q| q.0.as_str())
+            .unwrap_or_default();
         plimsoll_core::resources::amount(resource, quantity).is_ok_and(|amount| amount > 0)
     };
     let asked = |resource: &str, quantity: &str| {
@@ -384,7 +495,9 @@ fn lifetime_left(claim: &NodeClaim, now: Timestamp) -> Option<Duration> {
 
 /// Non-negative time from `earlier` to `now`.
 pub(crate) fn since(earlier: Timestamp, now: Timestamp) -> Duration {
-    now.duration_since(earlier).max(SignedDuration::ZERO).unsigned_abs()
+    now.duration_since(earlier)
+        .max(SignedDuration::ZERO)
+        .unsigned_abs()
 }
 
 fn whole_second_after(at: Timestamp) -> Timestamp {
@@ -392,11 +505,21 @@ fn whole_second_after(at: Timestamp) -> Timestamp {
     Timestamp::from_second(at.as_second() + up).unwrap_or(at)
 }
 
-pub(crate) fn edit<'a>(claim: &NodeClaim, status: &'a mut NodeClaimStatus, now: Timestamp) -> ConditionSet<'a> {
+pub(crate) fn edit<'a>(
+    claim: &NodeClaim,
+    status: &'a mut NodeClaimStatus,
+    now: Timestamp,
+) -> ConditionSet<'a> {
     let created = claim.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
     let generation = claim.metadata.generation.unwrap_or(0);
-    ConditionSet::new(&conditions::NODECLAIM, &mut status.conditions, generation, created, now)
-        .terminating(claim.metadata.deletion_timestamp.is_some())
+    ConditionSet::new(
+        &conditions::NODECLAIM,
+        &mut status.conditions,
+        generation,
+        created,
+        now,
+    )
+    .terminating(claim.metadata.deletion_timestamp.is_some())
 }
 
 /// Writes the status when it changed, under the version it was computed from.
@@ -404,17 +527,32 @@ pub(crate) fn push_status(claim: &NodeClaim, status: &NodeClaimStatus, pass: &mu
     if claim.status.as_ref() != Some(status) {
         let version = &claim.metadata.resource_version;
         let patch = json!({ "metadata": { "resourceVersion": version }, "status": status });
-        pass.effects.push(Effect::PatchClaimStatus { name: name(claim), patch });
+        pass.effects.push(Effect::PatchClaimStatus {
+            name: name(claim),
+            patch,
+        });
     }
 }
 
 pub(crate) fn delete(claim: &NodeClaim, reason: &'static str) -> Effect {
-    Effect::DeleteClaim { name: name(claim), uid: claim.metadata.uid.clone().unwrap_or_default(), reason }
+    Effect::DeleteClaim {
+        name: name(claim),
+        uid: claim.metadata.uid.clone().unwrap_or_default(),
+        reason,
+    }
 }
 
 pub(crate) fn event(claim: &NodeClaim, type_: EventType, reason: &'static str, note: String) -> Effect {
     let uid = claim.metadata.uid.clone().unwrap_or_default();
-    Effect::Event { subject: Subject::NodeClaim { name: name(claim), uid }, type_, reason, note }
+    Effect::Event {
+        subject: Subject::NodeClaim {
+            name: name(claim),
+            uid,
+        },
+        type_,
+        reason,
+        note,
+    }
 }
 
 pub(crate) fn name(claim: &NodeClaim) -> String {
@@ -432,20 +570,34 @@ pub(crate) fn locked(claim: &NodeClaim, mut metadata: Value) -> Value {
 }
 
 pub(crate) fn has_finalizer(claim: &NodeClaim) -> bool {
-    claim.metadata.finalizers.iter().flatten().any(|f| f == labels::TERMINATION_FINALIZER)
+    claim
+        .metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|f| f == labels::TERMINATION_FINALIZER)
 }
 
 pub(crate) fn is_ready(node: &Node) -> bool {
     let list = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-    list.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+    list.into_iter()
+        .flatten()
+        .any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 pub(crate) fn has_taint(node: &Node, key: &str) -> bool {
-    node.spec.iter().flat_map(|s| s.taints.iter().flatten()).any(|t| t.key == key)
+    node.spec
+        .iter()
+        .flat_map(|s| s.taints.iter().flatten())
+        .any(|t| t.key == key)
 }
 
 pub(crate) fn has_label(node: &Node, key: &str) -> bool {
-    node.metadata.labels.as_ref().and_then(|l| l.get(key)).is_some_and(|v| v == "true")
+    node.metadata
+        .labels
+        .as_ref()
+        .and_then(|l| l.get(key))
+        .is_some_and(|v| v == "true")
 }
 
 fn same_taint(a: &Taint, b: &Taint) -> bool {

@@ -17,7 +17,8 @@ use crate::{
 /// is already leaving, or a pod was promised a place on it.
 pub fn close(view: &NodeView) -> Option<Effect> {
     let node = view.node()?;
-    let leaving = view.claim.metadata.deletion_timestamp.is_some() || node.metadata.deletion_timestamp.is_some();
+    let leaving =
+        view.claim.metadata.deletion_timestamp.is_some() || node.metadata.deletion_timestamp.is_some();
     if leaving || !view.promised.is_empty() || !owns(&view.claim, node) {
         return None;
     }
@@ -40,12 +41,20 @@ pub fn confirm_empty<'a>(
     let busy = pods.into_iter().find(|p| p.is_reschedulable());
     match busy {
         None => vec![
-            event(claim, EventType::Normal, "DisruptionTerminating", "Disrupting NodeClaim: Empty".into()),
+            event(
+                claim,
+                EventType::Normal,
+                "DisruptionTerminating",
+                "Disrupting NodeClaim: Empty".into(),
+            ),
             delete(claim, "empty"),
         ],
         Some(pod) => {
             let note = format!("pod {} was bound to the node while it was being closed", pod.key);
-            vec![event(claim, EventType::Normal, "DisruptionBlocked", note), reopen(node)]
+            vec![
+                event(claim, EventType::Normal, "DisruptionBlocked", note),
+                reopen(node),
+            ]
         }
     }
 }

@@ -33,9 +33,20 @@ struct Tier {
 }
 
 /// One step: evicts the first tier that still has pods, and deletes what is past the deadline.
-pub(crate) fn step(view: &NodeView, node: &Node, deadline: Option<Timestamp>, now: Timestamp, pass: &mut Pass) -> Progress {
+pub(crate) fn step(
+    view: &NodeView,
+    node: &Node,
+    deadline: Option<Timestamp>,
+    now: Timestamp,
+    pass: &mut Pass,
+) -> Progress {
     let waiting: Vec<&Arc<PodState>> = view.pods.iter().filter(|p| p.is_waiting_eviction(now)).collect();
-    let begun = view.claim.metadata.deletion_timestamp.as_ref().map_or(now, |t| t.0);
+    let begun = view
+        .claim
+        .metadata
+        .deletion_timestamp
+        .as_ref()
+        .map_or(now, |t| t.0);
     let lasted = since(begun, now);
     if waiting.is_empty() {
         if lasted >= DRAIN_MIN {
@@ -48,8 +59,15 @@ pub(crate) fn step(view: &NodeView, node: &Node, deadline: Option<Timestamp>, no
         force(&waiting, node, deadline, now, pass);
     }
     if let Some(tier) = waiting.iter().map(|p| tier(p)).min() {
-        for pod in waiting.iter().filter(|p| self::tier(p) == tier && p.is_evictable(now)) {
-            pass.effects.push(Effect::Evict { pod: pod.key.clone(), uid: pod.uid.clone(), node: node_name(node) });
+        for pod in waiting
+            .iter()
+            .filter(|p| self::tier(p) == tier && p.is_evictable(now))
+        {
+            pass.effects.push(Effect::Evict {
+                pod: pod.key.clone(),
+                uid: pod.uid.clone(),
+                node: node_name(node),
+            });
         }
     }
     pass.again_in(DRAIN_POLL);
@@ -62,7 +80,9 @@ fn force(waiting: &[&Arc<PodState>], node: &Node, deadline: Timestamp, now: Time
     let left = since(now, deadline);
     if left.is_zero() || waiting.iter().any(|p| p.grace_period >= left) {
         pass.effects.push(Effect::Event {
-            subject: Subject::Node { name: node_name(node) },
+            subject: Subject::Node {
+                name: node_name(node),
+            },
             type_: EventType::Warning,
             reason: "TerminationGracePeriodExpiring",
             note: format!("all pods will be deleted by {deadline}"),
@@ -72,11 +92,18 @@ fn force(waiting: &[&Arc<PodState>], node: &Node, deadline: Timestamp, now: Time
         let ends_too_late = pod.deletion.is_none_or(|at| at > deadline);
         if pod.grace_period >= left && ends_too_late {
             let grace = left.max(Duration::from_secs(1));
-            pass.effects.push(Effect::DeletePod { pod: pod.key.clone(), uid: pod.uid.clone(), grace });
+            pass.effects.push(Effect::DeletePod {
+                pod: pod.key.clone(),
+                uid: pod.uid.clone(),
+                grace,
+            });
         }
     }
 }
 
 fn tier(pod: &PodState) -> Tier {
-    Tier { critical: pod.critical, daemon: pod.owner == Owner::DaemonSet }
+    Tier {
+        critical: pod.critical,
+        daemon: pod.owner == Owner::DaemonSet,
+    }
 }

@@ -11,28 +11,64 @@ use serde_json::Value;
 pub enum Effect {
     CreateClaim(Box<NodeClaim>),
     /// JSON merge patch. Carries a resourceVersion wherever a list is replaced.
-    PatchClaim { name: String, patch: Value },
+    PatchClaim {
+        name: String,
+        patch: Value,
+    },
     /// JSON merge patch of the status subresource.
-    PatchClaimStatus { name: String, patch: Value },
+    PatchClaimStatus {
+        name: String,
+        patch: Value,
+    },
     /// `reason` is the label value of `nodeclaims_disrupted_total`.
-    DeleteClaim { name: String, uid: String, reason: &'static str },
+    DeleteClaim {
+        name: String,
+        uid: String,
+        reason: &'static str,
+    },
     /// Ask the provider for the machine; the answer goes to [`crate::launched`].
     Launch(Arc<NodeClaim>),
     /// End the machine of this claim. Without a provider id the provider is asked what it launched for it.
-    Terminate { claim: Arc<NodeClaim>, provider_id: Option<String> },
+    Terminate {
+        claim: Arc<NodeClaim>,
+        provider_id: Option<String>,
+    },
     /// Find out whether the machine still exists; if not, its termination is over.
     Probe(Arc<NodeClaim>),
     /// List the pods on the claim's node from the API server; the answer goes to [`crate::drained`].
     ConfirmDrained(Arc<NodeClaim>),
-    PatchNode { name: String, patch: Value },
-    DeleteNode { name: String, uid: String },
+    PatchNode {
+        name: String,
+        patch: Value,
+    },
+    DeleteNode {
+        name: String,
+        uid: String,
+    },
     /// Tell kube-scheduler where the pod was planned. None clears an earlier nomination.
-    Nominate { pod: Arc<str>, uid: Arc<str>, node: Option<String> },
+    Nominate {
+        pod: Arc<str>,
+        uid: Arc<str>,
+        node: Option<String>,
+    },
     /// Through the eviction API, with the UID as precondition.
-    Evict { pod: Arc<str>, uid: Arc<str>, node: String },
+    Evict {
+        pod: Arc<str>,
+        uid: Arc<str>,
+        node: String,
+    },
     /// Past the node's deadline: budgets no longer count.
-    DeletePod { pod: Arc<str>, uid: Arc<str>, grace: Duration },
-    Event { subject: Subject, type_: EventType, reason: &'static str, note: String },
+    DeletePod {
+        pod: Arc<str>,
+        uid: Arc<str>,
+        grace: Duration,
+    },
+    Event {
+        subject: Subject,
+        type_: EventType,
+        reason: &'static str,
+        note: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +80,22 @@ pub enum EventType {
 /// What an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
-    NodeClaim { name: String, uid: String },
-    NodePool { name: String, uid: String },
-    Node { name: String },
+    NodeClaim {
+        name: String,
+        uid: String,
+    },
+    NodePool {
+        name: String,
+        uid: String,
+    },
+    Node {
+        name: String,
+    },
     /// Key is `namespace/name`.
-    Pod { key: Arc<str>, uid: Arc<str> },
+    Pod {
+        key: Arc<str>,
+        uid: Arc<str>,
+    },
 }
 
 /// The outcome of one pass over one object.

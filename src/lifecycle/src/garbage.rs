@@ -29,9 +29,14 @@ pub struct Found {
 /// and the index must be complete, or claims would look missing.
 pub fn collect(index: &Index, machines: &[Machine], now: Timestamp) -> Found {
     let mut found = Found::default();
-    let claimed: BTreeSet<&str> =
-        index.claims().filter_map(|c| c.status.as_ref()?.provider_id.as_deref()).collect();
-    let named: BTreeSet<&str> = index.claims().filter_map(|c| c.metadata.name.as_deref()).collect();
+    let claimed: BTreeSet<&str> = index
+        .claims()
+        .filter_map(|c| c.status.as_ref()?.provider_id.as_deref())
+        .collect();
+    let named: BTreeSet<&str> = index
+        .claims()
+        .filter_map(|c| c.metadata.name.as_deref())
+        .collect();
     let alive: BTreeSet<&str> = machines.iter().map(|m| m.provider_id.as_str()).collect();
 
     for machine in machines {
@@ -42,14 +47,21 @@ pub fn collect(index: &Index, machines: &[Machine], now: Timestamp) -> Found {
     }
     for claim in index.claims().filter(|c| c.metadata.deletion_timestamp.is_none()) {
         let Some(status) = &claim.status else { continue };
-        let Some(provider_id) = &status.provider_id else { continue };
+        let Some(provider_id) = &status.provider_id else {
+            continue;
+        };
         let registered = conditions::is_true(&status.conditions, conditions::REGISTERED);
-        let node_is_well = index.nodes_of_provider_id(provider_id).iter().any(|n| is_ready(n));
+        let node_is_well = index
+            .nodes_of_provider_id(provider_id)
+            .iter()
+            .any(|n| is_ready(n));
         if registered && !alive.contains(provider_id.as_str()) && !node_is_well {
             found.effects.push(delete(claim, "garbage_collected"));
         }
     }
-    let orphans = index.nodes().filter(|n| is_orphan(index, n) && !provider_id(n).is_some_and(|id| alive.contains(id)));
+    let orphans = index
+        .nodes()
+        .filter(|n| is_orphan(index, n) && !provider_id(n).is_some_and(|id| alive.contains(id)));
     found.effects.extend(orphans.filter_map(|n| release_node(n)));
     found
 }
@@ -58,7 +70,11 @@ pub fn collect(index: &Index, machines: &[Machine], now: Timestamp) -> Found {
 fn is_orphan(index: &Index, node: &Node) -> bool {
     node.metadata.deletion_timestamp.is_some()
         && index.claim_of_node(node).is_none()
-        && node.metadata.labels.as_ref().is_some_and(|l| l.contains_key(labels::NODEPOOL))
+        && node
+            .metadata
+            .labels
+            .as_ref()
+            .is_some_and(|l| l.contains_key(labels::NODEPOOL))
 }
 
 fn provider_id(node: &Node) -> Option<&str> {

@@ -31,10 +31,16 @@ pub fn reconcile(
     let mut patches = Patches::default();
     let wanted = [
         (labels::NODEPOOL_HASH, hash::nodepool_hash(pool)),
-        (labels::NODEPOOL_HASH_VERSION, hash::NODEPOOL_HASH_VERSION.to_owned()),
+        (
+            labels::NODEPOOL_HASH_VERSION,
+            hash::NODEPOOL_HASH_VERSION.to_owned(),
+        ),
     ];
     let annotations = pool.metadata.annotations.as_ref();
-    if wanted.iter().any(|(key, value)| annotations.and_then(|a| a.get(*key)) != Some(value)) {
+    if wanted
+        .iter()
+        .any(|(key, value)| annotations.and_then(|a| a.get(*key)) != Some(value))
+    {
         let new: BTreeMap<_, _> = wanted.into_iter().collect();
         patches.metadata = Some(json!({ "metadata": { "annotations": new } }));
     }
@@ -42,11 +48,20 @@ pub fn reconcile(
     let mut status = pool.status.clone().unwrap_or_default();
     let created = pool.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
     let generation = pool.metadata.generation.unwrap_or(0);
-    let mut set =
-        ConditionSet::new(&conditions::NODEPOOL, &mut status.conditions, generation, created, now);
+    let mut set = ConditionSet::new(
+        &conditions::NODEPOOL,
+        &mut status.conditions,
+        generation,
+        created,
+        now,
+    );
     if let Err(violations) = validate::nodepool(pool) {
         let message: Vec<String> = violations.iter().map(ToString::to_string).collect();
-        set.set_false(conditions::VALIDATION_SUCCEEDED, "NodePoolValidationFailed", &message.join("; "));
+        set.set_false(
+            conditions::VALIDATION_SUCCEEDED,
+            "NodePoolValidationFailed",
+            &message.join("; "),
+        );
     } else {
         set.set_true(conditions::VALIDATION_SUCCEEDED);
     }
@@ -78,5 +93,8 @@ fn resources_of(mut amounts: Resources, nodes: i64) -> BTreeMap<String, Quantity
         amounts.entry(always.into()).or_default();
     }
     amounts.insert(NODES.into(), nodes);
-    amounts.iter().map(|(name, amount)| (name.to_string(), Quantity(format_amount(name, *amount)))).collect()
+    amounts
+        .iter()
+        .map(|(name, amount)| (name.to_string(), Quantity(format_amount(name, *amount))))
+        .collect()
 }

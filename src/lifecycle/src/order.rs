@@ -29,7 +29,10 @@ pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str)
 
     let mut claim_labels = template.metadata.labels.clone().unwrap_or_default();
     claim_labels.insert(labels::NODEPOOL.into(), pool_name.clone());
-    claim_labels.insert(labels::nodeclass_label(&class.group, &class.kind), class.name.clone());
+    claim_labels.insert(
+        labels::nodeclass_label(&class.group, &class.kind),
+        class.name.clone(),
+    );
     // A custom key the launch has narrowed to one value becomes a label of the node.
     for requirement in &launch.requirements {
         if let (Operator::In, [only]) = (requirement.operator, requirement.values.as_slice())
@@ -42,8 +45,14 @@ pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str)
 
     let mut annotations = template.metadata.annotations.clone().unwrap_or_default();
     annotations.insert(labels::NODEPOOL_HASH.into(), hash::nodepool_hash(pool));
-    annotations.insert(labels::NODEPOOL_HASH_VERSION.into(), hash::NODEPOOL_HASH_VERSION.into());
-    annotations.insert(labels::MIN_VALUES_RELAXED.into(), launch.min_values_relaxed.to_string());
+    annotations.insert(
+        labels::NODEPOOL_HASH_VERSION.into(),
+        hash::NODEPOOL_HASH_VERSION.into(),
+    );
+    annotations.insert(
+        labels::MIN_VALUES_RELAXED.into(),
+        launch.min_values_relaxed.to_string(),
+    );
     annotations.insert(PLAN_ANNOTATION.into(), plan_id.into());
 
     NodeClaim {
@@ -66,7 +75,9 @@ pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str)
             taints: template.spec.taints.clone(),
             startup_taints: template.spec.startup_taints.clone(),
             requirements: requirements(launch, pool, catalog),
-            resources: ResourceRequirements { requests: requests(launch) },
+            resources: ResourceRequirements {
+                requests: requests(launch),
+            },
             node_class_ref: class.clone(),
             termination_grace_period: template.spec.termination_grace_period.clone(),
             expire_after: template.spec.expire_after.clone(),
@@ -77,8 +88,18 @@ pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str)
 
 /// The pool's requirements, the launch's and the types, one after the other: on the wire a list of
 /// requirements is a conjunction, so nothing has to be merged and nothing can be lost.
-fn requirements(launch: &Launch, pool: &NodePool, catalog: &Catalog) -> Vec<NodeSelectorRequirementWithMinValues> {
-    let of_pool = pool.spec.template.spec.requirements.iter().filter(|r| r.key != labels::INSTANCE_TYPE);
+fn requirements(
+    launch: &Launch,
+    pool: &NodePool,
+    catalog: &Catalog,
+) -> Vec<NodeSelectorRequirementWithMinValues> {
+    let of_pool = pool
+        .spec
+        .template
+        .spec
+        .requirements
+        .iter()
+        .filter(|r| r.key != labels::INSTANCE_TYPE);
     let min_types = pool
         .spec
         .template
@@ -88,11 +109,18 @@ fn requirements(launch: &Launch, pool: &NodePool, catalog: &Catalog) -> Vec<Node
         .filter(|r| r.key == labels::INSTANCE_TYPE)
         .filter_map(|r| r.min_values)
         .max();
-    let mut types: Vec<String> =
-        launch.types.iter().map(|id| catalog.types[id.0 as usize].name.to_string()).collect();
+    let mut types: Vec<String> = launch
+        .types
+        .iter()
+        .map(|id| catalog.types[id.0 as usize].name.to_string())
+        .collect();
     types.sort();
     let own = launch.requirements.iter().map(wire);
-    let mut all: Vec<_> = of_pool.cloned().filter(|r| !implied(r, &launch.requirements)).chain(own).collect();
+    let mut all: Vec<_> = of_pool
+        .cloned()
+        .filter(|r| !implied(r, &launch.requirements))
+        .chain(own)
+        .collect();
     all.push(NodeSelectorRequirementWithMinValues {
         key: labels::INSTANCE_TYPE.into(),
         operator: nodepool::Operator::In,

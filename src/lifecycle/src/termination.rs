@@ -32,7 +32,10 @@ pub(crate) fn finalize(view: &NodeView, now: Timestamp, pass: &mut Pass) {
         Deadline::At(at) => Some(at),
         Deadline::Unwritten(at) => {
             let annotations = json!({ "annotations": { labels::TERMINATION_TIMESTAMP: at.to_string() } });
-            pass.effects.push(Effect::PatchClaim { name: name(claim), patch: locked(claim, annotations) });
+            pass.effects.push(Effect::PatchClaim {
+                name: name(claim),
+                patch: locked(claim, annotations),
+            });
             return;
         }
         Deadline::Unreadable(text) => {
@@ -40,7 +43,12 @@ pub(crate) fn finalize(view: &NodeView, now: Timestamp, pass: &mut Pass) {
                 "annotation {} is {text:?}, not an RFC 3339 time; the drain is not bounded until it is corrected",
                 labels::TERMINATION_TIMESTAMP
             );
-            pass.effects.push(event(claim, EventType::Warning, "TerminationGracePeriodExpiring", note));
+            pass.effects.push(event(
+                claim,
+                EventType::Warning,
+                "TerminationGracePeriodExpiring",
+                note,
+            ));
             None
         }
     };
@@ -49,14 +57,20 @@ pub(crate) fn finalize(view: &NodeView, now: Timestamp, pass: &mut Pass) {
     let registered = conditions::is_true(&status.conditions, conditions::REGISTERED);
     if let Some(node) = view.nodes.first().filter(|_| registered) {
         if let Some(patch) = close_patch(node) {
-            pass.effects.push(Effect::PatchNode { name: node_name(node), patch });
+            pass.effects.push(Effect::PatchNode {
+                name: node_name(node),
+                patch,
+            });
             // Pods are looked at once the node is closed, or one bound meanwhile would be missed.
             pass.again_in(Duration::from_secs(1));
             return;
         }
         if node.metadata.deletion_timestamp.is_none() {
             let uid = node.metadata.uid.clone().unwrap_or_default();
-            pass.effects.push(Effect::DeleteNode { name: node_name(node), uid });
+            pass.effects.push(Effect::DeleteNode {
+                name: node_name(node),
+                uid,
+            });
         }
         if !is_ready(node) {
             // Nobody may be left to stop the pods; if the machine is gone there is nothing to drain.
@@ -80,9 +94,16 @@ pub(crate) fn finalize(view: &NodeView, now: Timestamp, pass: &mut Pass) {
                 set.set_true(conditions::VOLUMES_DETACHED);
             } else if expired {
                 let message = "the termination grace period has elapsed";
-                set.set_false(conditions::VOLUMES_DETACHED, "TerminationGracePeriodElapsed", message);
+                set.set_false(
+                    conditions::VOLUMES_DETACHED,
+                    "TerminationGracePeriodElapsed",
+                    message,
+                );
             } else {
-                let message = format!("waiting for {} volume attachment(s) to go", view.attachments.len());
+                let message = format!(
+                    "waiting for {} volume attachment(s) to go",
+                    view.attachments.len()
+                );
                 set.set_unknown(conditions::VOLUMES_DETACHED, "AwaitingVolumeDetachment", &message);
                 pass.again_in(TERMINATION_POLL);
                 push_status(claim, &status, pass);
@@ -103,12 +124,17 @@ pub(crate) fn finalize(view: &NodeView, now: Timestamp, pass: &mut Pass) {
 pub fn drained(view: &NodeView, pods: Vec<PodState>, now: Timestamp) -> Vec<Effect> {
     let claim = &view.claim;
     let mut pass = Pass::default();
-    let Some(node) = view.nodes.first() else { return pass.effects };
+    let Some(node) = view.nodes.first() else {
+        return pass.effects;
+    };
     let deadline = match deadline(claim) {
         Deadline::At(at) => Some(at),
         Deadline::None | Deadline::Unwritten(_) | Deadline::Unreadable(_) => None,
     };
-    let seen = NodeView { pods: pods.into_iter().map(Arc::new).collect(), ..view.clone() };
+    let seen = NodeView {
+        pods: pods.into_iter().map(Arc::new).collect(),
+        ..view.clone()
+    };
     let mut status = claim.status.clone().unwrap_or_default();
     let mut set = edit(claim, &mut status, now);
     match drain::step(&seen, node, deadline, now, &mut pass) {
@@ -129,14 +155,22 @@ pub fn terminated(view: &NodeView, answer: Termination, now: Timestamp) -> Vec<E
             edit(claim, &mut status, now).set_true(conditions::INSTANCE_TERMINATING);
             if claim.status.as_ref() != Some(&status) {
                 // The pass that asked for the termination may just have written this status.
-                pass.effects
-                    .push(Effect::PatchClaimStatus { name: name(claim), patch: json!({ "status": status }) });
+                pass.effects.push(Effect::PatchClaimStatus {
+                    name: name(claim),
+                    patch: json!({ "status": status }),
+                });
             }
         }
         Termination::Gone => {
-            pass.effects.extend(view.nodes.iter().filter_map(|node| release_node(node)));
-            let left: Vec<&String> =
-                claim.metadata.finalizers.iter().flatten().filter(|f| *f != labels::TERMINATION_FINALIZER).collect();
+            pass.effects
+                .extend(view.nodes.iter().filter_map(|node| release_node(node)));
+            let left: Vec<&String> = claim
+                .metadata
+                .finalizers
+                .iter()
+                .flatten()
+                .filter(|f| *f != labels::TERMINATION_FINALIZER)
+                .collect();
             pass.effects.push(Effect::PatchClaim {
                 name: name(claim),
                 patch: json!({ "metadata": { "finalizers": left } }),
@@ -149,7 +183,10 @@ pub fn terminated(view: &NodeView, answer: Termination, now: Timestamp) -> Vec<E
 /// Takes our finalizer off a Node. None when it is not there.
 pub fn release_node(node: &Node) -> Option<Effect> {
     let finalizers = node.metadata.finalizers.as_ref()?;
-    let left: Vec<&String> = finalizers.iter().filter(|f| *f != labels::TERMINATION_FINALIZER).collect();
+    let left: Vec<&String> = finalizers
+        .iter()
+        .filter(|f| *f != labels::TERMINATION_FINALIZER)
+        .collect();
     (left.len() < finalizers.len()).then(|| Effect::PatchNode {
         name: node_name(node),
         patch: json!({ "metadata": { "finalizers": left, "resourceVersion": node.metadata.resource_version } }),
@@ -165,14 +202,26 @@ enum Deadline {
 }
 
 fn deadline(claim: &NodeClaim) -> Deadline {
-    let annotation = claim.metadata.annotations.as_ref().and_then(|a| a.get(labels::TERMINATION_TIMESTAMP));
+    let annotation = claim
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|a| a.get(labels::TERMINATION_TIMESTAMP));
     if let Some(text) = annotation {
-        return text.parse().map_or_else(|_| Deadline::Unreadable(text.clone()), Deadline::At);
+        return text
+            .parse()
+            .map_or_else(|_| Deadline::Unreadable(text.clone()), Deadline::At);
     }
-    let grace = claim.spec.termination_grace_period.as_ref().map(|d| d.as_duration());
+    let grace = claim
+        .spec
+        .termination_grace_period
+        .as_ref()
+        .map(|d| d.as_duration());
     let deleted = claim.metadata.deletion_timestamp.as_ref().map(|t| t.0);
     match (grace, deleted) {
-        (Some(grace), Some(deleted)) => deleted.checked_add(grace).map_or(Deadline::None, Deadline::Unwritten),
+        (Some(grace), Some(deleted)) => deleted
+            .checked_add(grace)
+            .map_or(Deadline::None, Deadline::Unwritten),
         _ => Deadline::None,
     }
 }
@@ -181,8 +230,14 @@ fn deadline(claim: &NodeClaim) -> Deadline {
 fn close_patch(node: &Node) -> Option<Value> {
     let mut metadata = Map::new();
     let node_labels = node.metadata.labels.as_ref();
-    if node_labels.and_then(|l| l.get(labels::EXCLUDE_FROM_EXTERNAL_LB)).is_none() {
-        metadata.insert("labels".into(), json!({ labels::EXCLUDE_FROM_EXTERNAL_LB: "karpenter" }));
+    if node_labels
+        .and_then(|l| l.get(labels::EXCLUDE_FROM_EXTERNAL_LB))
+        .is_none()
+    {
+        metadata.insert(
+            "labels".into(),
+            json!({ labels::EXCLUDE_FROM_EXTERNAL_LB: "karpenter" }),
+        );
     }
     let mut patch = Map::new();
     if !has_taint(node, taints::DISRUPTED) {
@@ -197,7 +252,11 @@ fn close_patch(node: &Node) -> Option<Value> {
 }
 
 pub(crate) fn with_disrupted(node: &Node) -> Vec<k8s_openapi::api::core::v1::Taint> {
-    let mut all = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+    let mut all = node
+        .spec
+        .as_ref()
+        .and_then(|s| s.taints.clone())
+        .unwrap_or_default();
     all.push(taints::disrupted());
     all
 }

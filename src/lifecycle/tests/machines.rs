@@ -3,7 +3,9 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{core::v1::Node, storage::v1::VolumeAttachment};
 use plimsoll_api::{conditions, nodeclaim::NodeClaim};
-use plimsoll_lifecycle::{Effect, Pass, Settings, disruption, drained, garbage, launched, reconcile, terminated};
+use plimsoll_lifecycle::{
+    Effect, Pass, Settings, disruption, drained, garbage, launched, reconcile, terminated,
+};
 use plimsoll_provider::{Machine, ProviderError, Termination};
 use plimsoll_state::{Index, NodeView, Observe, Pod, pod::PodState};
 use serde::de::DeserializeOwned;
@@ -48,7 +50,10 @@ fn claim(reached: &[&str], patch: Value) -> NodeClaim {
         "status": { "conditions": conditions },
     });
     if !reached.is_empty() {
-        merge(&mut claim, json!({ "status": { "providerID": "test://a", "nodeName": "node-a" } }));
+        merge(
+            &mut claim,
+            json!({ "status": { "providerID": "test://a", "nodeName": "node-a" } }),
+        );
     }
     merge(&mut claim, patch);
     object(claim)
@@ -114,12 +119,19 @@ fn pod(name: &str, patch: Value) -> Pod {
 }
 
 fn pending(name: &str) -> Pod {
-    pod(name, json!({ "spec": { "nodeName": "" }, "status": { "phase": "Pending", "conditions": [
+    pod(
+        name,
+        json!({ "spec": { "nodeName": "" }, "status": { "phase": "Pending", "conditions": [
         { "type": "PodScheduled", "status": "False", "reason": "Unschedulable" },
-    ] } }))
+    ] } }),
+    )
 }
 
-fn index(claim: NodeClaim, nodes: impl IntoIterator<Item = Node>, pods: impl IntoIterator<Item = Pod>) -> Index {
+fn index(
+    claim: NodeClaim,
+    nodes: impl IntoIterator<Item = Node>,
+    pods: impl IntoIterator<Item = Pod>,
+) -> Index {
     let mut index = Index::default();
     index.apply(claim, at(0));
     for node in nodes {
@@ -149,10 +161,14 @@ fn names(effects: &[Effect]) -> Vec<String> {
             Effect::PatchClaimStatus { .. } => "status".into(),
             Effect::DeleteClaim { reason, .. } => format!("delete claim {reason}"),
             Effect::Launch(_) => "launch".into(),
-            Effect::Terminate { provider_id, .. } => format!("terminate {}", provider_id.as_deref().unwrap_or("?")),
+            Effect::Terminate { provider_id, .. } => {
+                format!("terminate {}", provider_id.as_deref().unwrap_or("?"))
+            }
             Effect::Probe(_) => "probe".into(),
             Effect::ConfirmDrained(_) => "confirm drained".into(),
-            Effect::PatchNode { patch, .. } => format!("patch node {} {}", keys(&patch["metadata"]), keys(&patch["spec"])),
+            Effect::PatchNode { patch, .. } => {
+                format!("patch node {} {}", keys(&patch["metadata"]), keys(&patch["spec"]))
+            }
             Effect::DeleteNode { .. } => "delete node".into(),
             Effect::Nominate { pod, .. } => format!("nominate {pod}"),
             Effect::Evict { pod, .. } => format!("evict {pod}"),
@@ -164,7 +180,11 @@ fn names(effects: &[Effect]) -> Vec<String> {
 
 fn keys(value: &Value) -> String {
     let map = value.as_object().cloned().unwrap_or_default();
-    map.keys().filter(|k| *k != "resourceVersion").cloned().collect::<Vec<_>>().join(",")
+    map.keys()
+        .filter(|k| *k != "resourceVersion")
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// (status, reason) of a condition in the status an effect writes.
@@ -185,7 +205,10 @@ fn is(status: &str, reason: &str) -> Option<(String, String)> {
 #[test]
 fn a_claim_without_our_finalizer_gets_it_before_anything_is_bought() {
     let bare = claim(&[], json!({ "metadata": { "finalizers": ["someone/else"] } }));
-    assert_eq!(names(&step(&index(bare, [], []), at(0)).effects), ["patch claim finalizers"]);
+    assert_eq!(
+        names(&step(&index(bare, [], []), at(0)).effects),
+        ["patch claim finalizers"]
+    );
 }
 
 #[test]
@@ -193,9 +216,15 @@ fn a_new_claim_is_launched_and_given_up_after_five_minutes() {
     let new = index(claim(&[], json!({})), [], []);
     let pass = step(&new, at(1));
     assert_eq!(names(&pass.effects), ["status", "launch"]);
-    assert_eq!(written(&pass.effects, "Launched"), is("Unknown", "AwaitingReconciliation"));
+    assert_eq!(
+        written(&pass.effects, "Launched"),
+        is("Unknown", "AwaitingReconciliation")
+    );
     assert_eq!(names(&step(&new, at(299)).effects), ["status", "launch"]);
-    assert_eq!(names(&step(&new, at(300)).effects), ["status", "delete claim launch_timeout"]);
+    assert_eq!(
+        names(&step(&new, at(300)).effects),
+        ["status", "delete claim launch_timeout"]
+    );
 }
 
 #[test]
@@ -204,7 +233,11 @@ fn the_clouds_answer_decides_what_becomes_of_the_claim() {
     let machine = Machine {
         provider_id: "test://a".into(),
         image_id: None,
-        labels: [("zone".into(), "b".into()), ("karpenter.sh/nodepool".into(), "other".into())].into(),
+        labels: [
+            ("zone".into(), "b".into()),
+            ("karpenter.sh/nodepool".into(), "other".into()),
+        ]
+        .into(),
         capacity: Default::default(),
         allocatable: Default::default(),
         claim: "a".into(),
@@ -213,36 +246,66 @@ fn the_clouds_answer_decides_what_becomes_of_the_claim() {
     let effects = launched(&claim, &Ok(machine), at(0));
     assert_eq!(names(&effects), ["patch claim labels", "status"]);
     assert_eq!(written(&effects, "Launched"), is("True", "Launched"));
-    let Effect::PatchClaim { patch, .. } = &effects[0] else { panic!() };
-    assert_eq!(patch["metadata"]["labels"], json!({ "zone": "b" }), "the claim's own labels win");
+    let Effect::PatchClaim { patch, .. } = &effects[0] else {
+        panic!()
+    };
+    assert_eq!(
+        patch["metadata"]["labels"],
+        json!({ "zone": "b" }),
+        "the claim's own labels win"
+    );
 
-    let effects = launched(&claim, &Err(ProviderError::InsufficientCapacity("none".into())), at(0));
-    assert_eq!(names(&effects), ["event InsufficientCapacityError", "delete claim insufficient_capacity"]);
+    let effects = launched(
+        &claim,
+        &Err(ProviderError::InsufficientCapacity("none".into())),
+        at(0),
+    );
+    assert_eq!(
+        names(&effects),
+        [
+            "event InsufficientCapacityError",
+            "delete claim insufficient_capacity"
+        ]
+    );
 
     let effects = launched(&claim, &Err(ProviderError::Throttled("slow".into())), at(0));
-    assert_eq!(written(&effects, "Launched"), is("Unknown", "RequestLimitExceeded"));
+    assert_eq!(
+        written(&effects, "Launched"),
+        is("Unknown", "RequestLimitExceeded")
+    );
 }
 
 #[test]
 fn registration_wants_exactly_one_node_that_joined_closed() {
     let registered = |index: &Index| written(&step(index, at(1)).effects, "Registered");
-    assert_eq!(registered(&index(claim(LAUNCHED, json!({})), [], [])), is("Unknown", "NodeNotFound"));
+    assert_eq!(
+        registered(&index(claim(LAUNCHED, json!({})), [], [])),
+        is("Unknown", "NodeNotFound")
+    );
 
     let twin = node(json!({ "metadata": { "name": "twin", "uid": "twin" } }));
     let two = index(claim(LAUNCHED, json!({})), [node(json!({})), twin], []);
     assert_eq!(registered(&two), is("False", "MultipleNodesFound"));
 
-    let joined_open = index(claim(LAUNCHED, json!({})), [node(json!({ "spec": { "taints": [] } }))], []);
+    let joined_open = index(
+        claim(LAUNCHED, json!({})),
+        [node(json!({ "spec": { "taints": [] } }))],
+        [],
+    );
     let pass = step(&joined_open, at(1));
     assert_eq!(names(&pass.effects), ["event UnregisteredTaintMissing", "status"]);
 
     let nothing = index(claim(LAUNCHED, json!({})), [], []);
-    assert_eq!(names(&step(&nothing, at(900)).effects), ["status", "delete claim registration_timeout"]);
+    assert_eq!(
+        names(&step(&nothing, at(900)).effects),
+        ["status", "delete claim registration_timeout"]
+    );
 }
 
 #[test]
 fn a_node_opens_once_it_is_ready_and_its_pods_are_nominated() {
-    let closed = |ready: &str| node(json!({ "status": { "conditions": [{ "type": "Ready", "status": ready }] } }));
+    let closed =
+        |ready: &str| node(json!({ "status": { "conditions": [{ "type": "Ready", "status": ready }] } }));
     let with_promise = |node: Node| {
         let mut index = index(claim(LAUNCHED, json!({})), [node], [pending("p")]);
         index.promise(&"default/p".into(), "a", at(0));
@@ -250,35 +313,75 @@ fn a_node_opens_once_it_is_ready_and_its_pods_are_nominated() {
     };
     let waiting = with_promise(closed("False"));
     let pass = step(&waiting, at(1));
-    assert_eq!(names(&pass.effects), ["patch node annotations,finalizers,labels,ownerReferences ", "status"].map(|s| s.replace("annotations,", "")));
-    assert_eq!(written(&pass.effects, "Registered"), is("Unknown", "AwaitingNodeReadiness"));
-    assert_eq!(pass.again.map(|d| d.as_secs()), Some(14), "it is not kept closed for ever");
+    assert_eq!(
+        names(&pass.effects),
+        [
+            "patch node annotations,finalizers,labels,ownerReferences ",
+            "status"
+        ]
+        .map(|s| s.replace("annotations,", ""))
+    );
+    assert_eq!(
+        written(&pass.effects, "Registered"),
+        is("Unknown", "AwaitingNodeReadiness")
+    );
+    assert_eq!(
+        pass.again.map(|d| d.as_secs()),
+        Some(14),
+        "it is not kept closed for ever"
+    );
 
     let ready = with_promise(closed("True"));
     let effects = step(&ready, at(1)).effects;
-    assert_eq!(names(&effects), ["nominate default/p", "patch node finalizers,labels,ownerReferences taints", "status"]);
-    let Effect::PatchNode { patch, .. } = &effects[1] else { panic!() };
+    assert_eq!(
+        names(&effects),
+        [
+            "nominate default/p",
+            "patch node finalizers,labels,ownerReferences taints",
+            "status"
+        ]
+    );
+    let Effect::PatchNode { patch, .. } = &effects[1] else {
+        panic!()
+    };
     assert_eq!(patch["spec"]["taints"], json!([]), "opened after the nomination");
     assert_eq!(written(&effects, "Registered"), is("True", "Registered"));
 
     let late = step(&waiting, at(15)).effects;
-    assert_eq!(names(&late)[0], "nominate default/p", "the window is over: opened although not ready");
+    assert_eq!(
+        names(&late)[0],
+        "nominate default/p",
+        "the window is over: opened although not ready"
+    );
 }
 
 #[test]
 fn registration_brings_the_claims_taints_and_keeps_foreign_ones() {
-    let tainted = claim(LAUNCHED, json!({ "spec": {
+    let tainted = claim(
+        LAUNCHED,
+        json!({ "spec": {
         "taints": [{ "key": "team", "value": "a", "effect": "NoSchedule" }],
         "startupTaints": [{ "key": "cni", "effect": "NoSchedule" }],
-    } }));
+    } }),
+    );
     let foreign = node(json!({ "spec": { "taints": [
         { "key": "karpenter.sh/unregistered", "effect": "NoExecute" }, { "key": "other", "effect": "NoSchedule" },
     ] } }));
     let effects = step(&index(tainted, [foreign], []), at(1)).effects;
-    let Effect::PatchNode { patch, .. } = &effects[0] else { panic!("{effects:?}") };
-    let keys: Vec<_> = patch["spec"]["taints"].as_array().unwrap().iter().map(|t| t["key"].as_str().unwrap()).collect();
+    let Effect::PatchNode { patch, .. } = &effects[0] else {
+        panic!("{effects:?}")
+    };
+    let keys: Vec<_> = patch["spec"]["taints"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["key"].as_str().unwrap())
+        .collect();
     assert_eq!(keys, ["other", "team", "cni"]);
-    assert_eq!(patch["metadata"]["resourceVersion"], "1", "a list is never replaced blindly");
+    assert_eq!(
+        patch["metadata"]["resourceVersion"], "1",
+        "a list is never replaced blindly"
+    );
 }
 
 #[test]
@@ -286,14 +389,30 @@ fn initialization_names_what_it_waits_for() {
     let registered = &["Launched", "Registered"][..];
     let check = |claim_patch: Value, node_patch: Value, reason: &str| {
         let index = index(claim(registered, claim_patch), [open_node(node_patch)], []);
-        assert_eq!(written(&step(&index, at(1)).effects, "Initialized"), is("Unknown", reason));
+        assert_eq!(
+            written(&step(&index, at(1)).effects, "Initialized"),
+            is("Unknown", reason)
+        );
     };
-    check(json!({}), json!({ "status": { "conditions": [] } }), "NodeNotReady");
+    check(
+        json!({}),
+        json!({ "status": { "conditions": [] } }),
+        "NodeNotReady",
+    );
     let startup = json!({ "spec": { "startupTaints": [{ "key": "cni", "effect": "NoSchedule" }] } });
-    check(startup, json!({ "spec": { "taints": [{ "key": "cni", "effect": "NoSchedule" }] } }), "StartupTaintsExist");
-    let not_ready = json!({ "spec": { "taints": [{ "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" }] } });
+    check(
+        startup,
+        json!({ "spec": { "taints": [{ "key": "cni", "effect": "NoSchedule" }] } }),
+        "StartupTaintsExist",
+    );
+    let not_ready =
+        json!({ "spec": { "taints": [{ "key": "node.kubernetes.io/not-ready", "effect": "NoSchedule" }] } });
     check(json!({}), not_ready, "KnownEphemeralTaintsExist");
-    check(json!({}), json!({ "status": { "allocatable": { "example.com/gpu": "0" } } }), "ResourceNotRegistered");
+    check(
+        json!({}),
+        json!({ "status": { "allocatable": { "example.com/gpu": "0" } } }),
+        "ResourceNotRegistered",
+    );
 
     let node = open_node(json!({ "metadata": { "labels": { "karpenter.sh/initialized": "" } } }));
     let effects = step(&index(claim(registered, json!({})), [node], []), at(1)).effects;
@@ -304,7 +423,11 @@ fn initialization_names_what_it_waits_for() {
 #[test]
 fn a_cleared_nomination_is_renewed_until_the_node_is_in_service() {
     let registered = &["Launched", "Registered"][..];
-    let mut index = index(claim(registered, json!({})), [open_node(json!({ "status": { "conditions": [] } }))], [pending("p")]);
+    let mut index = index(
+        claim(registered, json!({})),
+        [open_node(json!({ "status": { "conditions": [] } }))],
+        [pending("p")],
+    );
     index.promise(&"default/p".into(), "a", at(0));
     assert_eq!(names(&step(&index, at(1)).effects)[0], "nominate default/p");
 }
@@ -313,14 +436,24 @@ fn a_cleared_nomination_is_renewed_until_the_node_is_in_service() {
 fn an_expired_claim_goes_and_a_deleted_node_takes_its_claim_along() {
     let old = claim(IN_SERVICE, json!({ "spec": { "expireAfter": "1h" } }));
     let index_of = |claim, node| index(claim, [node], []);
-    assert_eq!(names(&step(&index_of(old, open_node(json!({}))), at(3600)).effects), ["delete claim expired"]);
+    assert_eq!(
+        names(&step(&index_of(old, open_node(json!({}))), at(3600)).effects),
+        ["delete claim expired"]
+    );
     let gone = open_node(json!({ "metadata": { "deletionTimestamp": at(0).to_string() } }));
-    assert_eq!(names(&step(&index_of(claim(IN_SERVICE, json!({})), gone), at(1)).effects), ["delete claim node_deleted"]);
+    assert_eq!(
+        names(&step(&index_of(claim(IN_SERVICE, json!({})), gone), at(1)).effects),
+        ["delete claim node_deleted"]
+    );
 }
 
 #[test]
 fn a_leaving_machine_is_closed_before_its_pods_are_looked_at() {
-    let effects = step(&index(deleted(json!({})), [open_node(json!({}))], [pod("p", json!({}))]), at(1)).effects;
+    let effects = step(
+        &index(deleted(json!({})), [open_node(json!({}))], [pod("p", json!({}))]),
+        at(1),
+    )
+    .effects;
     assert_eq!(names(&effects), ["patch node labels taints"]);
 }
 
@@ -342,7 +475,10 @@ fn pods_leave_in_tiers_and_only_through_eviction() {
         let mut all = pods.clone();
         all.push(pod("tolerates-everything", tolerant.clone()));
         let index = index(deleted(json!({})), [leaving_node()], all);
-        let evicted = names(&step(&index, at(1)).effects).into_iter().filter(|n| n.starts_with("evict")).collect::<Vec<_>>();
+        let evicted = names(&step(&index, at(1)).effects)
+            .into_iter()
+            .filter(|n| n.starts_with("evict"))
+            .collect::<Vec<_>>();
         assert_eq!(evicted.len(), 1, "one tier at a time: {evicted:?}");
         let name = evicted[0].rsplit('/').next().unwrap().to_owned();
         pods.retain(|p| p.metadata.name.as_deref() != Some(&name));
@@ -355,26 +491,56 @@ fn pods_leave_in_tiers_and_only_through_eviction() {
 fn a_protected_pod_stalls_the_drain_until_the_deadline() {
     let protected = json!({ "metadata": { "annotations": { "karpenter.sh/do-not-disrupt": "true" } } });
     let drain = |patch: Value, now| {
-        names(&step(&index(deleted(patch), [leaving_node()], [pod("p", protected.clone())]), at(now)).effects)
+        names(
+            &step(
+                &index(deleted(patch), [leaving_node()], [pod("p", protected.clone())]),
+                at(now),
+            )
+            .effects,
+        )
     };
     assert_eq!(drain(json!({}), 100_000), ["status"]);
 
     let bounded = json!({ "spec": { "terminationGracePeriod": "5m" } });
-    assert_eq!(drain(bounded.clone(), 1), ["patch claim annotations"], "the deadline is written down first");
+    assert_eq!(
+        drain(bounded.clone(), 1),
+        ["patch claim annotations"],
+        "the deadline is written down first"
+    );
     let mut dated = bounded;
-    merge(&mut dated, json!({ "metadata": { "annotations": { "karpenter.sh/nodeclaim-termination-timestamp": at(300).to_string() } } }));
+    merge(
+        &mut dated,
+        json!({ "metadata": { "annotations": { "karpenter.sh/nodeclaim-termination-timestamp": at(300).to_string() } } }),
+    );
     assert_eq!(drain(dated.clone(), 269), ["status"]);
-    assert_eq!(drain(dated.clone(), 270), ["event TerminationGracePeriodExpiring", "delete default/p 30", "status"]);
+    assert_eq!(
+        drain(dated.clone(), 270),
+        [
+            "event TerminationGracePeriodExpiring",
+            "delete default/p 30",
+            "status"
+        ]
+    );
     assert_eq!(drain(dated, 400)[1], "delete default/p 1");
 }
 
 #[test]
 fn only_the_api_server_can_say_that_a_node_is_drained() {
     let index = index(deleted(json!({})), [leaving_node()], []);
-    assert_eq!(names(&step(&index, at(4)).effects), ["status"], "a pod bound at the last moment must show up first");
+    assert_eq!(
+        names(&step(&index, at(4)).effects),
+        ["status"],
+        "a pod bound at the last moment must show up first"
+    );
     assert_eq!(names(&step(&index, at(6)).effects), ["confirm drained"]);
 
-    let decide = |pods: &[Pod]| drained(&view(&index), pods.iter().map(PodState::from_pod).collect(), at(6));
+    let decide = |pods: &[Pod]| {
+        drained(
+            &view(&index),
+            pods.iter().map(PodState::from_pod).collect(),
+            at(6),
+        )
+    };
     let unseen = decide(&[pod("unseen", json!({}))]);
     assert_eq!(names(&unseen), ["evict default/unseen", "status"]);
     assert_eq!(written(&unseen, conditions::DRAINED), is("Unknown", "Draining"));
@@ -397,37 +563,74 @@ fn a_drained_machine_is_terminated_after_its_volumes_have_gone() {
     index.apply(attachment.clone(), at(0));
     let effects = step(&index, at(6)).effects;
     assert_eq!(names(&effects), ["status"]);
-    assert_eq!(written(&effects, "VolumesDetached"), is("Unknown", "AwaitingVolumeDetachment"));
+    assert_eq!(
+        written(&effects, "VolumesDetached"),
+        is("Unknown", "AwaitingVolumeDetachment")
+    );
     index.delete(&attachment, at(7));
-    assert_eq!(names(&step(&index, at(8)).effects), ["status", "terminate test://a"]);
+    assert_eq!(
+        names(&step(&index, at(8)).effects),
+        ["status", "terminate test://a"]
+    );
 }
 
 #[test]
 fn a_claim_that_never_got_a_node_is_terminated_by_whatever_was_launched_for_it() {
-    let unlaunched = claim(&[], json!({ "metadata": { "deletionTimestamp": at(0).to_string() } }));
-    assert_eq!(names(&step(&index(unlaunched, [], []), at(1)).effects).last().unwrap(), "terminate ?");
+    let unlaunched = claim(
+        &[],
+        json!({ "metadata": { "deletionTimestamp": at(0).to_string() } }),
+    );
+    assert_eq!(
+        names(&step(&index(unlaunched, [], []), at(1)).effects)
+            .last()
+            .unwrap(),
+        "terminate ?"
+    );
 }
 
 #[test]
 fn finalizers_go_only_when_the_machine_is_gone() {
-    let index = index(deleted(json!({ "metadata": { "finalizers": ["karpenter.sh/termination", "other"] } })), [leaving_node()], []);
+    let index = index(
+        deleted(json!({ "metadata": { "finalizers": ["karpenter.sh/termination", "other"] } })),
+        [leaving_node()],
+        [],
+    );
     let started = terminated(&view(&index), Termination::Started, at(1));
     assert_eq!(names(&started), ["status"]);
-    assert_eq!(written(&started, conditions::INSTANCE_TERMINATING), is("True", "InstanceTerminating"));
+    assert_eq!(
+        written(&started, conditions::INSTANCE_TERMINATING),
+        is("True", "InstanceTerminating")
+    );
     let gone = terminated(&view(&index), Termination::Gone, at(1));
     assert_eq!(names(&gone), ["patch node finalizers ", "patch claim finalizers"]);
-    let Effect::PatchClaim { patch, .. } = &gone[1] else { panic!() };
+    let Effect::PatchClaim { patch, .. } = &gone[1] else {
+        panic!()
+    };
     assert_eq!(patch["metadata"]["finalizers"], json!(["other"]));
 }
 
 #[test]
 fn a_removal_is_dropped_when_the_machine_is_not_what_the_plan_saw() {
     let close = |index: &Index| disruption::close(&view(index)).is_some();
-    assert!(close(&index(claim(IN_SERVICE, json!({})), [open_node(json!({}))], [])));
-    assert!(!close(&index(deleted(json!({})), [open_node(json!({}))], [])), "already leaving");
+    assert!(close(&index(
+        claim(IN_SERVICE, json!({})),
+        [open_node(json!({}))],
+        []
+    )));
+    assert!(
+        !close(&index(deleted(json!({})), [open_node(json!({}))], [])),
+        "already leaving"
+    );
     let impostor = open_node(json!({ "metadata": { "name": "another" } }));
-    assert!(!close(&index(claim(IN_SERVICE, json!({})), [impostor], [])), "name and provider id disagree");
-    let mut promised = index(claim(IN_SERVICE, json!({})), [open_node(json!({}))], [pending("p")]);
+    assert!(
+        !close(&index(claim(IN_SERVICE, json!({})), [impostor], [])),
+        "name and provider id disagree"
+    );
+    let mut promised = index(
+        claim(IN_SERVICE, json!({})),
+        [open_node(json!({}))],
+        [pending("p")],
+    );
     promised.promise(&"default/p".into(), "a", at(0));
     assert!(!close(&promised), "a pod was promised a place there");
 }
@@ -440,9 +643,15 @@ fn what_the_api_server_says_after_closing_decides() {
         names(&disruption::confirm_empty(&claim, &node, &pods))
     };
     assert_eq!(decide(&[]), ["event DisruptionTerminating", "delete claim empty"]);
-    assert_eq!(decide(&[pod("p", json!({}))]), ["event DisruptionBlocked", "patch node  taints"]);
+    assert_eq!(
+        decide(&[pod("p", json!({}))]),
+        ["event DisruptionBlocked", "patch node  taints"]
+    );
     let daemon = json!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "d" }] } });
-    assert_eq!(decide(&[pod("d", daemon)]), ["event DisruptionTerminating", "delete claim empty"]);
+    assert_eq!(
+        decide(&[pod("d", daemon)]),
+        ["event DisruptionTerminating", "delete claim empty"]
+    );
 }
 
 #[test]
@@ -458,12 +667,34 @@ fn garbage_is_what_has_lost_its_other_half() {
     };
     let unready = open_node(json!({ "status": { "conditions": [] } }));
     let all = index(claim(IN_SERVICE, json!({})), [unready], []);
-    let found = garbage::collect(&all, &[machine("a", "test://a", at(0)), machine("x", "test://x", at(0))], at(60));
-    assert_eq!((found.leaked, found.effects), (vec!["test://x".to_owned()], vec![]));
-    let young = garbage::collect(&all, &[machine("a", "test://a", at(0)), machine("x", "test://x", at(31))], at(60));
-    assert_eq!(young.leaked, Vec::<String>::new(), "its claim may still be on its way");
-    assert_eq!(names(&garbage::collect(&all, &[], at(60)).effects), ["delete claim garbage_collected"]);
+    let found = garbage::collect(
+        &all,
+        &[machine("a", "test://a", at(0)), machine("x", "test://x", at(0))],
+        at(60),
+    );
+    assert_eq!(
+        (found.leaked, found.effects),
+        (vec!["test://x".to_owned()], vec![])
+    );
+    let young = garbage::collect(
+        &all,
+        &[machine("a", "test://a", at(0)), machine("x", "test://x", at(31))],
+        at(60),
+    );
+    assert_eq!(
+        young.leaked,
+        Vec::<String>::new(),
+        "its claim may still be on its way"
+    );
+    assert_eq!(
+        names(&garbage::collect(&all, &[], at(60)).effects),
+        ["delete claim garbage_collected"]
+    );
 
     let well = index(claim(IN_SERVICE, json!({})), [open_node(json!({}))], []);
-    assert_eq!(garbage::collect(&well, &[], at(60)).effects, [], "a ready node contradicts the list");
+    assert_eq!(
+        garbage::collect(&well, &[], at(60)).effects,
+        [],
+        "a ready node contradicts the list"
+    );
 }

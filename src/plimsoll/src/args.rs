@@ -70,7 +70,11 @@ pub(crate) struct ControllerOptions {
     /// Run without a Lease. Two such processes on one cluster would buy everything twice.
     #[arg(long, env = "DISABLE_LEADER_ELECTION", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) disable_leader_election: bool,
-    #[arg(long, env = "LEADER_ELECTION_NAME", default_value = "karpenter-leader-election")]
+    #[arg(
+        long,
+        env = "LEADER_ELECTION_NAME",
+        default_value = "karpenter-leader-election"
+    )]
     pub(crate) leader_election_name: String,
     /// Namespace of the Lease. Default: SYSTEM_NAMESPACE, then the namespace this runs in.
     #[arg(long, env = "LEADER_ELECTION_NAMESPACE")]
@@ -126,5 +130,7 @@ pub(crate) struct PlanOptions {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    text.parse::<GoDuration>().map(|d| d.as_duration()).map_err(|error| format!("{error}; write it like 1s or 500ms"))
+    text.parse::<GoDuration>()
+        .map(|d| d.as_duration())
+        .map_err(|error| format!("{error}; write it like 1s or 500ms"))
 }

@@ -38,12 +38,17 @@ pub(crate) fn run(options: ControllerOptions) -> anyhow::Result<()> {
 
 /// Two threads are enough: the work is waiting for answers, and planning has threads of its own.
 pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let built = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     built.context("cannot start the async runtime")
 }
 
 pub(crate) async fn kubeconfig() -> anyhow::Result<KubeConfig> {
-    KubeConfig::infer().await.context("no cluster: set KUBECONFIG, or run inside one with a service account")
+    KubeConfig::infer()
+        .await
+        .context("no cluster: set KUBECONFIG, or run inside one with a service account")
 }
 
 pub(crate) fn policy(planning: &Planning) -> Policy {
@@ -63,10 +68,17 @@ pub(crate) fn policy(planning: &Planning) -> Policy {
 }
 
 fn config(options: &ControllerOptions, kubeconfig: &KubeConfig) -> Config {
-    let host = options.pod_name.clone().or_else(host_name).unwrap_or_else(|| "plimsoll".into());
+    let host = options
+        .pod_name
+        .clone()
+        .or_else(host_name)
+        .unwrap_or_else(|| "plimsoll".into());
     // Differs per process, so that a restarted replica is not taken for its former self.
     let suffix = RandomState::new().hash_one(std::process::id());
-    let namespace = options.leader_election_namespace.clone().or_else(|| options.system_namespace.clone());
+    let namespace = options
+        .leader_election_namespace
+        .clone()
+        .or_else(|| options.system_namespace.clone());
     Config {
         metrics_port: options.metrics_port,
         health_probe_port: options.health_probe_port,
@@ -94,7 +106,9 @@ fn start_logging(level: &str, format: LogFormat) -> anyhow::Result<LogFilter> {
     let (filter, handle) = reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
     match format {
-        LogFormat::Json => registry.with(tracing_subscriber::fmt::layer().json().flatten_event(true)).init(),
+        LogFormat::Json => registry
+            .with(tracing_subscriber::fmt::layer().json().flatten_event(true))
+            .init(),
         LogFormat::Text => registry.with(tracing_subscriber::fmt::layer()).init(),
     }
     Ok(LogFilter(Arc::new(move |text: &str| {
@@ -104,8 +118,10 @@ fn start_logging(level: &str, format: LogFormat) -> anyhow::Result<LogFilter> {
 }
 
 fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(|e| anyhow!("cannot listen for SIGTERM: {e}"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| anyhow!("cannot listen for SIGINT: {e}"))?;
+    let mut terminate =
+        signal(SignalKind::terminate()).map_err(|e| anyhow!("cannot listen for SIGTERM: {e}"))?;
+    let mut interrupt =
+        signal(SignalKind::interrupt()).map_err(|e| anyhow!("cannot listen for SIGINT: {e}"))?;
     tokio::spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}

@@ -24,7 +24,10 @@ pub(crate) fn run(options: &PackOptions) -> anyhow::Result<()> {
     if let Some(steps) = options.steps {
         problem.policy.steps_max = steps;
     }
-    let first = Policy { steps_max: 0, ..problem.policy.clone() };
+    let first = Policy {
+        steps_max: 0,
+        ..problem.policy.clone()
+    };
     let (_, _, first_plan_took) = solve(&problem, &first);
     let (plan, report, took) = solve(&problem, &problem.policy);
 
@@ -54,7 +57,12 @@ pub(crate) fn run(options: &PackOptions) -> anyhow::Result<()> {
         }
         for unplaced in &report.unplaced {
             let reasons: Vec<String> = unplaced.reasons.iter().map(ToString::to_string).collect();
-            writeln!(out, "no place for {}: {}", snapshot.pods[unplaced.pod.0 as usize].key, reasons.join("; "))?;
+            writeln!(
+                out,
+                "no place for {}: {}",
+                snapshot.pods[unplaced.pod.0 as usize].key,
+                reasons.join("; ")
+            )?;
         }
         writeln!(
             out,
@@ -69,7 +77,11 @@ pub(crate) fn run(options: &PackOptions) -> anyhow::Result<()> {
         )?;
     }
     if !verdict.violations.is_empty() {
-        bail!("the plan breaks {} rule(s), the first: {:?}", verdict.violations.len(), verdict.violations[0]);
+        bail!(
+            "the plan breaks {} rule(s), the first: {:?}",
+            verdict.violations.len(),
+            verdict.violations[0]
+        );
     }
     Ok(())
 }

@@ -22,7 +22,9 @@ use crate::{
 pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<()> {
     let (mut snapshot, catalog) = runtime()?.block_on(async {
         let client = Client::try_from(kubeconfig().await?)?;
-        let index = plimsoll_controller::load(&client).await.context("cannot read the cluster")?;
+        let index = plimsoll_controller::load(&client)
+            .await
+            .context("cannot read the cluster")?;
         let pools: Vec<_> = index.node_pools().cloned().collect();
         let catalog = match options.provider {
             Provider::Kwok => KwokCloud::new(client).catalog(&pools).await?,
@@ -35,7 +37,11 @@ pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<()> {
     let (plan, report) = provision::provision(&snapshot, &catalog, &policy(&options.planning));
     let mut out = std::io::stdout().lock();
     if options.json {
-        let launches: Vec<_> = plan.launches.iter().map(|l| launch_json(l, &snapshot, &catalog)).collect();
+        let launches: Vec<_> = plan
+            .launches
+            .iter()
+            .map(|l| launch_json(l, &snapshot, &catalog))
+            .collect();
         let unplaced: Vec<_> = report
             .unplaced
             .iter()
@@ -71,7 +77,12 @@ pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<()> {
     }
     for unplaced in &report.unplaced {
         let reasons: Vec<String> = unplaced.reasons.iter().map(ToString::to_string).collect();
-        writeln!(out, "pending {}: {}", snapshot.pods[unplaced.pod.0 as usize].key, reasons.join("; "))?;
+        writeln!(
+            out,
+            "pending {}: {}",
+            snapshot.pods[unplaced.pod.0 as usize].key,
+            reasons.join("; ")
+        )?;
     }
     writeln!(
         out,
@@ -85,8 +96,16 @@ pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn launch_json(launch: &plimsoll_core::plan::Launch, snapshot: &Snapshot, catalog: &Catalog) -> serde_json::Value {
-    let pods: Vec<_> = launch.pods.iter().map(|id| &snapshot.pods[id.0 as usize].key).collect();
+fn launch_json(
+    launch: &plimsoll_core::plan::Launch,
+    snapshot: &Snapshot,
+    catalog: &Catalog,
+) -> serde_json::Value {
+    let pods: Vec<_> = launch
+        .pods
+        .iter()
+        .map(|id| &snapshot.pods[id.0 as usize].key)
+        .collect();
     json!({
         "pool": launch.pool,
         "instance_type": launch.offering.instance_type,

@@ -14,10 +14,13 @@ use crate::{LaunchRequest, Machine};
 
 /// The labels a machine of this type and offering has by what it is.
 pub fn machine_labels(instance_type: &InstanceType, offering: &Offering) -> Labels {
-    let decided = instance_type.requirements.iter().filter_map(|r| match (r.operator, r.values.as_slice()) {
-        (Operator::In, [only]) => Some((r.key.clone(), only.clone())),
-        _ => None,
-    });
+    let decided = instance_type
+        .requirements
+        .iter()
+        .filter_map(|r| match (r.operator, r.values.as_slice()) {
+            (Operator::In, [only]) => Some((r.key.clone(), only.clone())),
+            _ => None,
+        });
     let mut all: Labels = decided.chain(offering.labels.iter().cloned()).collect();
     all.insert(labels::INSTANCE_TYPE.into(), instance_type.name.clone());
     all.insert(labels::ZONE.into(), offering.zone.clone());
@@ -26,17 +29,28 @@ pub fn machine_labels(instance_type: &InstanceType, offering: &Offering) -> Labe
 }
 
 /// The cheapest available offering that a claim allows and that holds what it asks for.
-pub fn cheapest<'a>(catalog: &'a Catalog, request: &LaunchRequest) -> Option<(&'a InstanceType, &'a Offering)> {
+pub fn cheapest<'a>(
+    catalog: &'a Catalog,
+    request: &LaunchRequest,
+) -> Option<(&'a InstanceType, &'a Offering)> {
     let own = request.claim.metadata.labels.iter().flatten();
     let claim_labels: Labels = own.map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect();
     let holds = |amounts: &Resources| {
-        request.requests.iter().all(|(name, amount)| amounts.get(name).copied().unwrap_or(0) >= *amount)
+        request
+            .requests
+            .iter()
+            .all(|(name, amount)| amounts.get(name).copied().unwrap_or(0) >= *amount)
     };
     let fits = |instance_type: &InstanceType, offering: &Offering| {
         let mut all = claim_labels.clone();
         all.extend(machine_labels(instance_type, offering));
         offering.available
-            && holds(offering.allocatable.as_ref().unwrap_or(&instance_type.allocatable))
+            && holds(
+                offering
+                    .allocatable
+                    .as_ref()
+                    .unwrap_or(&instance_type.allocatable),
+            )
             && labels_match(&all, &request.requirements)
     };
     catalog
@@ -57,7 +71,10 @@ pub fn machine(
 ) -> Machine {
     let quantities = |amounts: &Resources| {
         let quantity = |name: &str, amount: i64| Quantity(format_amount(name, amount));
-        amounts.iter().map(|(name, amount)| (name.to_string(), quantity(name, *amount))).collect()
+        amounts
+            .iter()
+            .map(|(name, amount)| (name.to_string(), quantity(name, *amount)))
+            .collect()
     };
     Machine {
         provider_id,
@@ -67,7 +84,12 @@ pub fn machine(
             .map(|(k, v)| (k.to_string(), v.to_string()))
             .collect(),
         capacity: quantities(&instance_type.capacity),
-        allocatable: quantities(offering.allocatable.as_ref().unwrap_or(&instance_type.allocatable)),
+        allocatable: quantities(
+            offering
+                .allocatable
+                .as_ref()
+                .unwrap_or(&instance_type.allocatable),
+        ),
         claim: claim.metadata.name.clone().unwrap_or_default(),
         launched,
     }

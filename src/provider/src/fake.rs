@@ -85,10 +85,15 @@ impl CloudProvider for FakeCloud {
         if let Some(error) = books.launch_errors.pop_front() {
             return Err(error);
         }
-        let (instance_type, offering) = cheapest(&books.catalog, request).ok_or_else(|| {
-            ProviderError::InsufficientCapacity("no offering satisfies the claim".into())
-        })?;
-        let machine = machine(provider_id.clone(), &request.claim, instance_type, offering, books.now);
+        let (instance_type, offering) = cheapest(&books.catalog, request)
+            .ok_or_else(|| ProviderError::InsufficientCapacity("no offering satisfies the claim".into()))?;
+        let machine = machine(
+            provider_id.clone(),
+            &request.claim,
+            instance_type,
+            offering,
+            books.now,
+        );
         books.launches.push((uid, provider_id.clone()));
         books.machines.insert(provider_id, machine.clone());
         Ok(machine)
@@ -101,7 +106,11 @@ impl CloudProvider for FakeCloud {
 
     async fn delete(&self, provider_id: &str) -> Result<Termination, ProviderError> {
         let removed = self.books().machines.remove(provider_id);
-        Ok(if removed.is_some() { Termination::Started } else { Termination::Gone })
+        Ok(if removed.is_some() {
+            Termination::Started
+        } else {
+            Termination::Gone
+        })
     }
 
     async fn list(&self) -> Result<Vec<Machine>, ProviderError> {
@@ -110,7 +119,9 @@ impl CloudProvider for FakeCloud {
 
     async fn catalog(&self, pools: &[Arc<NodePool>]) -> Result<Catalog, ProviderError> {
         let mut catalog = self.books().catalog.clone();
-        let all: Vec<_> = (0..catalog.types.len() as u32).map(plimsoll_core::catalog::TypeId).collect();
+        let all: Vec<_> = (0..catalog.types.len() as u32)
+            .map(plimsoll_core::catalog::TypeId)
+            .collect();
         let names = pools.iter().filter_map(|p| p.metadata.name.as_deref());
         catalog.by_pool = names.map(|name| (name.into(), all.clone())).collect();
         Ok(catalog)

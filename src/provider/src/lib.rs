@@ -78,7 +78,8 @@ pub trait CloudProvider: Send + Sync + 'static {
     fn list(&self) -> impl Future<Output = Result<Vec<Machine>, ProviderError>> + Send;
 
     /// Types, offerings and prices for these pools.
-    fn catalog(&self, pools: &[Arc<NodePool>]) -> impl Future<Output = Result<Catalog, ProviderError>> + Send;
+    fn catalog(&self, pools: &[Arc<NodePool>])
+    -> impl Future<Output = Result<Catalog, ProviderError>> + Send;
 
     /// Whether the class a pool names can launch, and its generation.
     fn node_class(

@@ -182,7 +182,11 @@ impl Index {
     }
 
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<PodState>> {
-        self.pods_by_node.get(node).into_iter().flatten().filter_map(|key| self.pods.get(key))
+        self.pods_by_node
+            .get(node)
+            .into_iter()
+            .flatten()
+            .filter_map(|key| self.pods.get(key))
     }
 
     /// Nodes that carry a provider id.
@@ -201,9 +205,15 @@ impl Index {
     pub fn view(&self, claim: &str) -> Option<NodeView> {
         let object = self.claim(claim)?.clone();
         let provider_id = object.status.as_ref().and_then(|s| s.provider_id.as_deref());
-        let nodes = provider_id.map(|id| self.nodes_of_provider_id(id)).unwrap_or_default();
+        let nodes = provider_id
+            .map(|id| self.nodes_of_provider_id(id))
+            .unwrap_or_default();
         let node_name = nodes.first().and_then(|n| n.metadata.name.as_deref());
-        let pods: Vec<_> = node_name.into_iter().flat_map(|n| self.pods_on(n)).cloned().collect();
+        let pods: Vec<_> = node_name
+            .into_iter()
+            .flat_map(|n| self.pods_on(n))
+            .cloned()
+            .collect();
         let promised = self
             .promises
             .iter()
@@ -212,19 +222,36 @@ impl Index {
             .filter(|pod| pod.node.is_none() && pod.is_active())
             .cloned()
             .collect();
-        let attachments = node_name.map(|n| self.storage.attachments_of(n, &pods)).unwrap_or_default();
+        let attachments = node_name
+            .map(|n| self.storage.attachments_of(n, &pods))
+            .unwrap_or_default();
         let last_pod_event = node_name.and_then(|n| self.last_pod_event.get(n)).copied();
-        Some(NodeView { claim: object, nodes, pods, promised, attachments, last_pod_event })
+        Some(NodeView {
+            claim: object,
+            nodes,
+            pods,
+            promised,
+            attachments,
+            last_pod_event,
+        })
     }
 
     /// Takes in a claim that a create call just returned, before any watch has seen it.
     pub fn created_claim(&mut self, claim: NodeClaim, now: Timestamp) {
-        let Some(name) = claim.metadata.name.clone() else { return };
+        let Some(name) = claim.metadata.name.clone() else {
+            return;
+        };
         if self.claims.contains_key(&name) || self.is_gone(&claim.metadata) {
             return;
         }
         self.touch_claim(&name);
-        self.claims.insert(name, ClaimEntry { object: Arc::new(claim), unconfirmed_since: Some(now) });
+        self.claims.insert(
+            name,
+            ClaimEntry {
+                object: Arc::new(claim),
+                unconfirmed_since: Some(now),
+            },
+        );
         self.revision += 1;
     }
 
@@ -235,12 +262,21 @@ impl Index {
 
     /// Pods that wait for a machine and have no place in any plan.
     pub fn waiting(&self) -> usize {
-        self.pods.values().filter(|p| p.is_provisionable() && !self.promises.contains_key(&p.key)).count()
+        self.pods
+            .values()
+            .filter(|p| p.is_provisionable() && !self.promises.contains_key(&p.key))
+            .count()
     }
 
     /// Remembers that a plan put the pod on the machine of this claim (or on this Node).
     pub fn promise(&mut self, pod_key: &Arc<str>, target: &str, now: Timestamp) {
-        self.promises.insert(pod_key.clone(), Promise { target: target.into(), made: now });
+        self.promises.insert(
+            pod_key.clone(),
+            Promise {
+                target: target.into(),
+                made: now,
+            },
+        );
         if self.claims.contains_key(target) {
             self.touch_claim(target);
         }
@@ -263,9 +299,13 @@ impl Index {
 
     /// A pod that still needs the place it was promised: it waits, or its present machine is leaving.
     fn needs_promise(&self, key: &str) -> bool {
-        let Some(pod) = self.pods.get(key).filter(|p| p.is_active()) else { return false };
+        let Some(pod) = self.pods.get(key).filter(|p| p.is_active()) else {
+            return false;
+        };
         let Some(node) = &pod.node else { return true };
-        let Some(node) = self.nodes.get(&**node) else { return false };
+        let Some(node) = self.nodes.get(&**node) else {
+            return false;
+        };
         let claim = self.claim_of_node(node).and_then(|name| self.claim(name));
         node.metadata.deletion_timestamp.is_some()
             || claim.is_some_and(|c| c.metadata.deletion_timestamp.is_some())
@@ -279,7 +319,8 @@ impl Index {
             .promises
             .iter()
             .filter(|(key, promise)| {
-                !self.needs_promise(key) || now.duration_since(self.usable_since(promise).unwrap_or(now)) > window
+                !self.needs_promise(key)
+                    || now.duration_since(self.usable_since(promise).unwrap_or(now)) > window
             })
             .map(|(key, _)| key.clone())
             .collect();
@@ -295,7 +336,9 @@ impl Index {
             .claims
             .iter()
             .filter(|(_, entry)| {
-                entry.unconfirmed_since.is_some_and(|since| now.duration_since(since) > UNCONFIRMED_WINDOW)
+                entry
+                    .unconfirmed_since
+                    .is_some_and(|since| now.duration_since(since) > UNCONFIRMED_WINDOW)
             })
             .map(|(name, _)| name.clone())
             .collect();
@@ -339,7 +382,11 @@ impl Index {
     }
 
     fn touch_claim_of_node(&mut self, node: &str) {
-        let claim = self.nodes.get(node).and_then(|n| self.claim_of_node(n)).map(str::to_owned);
+        let claim = self
+            .nodes
+            .get(node)
+            .and_then(|n| self.claim_of_node(n))
+            .map(str::to_owned);
         if let Some(claim) = claim {
             self.touch_claim(&claim);
         }
@@ -348,7 +395,9 @@ impl Index {
     /// Takes in a claim unless something newer is known. None: a watch says it exists.
     fn store_claim(&mut self, mut object: NodeClaim, unconfirmed_since: Option<Timestamp>) {
         object.metadata.managed_fields = None;
-        let Some(name) = object.metadata.name.clone() else { return };
+        let Some(name) = object.metadata.name.clone() else {
+            return;
+        };
         if self.is_gone(&object.metadata) {
             return;
         }
@@ -365,7 +414,13 @@ impl Index {
             self.claims_by_provider_id.insert(id, name.clone());
         }
         self.touch_claim(&name);
-        self.claims.insert(name, ClaimEntry { object: Arc::new(object), unconfirmed_since });
+        self.claims.insert(
+            name,
+            ClaimEntry {
+                object: Arc::new(object),
+                unconfirmed_since,
+            },
+        );
         self.touched.capacity = true;
         self.touched.pools = true;
         self.revision += 1;
@@ -479,7 +534,10 @@ impl Observe<slim::Pod> for Index {
         if let Some(node) = &pod.node
             && was_on.is_none()
         {
-            self.pods_by_node.entry(node.clone()).or_default().insert(key.clone());
+            self.pods_by_node
+                .entry(node.clone())
+                .or_default()
+                .insert(key.clone());
             if let Some(promise) = self.promises.remove(&key) {
                 let claim = self.nodes.get(&**node).and_then(|n| self.claim_of_node(n));
                 if claim.unwrap_or(node) == &*promise.target {
@@ -509,7 +567,9 @@ impl Observe<slim::Pod> for Index {
             self.touched.waiting_pods += 1;
             self.arrivals += 1;
         }
-        self.touched.capacity |= before.as_ref().is_none_or(|old| old.node != pod.node || old.is_active() != pod.is_active());
+        self.touched.capacity |= before
+            .as_ref()
+            .is_none_or(|old| old.node != pod.node || old.is_active() != pod.is_active());
         self.pods.insert(key, Arc::new(pod));
         self.revision += 1;
         if self.shapes.len() > INTERNED_SWEEP_EVERY + 2 * self.pods.len() {
@@ -523,7 +583,12 @@ impl Observe<slim::Pod> for Index {
 
     fn reset(&mut self, objects: Vec<slim::Pod>, now: Timestamp) {
         let listed: BTreeSet<Arc<str>> = objects.iter().map(|o| object_key(&o.metadata).into()).collect();
-        let gone: Vec<_> = self.pods.keys().filter(|key| !listed.contains(*key)).cloned().collect();
+        let gone: Vec<_> = self
+            .pods
+            .keys()
+            .filter(|key| !listed.contains(*key))
+            .cloned()
+            .collect();
         for key in gone {
             self.remove_pod(&key, now);
         }
@@ -541,19 +606,31 @@ impl Observe<Node> for Index {
         if let Some(status) = &mut object.status {
             status.images = None;
         }
-        let Some(name) = object.metadata.name.clone() else { return };
+        let Some(name) = object.metadata.name.clone() else {
+            return;
+        };
         if self.is_gone(&object.metadata)
-            || self.nodes.get(&name).is_some_and(|old| is_older(&object.metadata, &old.metadata))
+            || self
+                .nodes
+                .get(&name)
+                .is_some_and(|old| is_older(&object.metadata, &old.metadata))
         {
             return;
         }
-        if self.nodes.get(&name).is_some_and(|old| is_heartbeat(old, &object)) {
+        if self
+            .nodes
+            .get(&name)
+            .is_some_and(|old| is_heartbeat(old, &object))
+        {
             // Only the version moves on; patches need it.
             self.nodes.insert(name, Arc::new(object));
             return;
         }
         if let Some(id) = object.spec.as_ref().and_then(|s| s.provider_id.clone()) {
-            self.nodes_by_provider_id.entry(id).or_default().insert(name.clone());
+            self.nodes_by_provider_id
+                .entry(id)
+                .or_default()
+                .insert(name.clone());
         }
         let shared: Arc<str> = name.as_str().into();
         self.nodes.insert(name, Arc::new(object));
@@ -565,9 +642,13 @@ impl Observe<Node> for Index {
 
     fn delete(&mut self, object: &Node, now: Timestamp) {
         self.bury(&object.metadata, now);
-        let Some(name) = object.metadata.name.as_deref() else { return };
+        let Some(name) = object.metadata.name.as_deref() else {
+            return;
+        };
         self.touch_claim_of_node(name);
-        let Some(old) = self.nodes.remove(name) else { return };
+        let Some(old) = self.nodes.remove(name) else {
+            return;
+        };
         if let Some(id) = old.spec.as_ref().and_then(|s| s.provider_id.as_ref())
             && let Some(names) = self.nodes_by_provider_id.get_mut(id)
         {
@@ -584,7 +665,12 @@ impl Observe<Node> for Index {
 
     fn reset(&mut self, objects: Vec<Node>, now: Timestamp) {
         let listed: BTreeSet<_> = objects.iter().filter_map(|o| o.metadata.name.clone()).collect();
-        let gone: Vec<_> = self.nodes.values().filter(|n| !listed.contains(&object_key(&n.metadata))).cloned().collect();
+        let gone: Vec<_> = self
+            .nodes
+            .values()
+            .filter(|n| !listed.contains(&object_key(&n.metadata)))
+            .cloned()
+            .collect();
         for node in gone {
             self.delete(&*node, now);
         }
@@ -598,9 +684,17 @@ impl Observe<Node> for Index {
 fn is_heartbeat(old: &Node, new: &Node) -> bool {
     let conditions = |node: &Node| {
         let list = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-        list.map(|l| l.iter().map(|c| (c.type_.clone(), c.status.clone())).collect::<Vec<_>>())
+        list.map(|l| {
+            l.iter()
+                .map(|c| (c.type_.clone(), c.status.clone()))
+                .collect::<Vec<_>>()
+        })
     };
-    let amounts = |node: &Node| node.status.as_ref().map(|s| (s.capacity.clone(), s.allocatable.clone()));
+    let amounts = |node: &Node| {
+        node.status
+            .as_ref()
+            .map(|s| (s.capacity.clone(), s.allocatable.clone()))
+    };
     old.spec == new.spec
         && old.metadata.labels == new.metadata.labels
         && old.metadata.annotations == new.metadata.annotations
@@ -620,7 +714,11 @@ impl Observe<NodeClaim> for Index {
     /// An answer does not stand for the watch: the claim stays unconfirmed if it was, and one that the index
     /// does not have (any more) is not brought back.
     fn answered(&mut self, object: NodeClaim, _now: Timestamp) {
-        let known = object.metadata.name.as_ref().and_then(|name| self.claims.get(name));
+        let known = object
+            .metadata
+            .name
+            .as_ref()
+            .and_then(|name| self.claims.get(name));
         if let Some(entry) = known.filter(|entry| entry.object.metadata.uid == object.metadata.uid) {
             let unconfirmed_since = entry.unconfirmed_since;
             self.store_claim(object, unconfirmed_since);
@@ -658,9 +756,12 @@ impl Observe<slim::DaemonSet> for Index {
         let template = &object.spec.template;
         let pod_labels = template.metadata.labels.as_ref().unwrap_or(&no_labels);
         let mut shape = shape::shape(namespace, pod_labels, &template.spec);
-        shape.labels =
-            pod_labels.iter().map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str()))).collect();
-        self.daemon_sets.insert(object_key(&object.metadata).into(), Arc::new(shape));
+        shape.labels = pod_labels
+            .iter()
+            .map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str())))
+            .collect();
+        self.daemon_sets
+            .insert(object_key(&object.metadata).into(), Arc::new(shape));
         self.revision += 1;
     }
 
@@ -680,8 +781,11 @@ impl Observe<slim::DaemonSet> for Index {
 impl Observe<Namespace> for Index {
     fn apply(&mut self, object: Namespace, _now: Timestamp) {
         let labels = object.metadata.labels.iter().flatten();
-        let labels = labels.map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str()))).collect();
-        self.namespaces.insert(object_key(&object.metadata).into(), labels);
+        let labels = labels
+            .map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str())))
+            .collect();
+        self.namespaces
+            .insert(object_key(&object.metadata).into(), labels);
         self.revision += 1;
     }
 
@@ -735,7 +839,9 @@ observe_stored!(CSINode, storage.csi_nodes, capacity);
 impl Observe<VolumeAttachment> for Index {
     fn apply(&mut self, object: VolumeAttachment, _now: Timestamp) {
         let node = object.spec.node_name.clone();
-        self.storage.attachments.insert(object_key(&object.metadata), Arc::new(object));
+        self.storage
+            .attachments
+            .insert(object_key(&object.metadata), Arc::new(object));
         self.touch_claim_of_node(&node);
     }
 

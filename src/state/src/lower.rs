@@ -22,7 +22,12 @@ use plimsoll_core::{
 /// Amounts of a resource map. An entry that cannot be read counts as the error it is: it is left out and
 /// reported by name, never guessed.
 pub(crate) fn resources<'a>(
-    quantities: impl IntoIterator<Item = (&'a String, &'a k8s_openapi::apimachinery::pkg::api::resource::Quantity)>,
+    quantities: impl IntoIterator<
+        Item = (
+            &'a String,
+            &'a k8s_openapi::apimachinery::pkg::api::resource::Quantity,
+        ),
+    >,
 ) -> Resources {
     let mut amounts = Resources::new();
     for (name, quantity) in quantities {
@@ -30,7 +35,9 @@ pub(crate) fn resources<'a>(
             Ok(amount) => {
                 amounts.insert(name.as_str().into(), amount);
             }
-            Err(error) => tracing::warn!(resource = %name, quantity = %quantity.0, %error, "unreadable quantity"),
+            Err(error) => {
+                tracing::warn!(resource = %name, quantity = %quantity.0, %error, "unreadable quantity")
+            }
         }
     }
     amounts
@@ -72,7 +79,12 @@ pub(crate) fn typed_requirement(requirement: &NodeSelectorRequirementWithMinValu
         nodepool::Operator::Gte => Operator::Gte,
         nodepool::Operator::Lte => Operator::Lte,
     };
-    build(&requirement.key, operator, &requirement.values, requirement.min_values)
+    build(
+        &requirement.key,
+        operator,
+        &requirement.values,
+        requirement.min_values,
+    )
 }
 
 fn build<'a>(

@@ -3,27 +3,30 @@
 use std::sync::Arc;
 
 use k8s_openapi::{api::policy::v1::PodDisruptionBudget, apimachinery::pkg::util::intstr::IntOrString};
-use plimsoll_core::{
-    requirement::Operator,
-    snapshot::Selector,
-};
+use plimsoll_core::{requirement::Operator, snapshot::Selector};
 
 use crate::{lower::shape::selector, pod::PodState};
 
 /// Whether a selector picks a set of pod labels (sorted by key).
 pub(crate) fn selects(selector: &Selector, labels: &[(Arc<str>, Arc<str>)]) -> bool {
     let value = |key: &str| {
-        labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok().map(|at| &labels[at].1)
+        labels
+            .binary_search_by(|(k, _)| (**k).cmp(key))
+            .ok()
+            .map(|at| &labels[at].1)
     };
     !selector.nothing
-        && selector.requirements.iter().all(|r| match (r.operator, value(&r.key)) {
-            (Operator::In, Some(v)) => r.values.contains(v),
-            (Operator::NotIn, Some(v)) => !r.values.contains(v),
-            (Operator::Exists, found) => found.is_some(),
-            (Operator::DoesNotExist, found) => found.is_none(),
-            (Operator::NotIn, None) => true,
-            _ => false,
-        })
+        && selector
+            .requirements
+            .iter()
+            .all(|r| match (r.operator, value(&r.key)) {
+                (Operator::In, Some(v)) => r.values.contains(v),
+                (Operator::NotIn, Some(v)) => !r.values.contains(v),
+                (Operator::Exists, found) => found.is_some(),
+                (Operator::DoesNotExist, found) => found.is_none(),
+                (Operator::NotIn, None) => true,
+                _ => false,
+            })
 }
 
 /// The budgets of the pods in one snapshot, with their selectors read once.
@@ -37,7 +40,9 @@ impl<'a> Budgets<'a> {
             let spec = pdb.spec.as_ref()?;
             Some((&**pdb, selector(spec.selector.as_ref())))
         };
-        Self { entries: pdbs.into_iter().filter_map(entry).collect() }
+        Self {
+            entries: pdbs.into_iter().filter_map(entry).collect(),
+        }
     }
 
     fn of<'b>(&'b self, pod: &'b PodState) -> impl Iterator<Item = &'a PodDisruptionBudget> + 'b {
@@ -56,12 +61,19 @@ impl<'a> Budgets<'a> {
         if budgets.next().is_some() {
             return Some(name(first));
         }
-        let always_allow_unready = first.spec.as_ref().and_then(|s| s.unhealthy_pod_eviction_policy.as_deref())
+        let always_allow_unready = first
+            .spec
+            .as_ref()
+            .and_then(|s| s.unhealthy_pod_eviction_policy.as_deref())
             == Some("AlwaysAllow");
         if always_allow_unready && !pod.ready {
             return None;
         }
-        let allowed = first.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0);
+        let allowed = first
+            .status
+            .as_ref()
+            .and_then(|s| s.disruptions_allowed)
+            .unwrap_or(0);
         (allowed <= 0).then(|| name(first))
     }
 

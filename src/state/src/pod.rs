@@ -73,7 +73,10 @@ impl PodState {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let labels = pod.metadata.labels.clone().unwrap_or_default();
         let shape = crate::lower::shape::shape(namespace, &labels, &pod.spec);
-        let shared = labels.iter().map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str()))).collect();
+        let shared = labels
+            .iter()
+            .map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str())))
+            .collect();
         from_slim(pod, Arc::new(shape), Arc::new(shared))
     }
 
@@ -109,15 +112,16 @@ impl PodState {
         match self.do_not_disrupt {
             DoNotDisrupt::No | DoNotDisrupt::Invalid(_) => false,
             DoNotDisrupt::Always => true,
-            DoNotDisrupt::For(limit) => self
-                .started
-                .is_none_or(|start| now.duration_since(start) < SignedDuration::try_from(limit).unwrap_or_default()),
+            DoNotDisrupt::For(limit) => self.started.is_none_or(|start| {
+                now.duration_since(start) < SignedDuration::try_from(limit).unwrap_or_default()
+            }),
         }
     }
 
     /// Deleted, and still there long after its grace period.
     pub fn is_stuck_terminating(&self, now: Timestamp) -> bool {
-        self.deletion.is_some_and(|at| now.duration_since(at) > STUCK_AFTER)
+        self.deletion
+            .is_some_and(|at| now.duration_since(at) > STUCK_AFTER)
     }
 
     /// A static pod cannot be evicted; it dies with its machine.
@@ -153,9 +157,18 @@ fn tolerates_disrupted(toleration: &Toleration) -> bool {
 }
 
 /// Reads owner, annotations and conditions of a pod; its shape is given by the lowering.
-pub(crate) fn from_slim(pod: &slim::Pod, shape: Arc<PodClass>, labels: Arc<Vec<(Arc<str>, Arc<str>)>>) -> PodState {
+pub(crate) fn from_slim(
+    pod: &slim::Pod,
+    shape: Arc<PodClass>,
+    labels: Arc<Vec<(Arc<str>, Arc<str>)>>,
+) -> PodState {
     let meta = &pod.metadata;
-    let annotation = |key: &str| meta.annotations.as_ref().and_then(|a| a.get(key)).map(String::as_str);
+    let annotation = |key: &str| {
+        meta.annotations
+            .as_ref()
+            .and_then(|a| a.get(key))
+            .map(String::as_str)
+    };
     let condition = |type_: &str| pod.status.conditions.iter().find(|c| c.type_ == type_);
     let phase = pod.status.phase.as_deref().unwrap_or_default();
     let namespace = meta.namespace.as_deref().unwrap_or_default();
@@ -167,8 +180,18 @@ pub(crate) fn from_slim(pod: &slim::Pod, shape: Arc<PodClass>, labels: Arc<Vec<(
         shape,
         labels,
         claims: claim_names(name, &pod.spec.volumes),
-        node: pod.spec.node_name.as_deref().filter(|n| !n.is_empty()).map(Into::into),
-        nominated_node: pod.status.nominated_node_name.as_deref().filter(|n| !n.is_empty()).map(Into::into),
+        node: pod
+            .spec
+            .node_name
+            .as_deref()
+            .filter(|n| !n.is_empty())
+            .map(Into::into),
+        nominated_node: pod
+            .status
+            .nominated_node_name
+            .as_deref()
+            .filter(|n| !n.is_empty())
+            .map(Into::into),
         owner: owner(owners),
         daemon_set: owners
             .iter()
@@ -182,20 +205,27 @@ pub(crate) fn from_slim(pod: &slim::Pod, shape: Arc<PodClass>, labels: Arc<Vec<(
             pod.spec.priority_class_name.as_deref(),
             Some("system-cluster-critical" | "system-node-critical")
         ),
-        created: meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0),
+        created: meta
+            .creation_timestamp
+            .as_ref()
+            .map_or(Timestamp::UNIX_EPOCH, |t| t.0),
         started: pod.status.start_time.as_ref().map(|t| t.0),
         deletion: meta.deletion_timestamp.as_ref().map(|t| t.0),
         grace_period: Duration::from_secs(
             u64::try_from(pod.spec.termination_grace_period_seconds.unwrap_or(30)).unwrap_or(0),
         ),
         do_not_disrupt: do_not_disrupt(annotation(labels::DO_NOT_DISRUPT)),
-        deletion_cost: annotation(labels::POD_DELETION_COST).and_then(|c| c.parse().ok()).unwrap_or(0),
+        deletion_cost: annotation(labels::POD_DELETION_COST)
+            .and_then(|c| c.parse().ok())
+            .unwrap_or(0),
     }
 }
 
 fn owner(references: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference]) -> Owner {
     let owned_by = |api_version: &str, kind: &str| {
-        references.iter().any(|r| r.api_version == api_version && r.kind == kind)
+        references
+            .iter()
+            .any(|r| r.api_version == api_version && r.kind == kind)
     };
     if owned_by("apps/v1", "DaemonSet") {
         Owner::DaemonSet

@@ -199,7 +199,14 @@ macro_rules! slim_resource {
 }
 
 slim_resource!(Pod, NamespaceResourceScope, "", "v1", "Pod", "pods");
-slim_resource!(DaemonSet, NamespaceResourceScope, "apps", "v1", "DaemonSet", "daemonsets");
+slim_resource!(
+    DaemonSet,
+    NamespaceResourceScope,
+    "apps",
+    "v1",
+    "DaemonSet",
+    "daemonsets"
+);
 slim_resource!(
     PersistentVolumeClaim,
     NamespaceResourceScope,
@@ -208,7 +215,14 @@ slim_resource!(
     "PersistentVolumeClaim",
     "persistentvolumeclaims"
 );
-slim_resource!(PersistentVolume, ClusterResourceScope, "", "v1", "PersistentVolume", "persistentvolumes");
+slim_resource!(
+    PersistentVolume,
+    ClusterResourceScope,
+    "",
+    "v1",
+    "PersistentVolume",
+    "persistentvolumes"
+);
 
 /// Object metadata without managed fields and with listed annotations only.
 #[derive(Default, Deserialize)]

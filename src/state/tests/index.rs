@@ -10,9 +10,7 @@ use plimsoll_core::{
     requirement::Operator,
     snapshot::{Blocker, BudgetNodes, NodeStage, Place, Snapshot},
 };
-use plimsoll_state::{
-    Index, Lowered, Observe, PROMISE_WINDOW, PersistentVolume, PersistentVolumeClaim, Pod,
-};
+use plimsoll_state::{Index, Lowered, Observe, PROMISE_WINDOW, PersistentVolume, PersistentVolumeClaim, Pod};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -77,9 +75,7 @@ fn claim(name: &str, version: u64, patch: Value) -> NodeClaim {
 
 /// Status of a claim whose machine is in service since a time.
 fn in_service(name: &str, since: Timestamp) -> Value {
-    let condition = |type_: &str| {
-        json!({ "type": type_, "status": "True", "reason": type_, "message": "", "lastTransitionTime": since.to_string() })
-    };
+    let condition = |type_: &str| json!({ "type": type_, "status": "True", "reason": type_, "message": "", "lastTransitionTime": since.to_string() });
     json!({ "status": {
         "providerID": format!("test://{name}"), "nodeName": format!("node-{name}"),
         "conditions": [condition("Launched"), condition("Registered"), condition("Initialized")],
@@ -110,16 +106,26 @@ fn lowered(index: &Index, now: Timestamp) -> Lowered {
 }
 
 fn place_of(snapshot: &Snapshot, pod: &str) -> Option<Place> {
-    snapshot.pods.iter().find(|p| &*p.key == format!("default/{pod}")).map(|p| p.place)
+    snapshot
+        .pods
+        .iter()
+        .find(|p| &*p.key == format!("default/{pod}"))
+        .map(|p| p.place)
 }
 
 #[test]
 fn only_refused_pods_wait() {
     let mut index = Index::default();
     index.apply(pending("refused", json!({})), at(0));
-    index.apply(pending("untried", json!({ "status": { "conditions": [] } })), at(0));
+    index.apply(
+        pending("untried", json!({ "status": { "conditions": [] } })),
+        at(0),
+    );
     index.apply(pending("gated", json!({ "status": { "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "SchedulingGated" }] } })), at(0));
-    index.apply(pending("done", json!({ "status": { "phase": "Succeeded" } })), at(0));
+    index.apply(
+        pending("done", json!({ "status": { "phase": "Succeeded" } })),
+        at(0),
+    );
     let daemon = json!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "d" }] } });
     index.apply(pending("daemon", daemon), at(0));
 
@@ -132,11 +138,20 @@ fn only_refused_pods_wait() {
 
 #[test]
 fn a_class_is_a_scheduling_meaning_and_only_labels_somebody_looks_at_count() {
-    let labelled = |name: &str, app: &str| pending(name, json!({ "metadata": { "labels": { "app": app, "pod-template-hash": name } } }));
+    let labelled = |name: &str, app: &str| {
+        pending(
+            name,
+            json!({ "metadata": { "labels": { "app": app, "pod-template-hash": name } } }),
+        )
+    };
     let mut index = Index::default();
     index.apply(labelled("a", "web"), at(0));
     index.apply(labelled("b", "api"), at(0));
-    assert_eq!(lowered(&index, at(0)).snapshot.classes.len(), 1, "nobody looks at these labels");
+    assert_eq!(
+        lowered(&index, at(0)).snapshot.classes.len(),
+        1,
+        "nobody looks at these labels"
+    );
 
     let spread = json!({ "spec": { "topologySpreadConstraints": [{
         "maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule",
@@ -145,7 +160,12 @@ fn a_class_is_a_scheduling_meaning_and_only_labels_somebody_looks_at_count() {
     index.apply(pending("c", spread), at(0));
     let snapshot = lowered(&index, at(0)).snapshot;
     assert_eq!(snapshot.classes.len(), 3, "now app=web and app=api differ");
-    assert!(snapshot.classes.iter().all(|c| c.labels.iter().all(|(key, _)| &**key == "app")));
+    assert!(
+        snapshot
+            .classes
+            .iter()
+            .all(|c| c.labels.iter().all(|(key, _)| &**key == "app"))
+    );
 }
 
 #[test]
@@ -172,44 +192,81 @@ fn requests_count_sidecars_init_steps_pod_level_amounts_and_overhead() {
         let mut index = Index::default();
         index.apply(pending("a", json!({ "spec": spec })), at(0));
         let snapshot = lowered(&index, at(0)).snapshot;
-        let of = |name: &str| snapshot.classes[0].requests.iter().find(|(n, _)| &**n == name).map_or(0, |(_, a)| *a);
+        let of = |name: &str| {
+            snapshot.classes[0]
+                .requests
+                .iter()
+                .find(|(n, _)| &**n == name)
+                .map_or(0, |(_, a)| *a)
+        };
         assert_eq!((of("cpu"), of("memory"), of("pods")), (cpu, memory, 1), "{spec}");
     };
-    let uses = |cpu: &str, memory: &str| json!({ "resources": { "requests": { "cpu": cpu, "memory": memory } } });
+    let uses =
+        |cpu: &str, memory: &str| json!({ "resources": { "requests": { "cpu": cpu, "memory": memory } } });
     let sidecar = |cpu: &str, memory: &str| {
         let mut container = uses(cpu, memory);
         container["restartPolicy"] = json!("Always");
         container
     };
-    check(json!({ "containers": [uses("1", "100"), uses("500m", "50")] }), 1500, 150);
-    check(json!({ "containers": [uses("1", "100")], "initContainers": [uses("3", "10")] }), 3000, 100);
-    check(json!({ "containers": [uses("1", "100")], "initContainers": [sidecar("2", "10"), uses("3", "5")] }), 5000, 110);
-    check(json!({ "containers": [uses("1", "100")], "initContainers": [uses("3", "5"), sidecar("2", "10")] }), 3000, 110);
-    check(json!({ "containers": [uses("1", "100")], "overhead": { "cpu": "250m" } }), 1250, 100);
-    check(json!({ "containers": [uses("1", "100")], "resources": { "requests": { "cpu": "4" } } }), 4000, 100);
+    check(
+        json!({ "containers": [uses("1", "100"), uses("500m", "50")] }),
+        1500,
+        150,
+    );
+    check(
+        json!({ "containers": [uses("1", "100")], "initContainers": [uses("3", "10")] }),
+        3000,
+        100,
+    );
+    check(
+        json!({ "containers": [uses("1", "100")], "initContainers": [sidecar("2", "10"), uses("3", "5")] }),
+        5000,
+        110,
+    );
+    check(
+        json!({ "containers": [uses("1", "100")], "initContainers": [uses("3", "5"), sidecar("2", "10")] }),
+        3000,
+        110,
+    );
+    check(
+        json!({ "containers": [uses("1", "100")], "overhead": { "cpu": "250m" } }),
+        1250,
+        100,
+    );
+    check(
+        json!({ "containers": [uses("1", "100")], "resources": { "requests": { "cpu": "4" } } }),
+        4000,
+        100,
+    );
 }
 
 #[test]
 fn what_planning_does_not_look_at_never_enters_memory() {
     let secret = "CANARY";
-    let pod: Pod = pending("a", json!({
-        "metadata": {
-            "annotations": { "kubectl.kubernetes.io/last-applied-configuration": secret, "karpenter.sh/do-not-disrupt": "true" },
-            "managedFields": [{ "manager": secret }],
-        },
-        "spec": {
-            "containers": [{ "name": "main", "image": secret, "command": [secret], "args": [secret],
-                "env": [{ "name": "PASSWORD", "value": secret }], "envFrom": [{ "secretRef": { "name": secret } }] }],
-            "initContainers": [{ "name": "init", "env": [{ "name": "TOKEN", "value": secret }] }],
-            "volumes": [{ "name": "v", "secret": { "secretName": secret } }],
-        },
-        "status": { "message": secret },
-    }));
+    let pod: Pod = pending(
+        "a",
+        json!({
+            "metadata": {
+                "annotations": { "kubectl.kubernetes.io/last-applied-configuration": secret, "karpenter.sh/do-not-disrupt": "true" },
+                "managedFields": [{ "manager": secret }],
+            },
+            "spec": {
+                "containers": [{ "name": "main", "image": secret, "command": [secret], "args": [secret],
+                    "env": [{ "name": "PASSWORD", "value": secret }], "envFrom": [{ "secretRef": { "name": secret } }] }],
+                "initContainers": [{ "name": "init", "env": [{ "name": "TOKEN", "value": secret }] }],
+                "volumes": [{ "name": "v", "secret": { "secretName": secret } }],
+            },
+            "status": { "message": secret },
+        }),
+    );
     assert!(!format!("{pod:?}").contains(secret));
     let mut index = Index::default();
     index.apply(pod, at(0));
     assert!(!format!("{index:?}").contains(secret));
-    assert!(index.pods().all(|p| p.do_not_disrupt_now(at(0))), "listed annotations are read");
+    assert!(
+        index.pods().all(|p| p.do_not_disrupt_now(at(0))),
+        "listed annotations are read"
+    );
 }
 
 #[test]
@@ -217,7 +274,10 @@ fn a_created_claim_outlives_a_list_that_is_older_but_not_for_ever() {
     let mut index = Index::default();
     index.created_claim(claim("a", 5, json!({})), at(0));
     index.reset(Vec::<NodeClaim>::new(), at(1));
-    assert!(index.claim("a").is_some(), "the list may be older than the creation");
+    assert!(
+        index.claim("a").is_some(),
+        "the list may be older than the creation"
+    );
     index.expire(at(119));
     assert!(index.claim("a").is_some());
     index.expire(at(121));
@@ -228,15 +288,24 @@ fn a_created_claim_outlives_a_list_that_is_older_but_not_for_ever() {
 fn the_answer_to_our_own_write_does_not_stand_for_the_watch() {
     let mut index = Index::default();
     index.created_claim(claim("a", 5, json!({})), at(0));
-    index.answered(claim("a", 6, json!({ "status": { "providerID": "test://a" } })), at(1));
+    index.answered(
+        claim("a", 6, json!({ "status": { "providerID": "test://a" } })),
+        at(1),
+    );
     index.reset(Vec::<NodeClaim>::new(), at(2));
-    assert!(index.claim("a").is_some(), "the list may be older than the creation");
+    assert!(
+        index.claim("a").is_some(),
+        "the list may be older than the creation"
+    );
 
     // What the watch says late still says that it exists, and takes nothing back.
     index.apply(claim("a", 5, json!({})), at(3));
     assert!(index.claim("a").unwrap().status.is_some());
     index.reset(Vec::<NodeClaim>::new(), at(4));
-    assert!(index.claim("a").is_none(), "it was confirmed, so the list is newer");
+    assert!(
+        index.claim("a").is_none(),
+        "it was confirmed, so the list is newer"
+    );
     index.answered(claim("a", 7, json!({})), at(5));
     assert!(index.claim("a").is_none());
 }
@@ -255,7 +324,17 @@ fn late_answers_bring_back_neither_old_versions_nor_the_dead() {
     let mut index = Index::default();
     index.apply(claim("a", 7, json!({ "status": { "nodeName": "new" } })), at(0));
     index.apply(claim("a", 6, json!({ "status": { "nodeName": "old" } })), at(0));
-    assert_eq!(index.claim("a").unwrap().status.as_ref().unwrap().node_name.as_deref(), Some("new"));
+    assert_eq!(
+        index
+            .claim("a")
+            .unwrap()
+            .status
+            .as_ref()
+            .unwrap()
+            .node_name
+            .as_deref(),
+        Some("new")
+    );
 
     index.delete(&claim("a", 8, json!({})), at(1));
     index.apply(claim("a", 9, json!({})), at(1));
@@ -264,7 +343,10 @@ fn late_answers_bring_back_neither_old_versions_nor_the_dead() {
 
     with_machine(&mut index, "b");
     index.delete(&node("b", json!({})), at(1));
-    index.apply(node("b", json!({ "metadata": { "resourceVersion": "9" } })), at(2));
+    index.apply(
+        node("b", json!({ "metadata": { "resourceVersion": "9" } })),
+        at(2),
+    );
     assert_eq!(index.nodes().count(), 0);
 }
 
@@ -279,7 +361,14 @@ fn a_coming_machine_shows_what_was_asked_until_the_cloud_says_more() {
     assert_eq!(&*machine.labels["topology.kubernetes.io/zone"], "zone-a");
     assert_eq!(machine.disruption_blocker, Some(Blocker::NotInitialized));
 
-    index.apply(claim("a", 2, json!({ "status": { "providerID": "test://a", "allocatable": { "cpu": "3900m" } } })), at(1));
+    index.apply(
+        claim(
+            "a",
+            2,
+            json!({ "status": { "providerID": "test://a", "allocatable": { "cpu": "3900m" } } }),
+        ),
+        at(1),
+    );
     assert_eq!(lowered(&index, at(1)).snapshot.nodes[0].allocatable["cpu"], 3900);
 }
 
@@ -298,14 +387,25 @@ fn a_registered_node_is_seen_without_the_taints_that_will_go() {
     index.apply(node("a", taints), at(0));
     let seen = |index: &Index| {
         let snapshot = lowered(index, at(0)).snapshot;
-        (snapshot.nodes[0].stage, snapshot.nodes[0].taints.iter().map(|t| t.key.to_string()).collect::<Vec<_>>())
+        (
+            snapshot.nodes[0].stage,
+            snapshot.nodes[0]
+                .taints
+                .iter()
+                .map(|t| t.key.to_string())
+                .collect::<Vec<_>>(),
+        )
     };
     assert_eq!(seen(&index), (NodeStage::Registered, vec!["team".to_owned()]));
 
     merge(&mut status, in_service("a", at(0)));
     index.apply(claim("a", 2, status), at(0));
     assert_eq!(seen(&index).0, NodeStage::Initialized);
-    assert_eq!(seen(&index).1.len(), 3, "an initialized node's taints are all real");
+    assert_eq!(
+        seen(&index).1.len(),
+        3,
+        "an initialized node's taints are all real"
+    );
 }
 
 #[test]
@@ -319,9 +419,14 @@ fn promises_hold_a_place_and_are_counted_when_kept() {
     }
     assert_eq!(index.waiting(), 0);
     let snapshot = lowered(&index, at(0)).snapshot;
-    let Some(Place::Assigned(target)) = place_of(&snapshot, "kept") else { panic!("assigned") };
+    let Some(Place::Assigned(target)) = place_of(&snapshot, "kept") else {
+        panic!("assigned")
+    };
     assert_eq!(&*snapshot.nodes[target.0 as usize].name, "node-a");
-    assert_eq!(snapshot.nodes[target.0 as usize].disruption_blocker, Some(Blocker::Nominated));
+    assert_eq!(
+        snapshot.nodes[target.0 as usize].disruption_blocker,
+        Some(Blocker::Nominated)
+    );
 
     index.apply(bound("kept", "node-a", json!({})), at(1));
     index.apply(bound("broken", "node-b", json!({})), at(1));
@@ -341,12 +446,27 @@ fn a_promise_ends_when_its_machine_has_been_usable_for_long_or_leaves() {
     }
     index.take_touched();
     index.expire(at(1));
-    assert_eq!(index.waiting(), 1, "a target that does not exist promises nothing");
+    assert_eq!(
+        index.waiting(),
+        1,
+        "a target that does not exist promises nothing"
+    );
     index.expire(at(long));
-    assert_eq!(index.waiting(), 2, "the open machine had its chance, the coming one has not");
+    assert_eq!(
+        index.waiting(),
+        2,
+        "the open machine had its chance, the coming one has not"
+    );
     assert_eq!(index.take_touched().waiting_pods, 2);
 
-    index.apply(claim("coming", 2, json!({ "metadata": { "deletionTimestamp": at(long).to_string() } })), at(long));
+    index.apply(
+        claim(
+            "coming",
+            2,
+            json!({ "metadata": { "deletionTimestamp": at(long).to_string() } }),
+        ),
+        at(long),
+    );
     index.expire(at(long));
     assert_eq!(index.waiting(), 3);
 }
@@ -358,10 +478,27 @@ fn pods_of_a_leaving_machine_need_a_place_unless_they_cannot_move() {
     let owner = |kind: &str, api: &str| json!({ "metadata": { "ownerReferences": [{ "apiVersion": api, "kind": kind, "name": "o", "uid": "o" }] } });
     index.apply(bound("moves", "node-a", owner("ReplicaSet", "apps/v1")), at(0));
     index.apply(bound("daemon", "node-a", owner("DaemonSet", "apps/v1")), at(0));
-    index.apply(bound("stays", "node-a", json!({ "metadata": { "annotations": { "karpenter.sh/do-not-disrupt": "true" } } })), at(0));
-    index.apply(bound("ending", "node-a", json!({ "metadata": { "deletionTimestamp": at(30).to_string() } })), at(0));
+    index.apply(
+        bound(
+            "stays",
+            "node-a",
+            json!({ "metadata": { "annotations": { "karpenter.sh/do-not-disrupt": "true" } } }),
+        ),
+        at(0),
+    );
+    index.apply(
+        bound(
+            "ending",
+            "node-a",
+            json!({ "metadata": { "deletionTimestamp": at(30).to_string() } }),
+        ),
+        at(0),
+    );
     let mut stateful = owner("StatefulSet", "apps/v1");
-    merge(&mut stateful, json!({ "metadata": { "deletionTimestamp": at(30).to_string() } }));
+    merge(
+        &mut stateful,
+        json!({ "metadata": { "deletionTimestamp": at(30).to_string() } }),
+    );
     index.apply(bound("stateful", "node-a", stateful), at(0));
     let places = |index: &Index| {
         let snapshot = lowered(index, at(0)).snapshot;
@@ -370,7 +507,10 @@ fn pods_of_a_leaving_machine_need_a_place_unless_they_cannot_move() {
     };
     assert_eq!(places(&index), [false; 5]);
     let mut leaving = in_service("a", at(0));
-    merge(&mut leaving, json!({ "metadata": { "deletionTimestamp": at(0).to_string() } }));
+    merge(
+        &mut leaving,
+        json!({ "metadata": { "deletionTimestamp": at(0).to_string() } }),
+    );
     index.apply(claim("a", 2, leaving), at(0));
     assert_eq!(places(&index), [true, false, false, false, true]);
 }
@@ -382,7 +522,14 @@ fn the_first_reason_not_to_disrupt_is_named() {
     let blocker = |index: &Index, now| lowered(index, now).snapshot.nodes[0].disruption_blocker.clone();
     assert_eq!(blocker(&index, at(0)), None);
 
-    index.apply(bound("a", "node-a", json!({ "metadata": { "labels": { "app": "web" } } })), at(0));
+    index.apply(
+        bound(
+            "a",
+            "node-a",
+            json!({ "metadata": { "labels": { "app": "web" } } }),
+        ),
+        at(0),
+    );
     let budget = |allowed: i32| -> PodDisruptionBudget {
         object(json!({
             "metadata": { "name": "web", "namespace": "default" },
@@ -391,7 +538,10 @@ fn the_first_reason_not_to_disrupt_is_named() {
         }))
     };
     index.apply(budget(0), at(0));
-    let blocked = Blocker::PodDisruptionBudget { pdb: "default/web".into(), pod: "default/a".into() };
+    let blocked = Blocker::PodDisruptionBudget {
+        pdb: "default/web".into(),
+        pod: "default/a".into(),
+    };
     assert_eq!(blocker(&index, at(0)), Some(blocked));
     index.apply(budget(1), at(0));
     assert_eq!(blocker(&index, at(0)), None);
@@ -401,7 +551,12 @@ fn the_first_reason_not_to_disrupt_is_named() {
         "status": { "startTime": at(0).to_string() },
     });
     index.apply(bound("b", "node-a", guarded), at(0));
-    assert_eq!(blocker(&index, at(59)), Some(Blocker::PodDoNotDisrupt { pod: "default/b".into() }));
+    assert_eq!(
+        blocker(&index, at(59)),
+        Some(Blocker::PodDoNotDisrupt {
+            pod: "default/b".into()
+        })
+    );
     assert_eq!(blocker(&index, at(60)), None, "its minute is over");
 }
 
@@ -431,8 +586,14 @@ fn heartbeats_touch_nothing_but_the_version() {
         "status": { "conditions": [{ "type": "Ready", "status": "True", "lastHeartbeatTime": at(5).to_string() }] },
     });
     index.apply(node("a", beat), at(5));
-    assert_eq!((index.revision(), index.take_touched()), (revision, plimsoll_state::Touched::default()));
-    assert_eq!(index.nodes().next().unwrap().metadata.resource_version.as_deref(), Some("2"));
+    assert_eq!(
+        (index.revision(), index.take_touched()),
+        (revision, plimsoll_state::Touched::default())
+    );
+    assert_eq!(
+        index.nodes().next().unwrap().metadata.resource_version.as_deref(),
+        Some("2")
+    );
 }
 
 #[test]
@@ -441,12 +602,19 @@ fn volumes_bind_pods_to_places_or_keep_them_waiting_with_a_reason() {
     let mounts = json!({ "spec": { "volumes": [{ "name": "data", "persistentVolumeClaim": { "claimName": "data" } }] } });
     index.apply(pending("a", mounts), at(0));
     let refused = |index: &Index| lowered(index, at(0)).refused.first().map(|(_, why)| why.clone());
-    assert_eq!(refused(&index).as_deref(), Some("persistentvolumeclaim default/data does not exist"));
+    assert_eq!(
+        refused(&index).as_deref(),
+        Some("persistentvolumeclaim default/data does not exist")
+    );
 
-    let pvc: PersistentVolumeClaim =
-        object(json!({ "metadata": { "name": "data", "namespace": "default" }, "spec": { "volumeName": "pv" } }));
+    let pvc: PersistentVolumeClaim = object(
+        json!({ "metadata": { "name": "data", "namespace": "default" }, "spec": { "volumeName": "pv" } }),
+    );
     index.apply(pvc, at(0));
-    assert_eq!(refused(&index).as_deref(), Some("persistentvolume pv of claim default/data does not exist"));
+    assert_eq!(
+        refused(&index).as_deref(),
+        Some("persistentvolume pv of claim default/data does not exist")
+    );
 
     let pv: PersistentVolume = object(json!({
         "metadata": { "name": "pv" },
@@ -495,11 +663,17 @@ fn a_pool_plans_only_while_it_is_ready_and_its_budgets_are_read() {
     index.apply(pool("True", Value::Null), at(0));
     let snapshot = lowered(&index, at(0)).snapshot;
     let lowered = &snapshot.pools[0];
-    assert_eq!((lowered.weight, lowered.limits["cpu"], lowered.limits["nodes"]), (7, 10_000, 3));
+    assert_eq!(
+        (lowered.weight, lowered.limits["cpu"], lowered.limits["nodes"]),
+        (7, 10_000, 3)
+    );
     assert_eq!(&*lowered.labels["karpenter.kwok.sh/kwoknodeclass"], "default");
     assert_eq!(lowered.consolidate_after, Some(Duration::from_secs(30)));
     assert_eq!(lowered.budgets[0].nodes, BudgetNodes::Percent(20));
-    assert_eq!(lowered.budgets[1].window, Some(("0 9 * * *".into(), Duration::from_secs(8 * 3600))));
+    assert_eq!(
+        lowered.budgets[1].window,
+        Some(("0 9 * * *".into(), Duration::from_secs(8 * 3600)))
+    );
     assert_eq!(lowered.budgets[2].nodes, BudgetNodes::Invalid);
 }
 
@@ -511,10 +685,17 @@ fn opting_out_is_silent_and_restricted_labels_are_an_error() {
         } } } } })
     };
     let mut index = Index::default();
-    index.apply(pending("out", needs("karpenter.sh/nodepool", "DoesNotExist")), at(0));
+    index.apply(
+        pending("out", needs("karpenter.sh/nodepool", "DoesNotExist")),
+        at(0),
+    );
     index.apply(pending("wrong", needs("kubernetes.io/hostname", "Exists")), at(0));
     let found = lowered(&index, at(0));
     assert_eq!((found.ignored, found.snapshot.pods.len()), (1, 0));
     assert_eq!(&*found.refused[0].0, "default/wrong");
-    assert!(found.refused[0].1.contains("kubernetes.io/hostname"), "{}", found.refused[0].1);
+    assert!(
+        found.refused[0].1.contains("kubernetes.io/hostname"),
+        "{}",
+        found.refused[0].1
+    );
 }

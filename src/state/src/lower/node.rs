@@ -39,14 +39,25 @@ impl Context<'_> {
         machine.claim = claim.metadata.name.as_deref().map(Into::into);
         machine.pool = label(claim.metadata.labels.as_ref(), labels::NODEPOOL).map(Into::into);
         machine.stage = stage;
-        machine.leaving |= claim.metadata.deletion_timestamp.is_some() || is_true(conditions::INSTANCE_TERMINATING);
-        machine.created = claim.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
+        machine.leaving |=
+            claim.metadata.deletion_timestamp.is_some() || is_true(conditions::INSTANCE_TERMINATING);
+        machine.created = claim
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(Timestamp::UNIX_EPOCH, |t| t.0);
 
         if stage == NodeStage::InFlight {
             machine.labels.extend(claim_labels(claim));
             machine.taints = claim.spec.taints.iter().flatten().filter_map(taint).collect();
         } else if stage == NodeStage::Registered {
-            let startup: Vec<Taint> = claim.spec.startup_taints.iter().flatten().filter_map(taint).collect();
+            let startup: Vec<Taint> = claim
+                .spec
+                .startup_taints
+                .iter()
+                .flatten()
+                .filter_map(taint)
+                .collect();
             machine.taints = node
                 .and_then(|n| n.spec.as_ref()?.taints.as_ref())
                 .into_iter()
@@ -59,9 +70,17 @@ impl Context<'_> {
         if stage != NodeStage::Initialized {
             // A kubelet that is not up yet reports nothing, or zeros.
             let launched = !status.allocatable.is_empty();
-            let fallback = if launched { &status.allocatable } else { &claim.spec.resources.requests };
+            let fallback = if launched {
+                &status.allocatable
+            } else {
+                &claim.spec.resources.requests
+            };
             fill(&mut machine.allocatable, resources(fallback));
-            let capacity = if launched { resources(&status.capacity) } else { self.largest(claim) };
+            let capacity = if launched {
+                resources(&status.capacity)
+            } else {
+                self.largest(claim)
+            };
             fill(&mut machine.capacity, capacity);
         }
         if machine.price.is_none() {
@@ -85,11 +104,23 @@ impl Context<'_> {
     /// The most a claim may become while nobody knows what it became: a limit must hold whatever is launched.
     fn largest(&self, claim: &NodeClaim) -> Resources {
         let named = |name: &str| {
-            let of_type = claim.spec.requirements.iter().filter(|r| r.key == labels::INSTANCE_TYPE);
-            of_type.filter(|r| r.operator == Operator::In).all(|r| r.values.iter().any(|value| value == name))
+            let of_type = claim
+                .spec
+                .requirements
+                .iter()
+                .filter(|r| r.key == labels::INSTANCE_TYPE);
+            of_type
+                .filter(|r| r.operator == Operator::In)
+                .all(|r| r.values.iter().any(|value| value == name))
         };
         let mut most = Resources::new();
-        for (name, amount) in self.catalog.types.iter().filter(|t| named(&t.name)).flat_map(|t| &t.capacity) {
+        for (name, amount) in self
+            .catalog
+            .types
+            .iter()
+            .filter(|t| named(&t.name))
+            .flat_map(|t| &t.capacity)
+        {
             let known = most.entry(name.clone()).or_default();
             *known = (*amount).max(*known);
         }
@@ -107,23 +138,47 @@ impl Context<'_> {
         machine.leaving = node.metadata.deletion_timestamp.is_some()
             || node_taints.iter().any(|t| &*t.key == taints::DISRUPTED);
         machine.not_ready = !is_ready(node);
-        machine.labels = node.metadata.labels.iter().flatten().map(|(k, v)| (labels::normalize(k).into(), v.as_str().into())).collect();
-        machine.labels.entry(labels::HOSTNAME.into()).or_insert_with(|| name.into());
+        machine.labels = node
+            .metadata
+            .labels
+            .iter()
+            .flatten()
+            .map(|(k, v)| (labels::normalize(k).into(), v.as_str().into()))
+            .collect();
+        machine
+            .labels
+            .entry(labels::HOSTNAME.into())
+            .or_insert_with(|| name.into());
         machine.taints = node_taints;
         machine.capacity = resources(status.capacity.iter().flatten());
         machine.allocatable = resources(status.allocatable.iter().flatten());
         machine.volume_limits = self.index.storage.limits_of(name);
-        machine.created = node.metadata.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
+        machine.created = node
+            .metadata
+            .creation_timestamp
+            .as_ref()
+            .map_or(Timestamp::UNIX_EPOCH, |t| t.0);
         machine.price = self.price(&machine.labels);
         machine
     }
 
     fn price(&self, node_labels: &Labels) -> Option<MicroDollars> {
         let of = |key: &str| node_labels.get(key).map(|v| &**v);
-        let (name, zone, capacity_type) = (of(labels::INSTANCE_TYPE)?, of(labels::ZONE)?, of(labels::CAPACITY_TYPE)?);
-        let at = self.catalog.types.binary_search_by(|t| (*t.name).cmp(name)).ok()?;
+        let (name, zone, capacity_type) = (
+            of(labels::INSTANCE_TYPE)?,
+            of(labels::ZONE)?,
+            of(labels::CAPACITY_TYPE)?,
+        );
+        let at = self
+            .catalog
+            .types
+            .binary_search_by(|t| (*t.name).cmp(name))
+            .ok()?;
         let offerings = &self.catalog.types[at].offerings;
-        offerings.iter().find(|o| &*o.zone == zone && &*o.capacity_type == capacity_type).map(|o| o.price)
+        offerings
+            .iter()
+            .find(|o| &*o.zone == zone && &*o.capacity_type == capacity_type)
+            .map(|o| o.price)
     }
 
     fn blocker(&self, node: &KubeNode, promised: bool) -> Option<Blocker> {
@@ -133,12 +188,18 @@ impl Context<'_> {
         if label(node.metadata.annotations.as_ref(), labels::DO_NOT_DISRUPT) == Some("true") {
             return Some(Blocker::NodeDoNotDisrupt);
         }
-        let pods = || self.index.pods_on(node.metadata.name.as_deref().unwrap_or_default());
+        let pods = || {
+            self.index
+                .pods_on(node.metadata.name.as_deref().unwrap_or_default())
+        };
         if let Some(pod) = pods().find(|p| p.is_active() && p.do_not_disrupt_now(self.now)) {
             return Some(Blocker::PodDoNotDisrupt { pod: pod.key.clone() });
         }
         pods().filter(|p| p.is_evictable(self.now)).find_map(|pod| {
-            Some(Blocker::PodDisruptionBudget { pdb: self.budgets.blocking(pod)?, pod: pod.key.clone() })
+            Some(Blocker::PodDisruptionBudget {
+                pdb: self.budgets.blocking(pod)?,
+                pod: pod.key.clone(),
+            })
         })
     }
 }
@@ -146,7 +207,9 @@ impl Context<'_> {
 /// A Node whose kubelet says it is Ready.
 pub(crate) fn is_ready(node: &KubeNode) -> bool {
     let list = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-    list.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
+    list.into_iter()
+        .flatten()
+        .any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn label<'a>(map: Option<&'a BTreeMap<String, String>>, key: &str) -> Option<&'a str> {
@@ -155,11 +218,20 @@ fn label<'a>(map: Option<&'a BTreeMap<String, String>>, key: &str) -> Option<&'a
 
 /// Labels a coming node is sure to have: those of the claim and its single-valued requirements.
 fn claim_labels(claim: &NodeClaim) -> Labels {
-    let decided = claim.spec.requirements.iter().filter_map(|r| match (r.operator, r.values.as_slice()) {
-        (Operator::In, [only]) => Some((labels::normalize(&r.key).into(), only.as_str().into())),
-        _ => None,
-    });
-    let own = claim.metadata.labels.iter().flatten().map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str())));
+    let decided = claim
+        .spec
+        .requirements
+        .iter()
+        .filter_map(|r| match (r.operator, r.values.as_slice()) {
+            (Operator::In, [only]) => Some((labels::normalize(&r.key).into(), only.as_str().into())),
+            _ => None,
+        });
+    let own = claim
+        .metadata
+        .labels
+        .iter()
+        .flatten()
+        .map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str())));
     decided.chain(own).collect()
 }
 

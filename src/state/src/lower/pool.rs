@@ -13,7 +13,11 @@ use super::{resources, taint, typed_requirement};
 /// None when the pool must not buy: not ready, going, or of fixed size.
 pub(crate) fn pool(object: &nodepool::NodePool) -> Option<Pool> {
     let name = object.metadata.name.as_deref()?;
-    let conditions = object.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    let conditions = object
+        .status
+        .as_ref()
+        .map(|s| s.conditions.as_slice())
+        .unwrap_or_default();
     let ready = plimsoll_api::conditions::is_true(conditions, plimsoll_api::conditions::READY);
     if !ready || object.metadata.deletion_timestamp.is_some() || object.spec.replicas.is_some() {
         return None;
@@ -28,7 +32,10 @@ pub(crate) fn pool(object: &nodepool::NodePool) -> Option<Pool> {
         .map(|(key, value)| (labels::normalize(key).into(), value.as_str().into()))
         .collect();
     pool_labels.insert(labels::NODEPOOL.into(), name.into());
-    pool_labels.insert(labels::nodeclass_label(&class.group, &class.kind).into(), class.name.as_str().into());
+    pool_labels.insert(
+        labels::nodeclass_label(&class.group, &class.kind).into(),
+        class.name.as_str().into(),
+    );
 
     let mut requirements: Vec<Requirement> = template
         .spec
@@ -50,8 +57,19 @@ pub(crate) fn pool(object: &nodepool::NodePool) -> Option<Pool> {
         requirements,
         labels: pool_labels,
         taints: template.spec.taints.iter().flatten().filter_map(taint).collect(),
-        startup_taints: template.spec.startup_taints.iter().flatten().filter_map(taint).collect(),
-        limits: object.spec.limits.as_ref().map(|limits| resources(limits.iter())).unwrap_or_default(),
+        startup_taints: template
+            .spec
+            .startup_taints
+            .iter()
+            .flatten()
+            .filter_map(taint)
+            .collect(),
+        limits: object
+            .spec
+            .limits
+            .as_ref()
+            .map(|limits| resources(limits.iter()))
+            .unwrap_or_default(),
         consolidate_after: object.spec.disruption.consolidate_after.as_duration(),
         budgets: object.spec.disruption.budgets.iter().map(budget).collect(),
     })
@@ -60,10 +78,16 @@ pub(crate) fn pool(object: &nodepool::NodePool) -> Option<Pool> {
 fn budget(budget: &nodepool::Budget) -> Budget {
     let nodes = match budget.nodes.strip_suffix('%') {
         Some(percent) => percent.parse().map_or(BudgetNodes::Invalid, BudgetNodes::Percent),
-        None => budget.nodes.parse().map_or(BudgetNodes::Invalid, BudgetNodes::Count),
+        None => budget
+            .nodes
+            .parse()
+            .map_or(BudgetNodes::Invalid, BudgetNodes::Count),
     };
     let window = budget.schedule.as_deref().map(|schedule| {
-        let duration = budget.duration.as_ref().map_or(Duration::ZERO, |d| d.as_duration());
+        let duration = budget
+            .duration
+            .as_ref()
+            .map_or(Duration::ZERO, |d| d.as_duration());
         (schedule.into(), duration)
     });
     let reasons = budget.reasons.iter().flatten().map(|reason| match reason {
@@ -71,7 +95,11 @@ fn budget(budget: &nodepool::Budget) -> Budget {
         nodepool::DisruptionReason::Empty => DisruptionReason::Empty,
         nodepool::DisruptionReason::Drifted => DisruptionReason::Drifted,
     });
-    Budget { nodes, reasons: reasons.collect(), window }
+    Budget {
+        nodes,
+        reasons: reasons.collect(),
+        window,
+    }
 }
 
 /// Capacity of a pool's machines, as `status.resources` reports it.

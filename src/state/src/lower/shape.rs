@@ -40,7 +40,13 @@ pub(crate) fn shape(namespace: &str, pod_labels: &PodLabels, spec: &slim::PodSpe
             .collect(),
         node_affinity: node_affinity
             .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
-            .map(|required| required.node_selector_terms.iter().map(node_selector_term).collect())
+            .map(|required| {
+                required
+                    .node_selector_terms
+                    .iter()
+                    .map(node_selector_term)
+                    .collect()
+            })
             .unwrap_or_default(),
         preferred_node_affinity: node_affinity
             .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
@@ -49,7 +55,11 @@ pub(crate) fn shape(namespace: &str, pod_labels: &PodLabels, spec: &slim::PodSpe
             .map(|preferred| (preferred.weight, node_selector_term(&preferred.preference)))
             .collect(),
         tolerations: spec.tolerations.iter().filter_map(toleration).collect(),
-        spread: spec.topology_spread_constraints.iter().map(|c| spread(c, pod_labels)).collect(),
+        spread: spec
+            .topology_spread_constraints
+            .iter()
+            .map(|c| spread(c, pod_labels))
+            .collect(),
         affinity: pod_affinity
             .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
             .into_iter()
@@ -143,7 +153,11 @@ pub(crate) fn node_selector_term(term: &k8s::NodeSelectorTerm) -> Vec<Requiremen
 
 fn toleration(toleration: &k8s::Toleration) -> Option<Toleration> {
     Some(Toleration {
-        key: toleration.key.as_deref().filter(|k| !k.is_empty()).map(Into::into),
+        key: toleration
+            .key
+            .as_deref()
+            .filter(|k| !k.is_empty())
+            .map(Into::into),
         operator: match toleration.operator.as_deref() {
             None | Some("" | "Equal") => TolerationOperator::Equal,
             Some("Exists") => TolerationOperator::Exists,
@@ -180,14 +194,22 @@ fn spread(constraint: &k8s::TopologySpreadConstraint, pod_labels: &PodLabels) ->
 fn affinity_term(term: &k8s::PodAffinityTerm, pod_labels: &PodLabels) -> AffinityTerm {
     let mut own = selector(term.label_selector.as_ref());
     let keys = term.match_label_keys.iter().flatten().map(|k| (Operator::In, k));
-    let mismatch = term.mismatch_label_keys.iter().flatten().map(|k| (Operator::NotIn, k));
+    let mismatch = term
+        .mismatch_label_keys
+        .iter()
+        .flatten()
+        .map(|k| (Operator::NotIn, k));
     for (operator, key) in keys.chain(mismatch) {
         if let Some(value) = pod_labels.get(key) {
             own.requirements.push(equals(operator, key, value));
         }
     }
-    let mut namespaces: Vec<Arc<str>> =
-        term.namespaces.iter().flatten().map(|n| n.as_str().into()).collect();
+    let mut namespaces: Vec<Arc<str>> = term
+        .namespaces
+        .iter()
+        .flatten()
+        .map(|n| n.as_str().into())
+        .collect();
     namespaces.sort();
     AffinityTerm {
         topology_key: labels::normalize(&term.topology_key).into(),
@@ -198,12 +220,22 @@ fn affinity_term(term: &k8s::PodAffinityTerm, pod_labels: &PodLabels) -> Affinit
 }
 
 fn equals(operator: Operator, key: &str, value: &str) -> Requirement {
-    Requirement { key: key.into(), operator, values: vec![value.into()], min_values: None }
+    Requirement {
+        key: key.into(),
+        operator,
+        values: vec![value.into()],
+        min_values: None,
+    }
 }
 
 /// A label selector as one conjunction. Keys of pods are not normalised: they are not node labels.
 pub(crate) fn selector(selector: Option<&LabelSelector>) -> Selector {
-    let Some(selector) = selector else { return Selector { requirements: Vec::new(), nothing: true } };
+    let Some(selector) = selector else {
+        return Selector {
+            requirements: Vec::new(),
+            nothing: true,
+        };
+    };
     let mut requirements: Vec<Requirement> = selector
         .match_labels
         .iter()
@@ -211,8 +243,12 @@ pub(crate) fn selector(selector: Option<&LabelSelector>) -> Selector {
         .map(|(key, value)| equals(Operator::In, key, value))
         .collect();
     for expression in selector.match_expressions.iter().flatten() {
-        let mut values: Vec<Arc<str>> =
-            expression.values.iter().flatten().map(|v| v.as_str().into()).collect();
+        let mut values: Vec<Arc<str>> = expression
+            .values
+            .iter()
+            .flatten()
+            .map(|v| v.as_str().into())
+            .collect();
         values.sort();
         values.dedup();
         let operator = match expression.operator.as_str() {
@@ -229,18 +265,30 @@ pub(crate) fn selector(selector: Option<&LabelSelector>) -> Selector {
         });
     }
     requirements.sort();
-    Selector { requirements, nothing: false }
+    Selector {
+        requirements,
+        nothing: false,
+    }
 }
 
 fn host_ports(spec: &slim::PodSpec) -> Vec<HostPort> {
     let mut ports: Vec<HostPort> = spec
         .containers
         .iter()
-        .chain(spec.init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always")))
+        .chain(
+            spec.init_containers
+                .iter()
+                .filter(|c| c.restart_policy.as_deref() == Some("Always")),
+        )
         .flat_map(|c| &c.ports)
         .filter_map(|port| {
             Some(HostPort {
-                ip: port.host_ip.as_deref().filter(|ip| !ip.is_empty()).unwrap_or("0.0.0.0").into(),
+                ip: port
+                    .host_ip
+                    .as_deref()
+                    .filter(|ip| !ip.is_empty())
+                    .unwrap_or("0.0.0.0")
+                    .into(),
                 port: port.host_port.filter(|p| *p > 0)?,
                 protocol: port.protocol.as_deref().unwrap_or("TCP").into(),
             })

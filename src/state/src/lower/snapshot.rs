@@ -32,16 +32,29 @@ impl Index {
     /// The cluster as the planner sees it at `now`.
     pub fn snapshot(&self, catalog: &Catalog, now: Timestamp) -> Lowered {
         let budgets = Budgets::new(self.pdbs.values());
-        let context = Context { index: self, catalog, budgets: &budgets, now };
+        let context = Context {
+            index: self,
+            catalog,
+            budgets: &budgets,
+            now,
+        };
         let promised = self.promised_targets();
         let mut nodes = Vec::with_capacity(self.nodes.len());
         for claim in self.claims() {
             let provider_id = claim.status.as_ref().and_then(|s| s.provider_id.as_deref());
-            let node = provider_id.map(|id| self.nodes_of_provider_id(id)).unwrap_or_default().into_iter().next();
+            let node = provider_id
+                .map(|id| self.nodes_of_provider_id(id))
+                .unwrap_or_default()
+                .into_iter()
+                .next();
             let promised = promised.contains(claim.metadata.name.as_deref().unwrap_or_default());
             nodes.push(context.claimed(claim, node.as_deref(), promised));
         }
-        nodes.extend(self.nodes().filter(|n| self.claim_of_node(n).is_none()).map(|n| context.bare(n)));
+        nodes.extend(
+            self.nodes()
+                .filter(|n| self.claim_of_node(n).is_none())
+                .map(|n| context.bare(n)),
+        );
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
 
         let mut by_name: FxHashMap<Arc<str>, NodeId> = FxHashMap::default();
@@ -55,13 +68,20 @@ impl Index {
         }
 
         let mut lowered = Lowered {
-            snapshot: Snapshot { revision: self.revision(), nodes, namespaces: self.namespaces.clone(), ..Snapshot::default() },
+            snapshot: Snapshot {
+                revision: self.revision(),
+                nodes,
+                namespaces: self.namespaces.clone(),
+                ..Snapshot::default()
+            },
             refused: Vec::new(),
             ignored: 0,
         };
         let mut classes = Classes::new(self);
         for pod in self.pods().filter(|p| !p.terminal) {
-            let Some(place) = self.place(pod, &lowered.snapshot, &by_name, &budgets, now) else { continue };
+            let Some(place) = self.place(pod, &lowered.snapshot, &by_name, &budgets, now) else {
+                continue;
+            };
             match self.class(pod, place, &mut classes) {
                 Ok(class) => lowered.snapshot.pods.push(Pod {
                     key: pod.key.clone(),
@@ -155,7 +175,10 @@ impl Index {
                 // The DaemonSet controller pins each pod to its node; the template says where they may go.
                 class.node_affinity.clone_from(&template.node_affinity);
                 class.labels = classes.project(&template.labels);
-                DaemonSet { key: key.clone(), class: classes.insert(class) }
+                DaemonSet {
+                    key: key.clone(),
+                    class: classes.insert(class),
+                }
             })
             .collect()
     }
@@ -169,13 +192,22 @@ enum Refusal {
 /// Constraints that cannot be planned for, in the words of the pod.
 fn refuse(shape: &PodClass) -> Result<(), Refusal> {
     let affinity = shape.node_affinity.iter().flatten();
-    if affinity.clone().any(|r| &*r.key == labels::NODEPOOL && r.operator == Operator::DoesNotExist) {
+    if affinity
+        .clone()
+        .any(|r| &*r.key == labels::NODEPOOL && r.operator == Operator::DoesNotExist)
+    {
         return Err(Refusal::OptedOut);
     }
-    let keys = shape.node_selector.iter().map(|(key, _)| key).chain(affinity.map(|r| &r.key));
+    let keys = shape
+        .node_selector
+        .iter()
+        .map(|(key, _)| key)
+        .chain(affinity.map(|r| &r.key));
     for key in keys {
         if let Some(why) = labels::restricted(key) {
-            return Err(Refusal::Because(format!("node selector or affinity uses label {key}: {why}")));
+            return Err(Refusal::Because(format!(
+                "node selector or affinity uses label {key}: {why}"
+            )));
         }
     }
     Ok(())
@@ -202,7 +234,12 @@ impl Classes {
                 }
             }
         }
-        Self { list: Vec::new(), relevant, by_address: FxHashMap::default(), by_content: FxHashMap::default() }
+        Self {
+            list: Vec::new(),
+            relevant,
+            by_address: FxHashMap::default(),
+            by_content: FxHashMap::default(),
+        }
     }
 
     fn id(
@@ -229,7 +266,11 @@ impl Classes {
     }
 
     fn project(&self, pod_labels: &[(Arc<str>, Arc<str>)]) -> Vec<(Arc<str>, Arc<str>)> {
-        pod_labels.iter().filter(|(key, _)| self.relevant.contains(key)).cloned().collect()
+        pod_labels
+            .iter()
+            .filter(|(key, _)| self.relevant.contains(key))
+            .cloned()
+            .collect()
     }
 
     fn insert(&mut self, class: PodClass) -> ClassId {
@@ -242,9 +283,17 @@ impl Classes {
 }
 
 fn selectors(shape: &PodClass) -> impl Iterator<Item = &Selector> {
-    let preferred = shape.preferred_affinity.iter().chain(&shape.preferred_anti_affinity).map(|(_, term)| term);
+    let preferred = shape
+        .preferred_affinity
+        .iter()
+        .chain(&shape.preferred_anti_affinity)
+        .map(|(_, term)| term);
     let terms = shape.affinity.iter().chain(&shape.anti_affinity).chain(preferred);
-    shape.spread.iter().map(|s| &s.selector).chain(terms.map(|t| &t.selector))
+    shape
+        .spread
+        .iter()
+        .map(|s| &s.selector)
+        .chain(terms.map(|t| &t.selector))
 }
 
 /// Capacity in use by pool: what `NodePool.status.resources` and `status.nodes` report.
@@ -255,7 +304,10 @@ pub fn pool_usage(snapshot: &Snapshot) -> BTreeMap<Arc<str>, (plimsoll_core::res
     pools
         .into_iter()
         .map(|name| {
-            let nodes = snapshot.nodes.iter().filter(|n| n.pool.as_ref() == Some(name) && !n.leaving);
+            let nodes = snapshot
+                .nodes
+                .iter()
+                .filter(|n| n.pool.as_ref() == Some(name) && !n.leaving);
             (name.clone(), pool::usage(nodes))
         })
         .collect()
