@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{compile::Problem, taints::untolerated};
+use super::{
+    compile::{Problem, selector_requirements},
+    taints::untolerated,
+};
 use crate::{
     report::PodReason,
+    requirement::Requirement,
     resources::format_amount,
-    snapshot::{Pool, TaintEffect},
+    snapshot::{PodClass, Pool, TaintEffect},
 };
 
 fn print_taint(taint: &crate::snapshot::Taint) -> Arc<str> {
@@ -16,6 +20,80 @@ fn print_taint(taint: &crate::snapshot::Taint) -> Arc<str> {
         TaintEffect::NoExecute => "NoExecute",
     };
     format!("{}={}:{effect}", taint.key, taint.value).into()
+}
+
+fn print_requirement(requirement: &Requirement) -> String {
+    let Requirement {
+        key,
+        operator,
+        values,
+        ..
+    } = requirement;
+    if values.is_empty() {
+        format!("{key} {operator:?}")
+    } else {
+        format!("{key} {operator:?} [{}]", values.join(", "))
+    }
+}
+
+fn print_all(requirements: &[Requirement]) -> String {
+    requirements
+        .iter()
+        .map(print_requirement)
+        .collect::<Vec<_>>()
+        .join(" and ")
+}
+
+/// What of the pod's selectors none of these offers satisfies: one requirement where one alone excludes them.
+fn excluded(problem: &Problem<'_>, shape: &PodClass, pool: &Pool, offers: &[usize]) -> PodReason {
+    let pool = pool.name.clone();
+    if offers.is_empty() {
+        let requirement = "its own requirements".into();
+        return PodReason::Requirements { pool, requirement };
+    }
+    let met = |r: &Requirement, o: usize| problem.keys.satisfied_at(r, o);
+    let impossible = |r: &&Requirement| !offers.iter().any(|o| met(r, *o));
+    // Alternatives exclude the pool when each has something impossible.
+    let exclude = |alternatives: &[Vec<Requirement>]| {
+        let one = |all: &Vec<Requirement>| all.iter().find(impossible).map(print_requirement);
+        let each: Option<Vec<String>> = alternatives.iter().map(one).collect();
+        each.filter(|each| !each.is_empty()).map(|each| each.join(" or "))
+    };
+    let selector = selector_requirements(shape);
+    if let Some(text) = selector
+        .iter()
+        .find(impossible)
+        .map(print_requirement)
+        .or_else(|| exclude(&shape.node_affinity))
+    {
+        return PodReason::Requirements {
+            pool,
+            requirement: text.into(),
+        };
+    }
+    if let Some(text) = shape
+        .volume_affinity
+        .iter()
+        .find_map(|alternatives| exclude(alternatives))
+    {
+        return PodReason::Volume {
+            pool,
+            requirement: text.into(),
+        };
+    }
+    // Each is possible for itself.
+    let affinity: Vec<String> = shape.node_affinity.iter().map(|all| print_all(all)).collect();
+    let volumes = shape.volume_affinity.iter().flatten().map(|all| print_all(all));
+    let selector = selector.iter().map(print_requirement);
+    let together: Vec<String> = selector
+        .chain([affinity.join(" or ")])
+        .chain(volumes)
+        .filter(|t| !t.is_empty())
+        .collect();
+    PodReason::Requirements {
+        pool,
+        requirement: format!("{} together", together.join(", ")).into(),
+    }
 }
 
 /// The reasons why no pod of this demand could be placed any more; `limits` is what each pool may still use.
@@ -43,11 +121,7 @@ fn reason(problem: &Problem<'_>, demand: usize, pool_idx: usize, pool: &Pool, li
     };
     let allowed: Vec<usize> = offers().filter(|o| it.allowed.contains(*o)).collect();
     if allowed.is_empty() {
-        let requirement = "node selector and node affinity".into();
-        return PodReason::Requirements {
-            pool: pool.name.clone(),
-            requirement,
-        };
+        return excluded(problem, shape, pool, &offers().collect::<Vec<_>>());
     }
     let fitting: Vec<usize> = allowed
         .iter()

@@ -52,6 +52,16 @@ impl Key {
         &self.values[..self.n_mentioned]
     }
 
+    /// Whether a place with this value id satisfies a requirement on the key.
+    fn satisfies(&self, requirement: &Requirement, value: u32) -> bool {
+        match value {
+            ABSENT => requirement.matches(None),
+            // Stands for any text that is in no list and is not a number.
+            OTHER => requirement.matches(Some("\u{0}")),
+            id => requirement.matches(self.value(id).map(|v| &**v)),
+        }
+    }
+
     /// How many value ids there are, the two special ones included.
     pub(super) fn n_values(&self) -> usize {
         FIRST as usize + self.values.len()
@@ -151,17 +161,22 @@ impl Keys {
         };
         let key = &self.keys[id as usize];
         for (value, places) in key.places.iter().enumerate() {
-            let satisfied = match value as u32 {
-                ABSENT => requirement.matches(None),
-                // Stands for any text that is in no list and is not a number.
-                OTHER => requirement.matches(Some("\u{0}")),
-                id => requirement.matches(key.value(id).map(|v| &**v)),
-            };
-            if satisfied {
+            if key.satisfies(requirement, value as u32) {
                 set.extend(places.iter().map(|p| *p as usize));
             }
         }
         set
+    }
+
+    /// Whether the labels of one place satisfy a requirement.
+    pub(super) fn satisfied_at(&self, requirement: &Requirement, place: usize) -> bool {
+        match self.id(&requirement.key) {
+            None => requirement.matches(None),
+            Some(id) => {
+                let key = &self.keys[id as usize];
+                key.satisfies(requirement, key.of_place[place])
+            }
+        }
     }
 
     /// The places that satisfy all of them.
