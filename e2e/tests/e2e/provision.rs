@@ -77,16 +77,13 @@ fn cpus(quantity: &Value) -> f64 {
 
 /// Waits until the controller has counted `count` planned pods as bound, and returns how many of them were bound where
 /// the plan had them.
-async fn bound_as_planned(controller: &Controller, count: f64) -> Result<f64> {
+async fn bound_as_planned(controller: &Controller, count: u64) -> Result<u64> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let metrics = controller.metrics().await?;
-        let planned = metrics
-            .sum("plimsoll_pods_bound_as_planned_total", &[])
-            .unwrap_or(0.0);
-        let elsewhere = metrics
-            .sum("plimsoll_pods_bound_elsewhere_total", &[])
-            .unwrap_or(0.0);
+        let sum = |name: &str| metrics.sum(name, &[]).unwrap_or(0.0) as u64;
+        let planned = sum("plimsoll_pods_bound_as_planned_total");
+        let elsewhere = sum("plimsoll_pods_bound_elsewhere_total");
         if planned + elsewhere >= count {
             assert_eq!(
                 planned + elsewhere,
@@ -186,8 +183,8 @@ async fn pods_run_where_their_constraints_allow_and_the_machines_go_with_them() 
     );
     // Spread pods can be bound only in an order that keeps the skew. kube-scheduler may meet the second pod of a zone
     // first and then has to place it anew, so one per zone and all pods without a spread are sure.
-    let planned = bound_as_planned(&controller, 17.0).await?;
-    assert!(planned >= 9.0 + 4.0, "{planned} of 17 pods bound as planned");
+    let planned = bound_as_planned(&controller, 17).await?;
+    assert!(planned >= 9 + 4, "{planned} of 17 pods bound as planned");
 
     for app in ["spread", "apart", "steady", "other", "blue"] {
         fixture.scale(app, 0).await?;
@@ -471,6 +468,6 @@ async fn a_pod_that_fits_a_machine_under_way_waits_for_it() -> Result<()> {
     seen.extend(claims.iter().map(ResourceExt::name_any));
     assert_eq!(seen.len(), 1, "more than one machine: {seen:?}");
     assert_eq!(places(&pods, "first"), places(&pods, "second"));
-    assert_eq!(bound_as_planned(&controller, 2.0).await?, 2.0);
+    assert_eq!(bound_as_planned(&controller, 2).await?, 2);
     fixture.finish().await
 }
