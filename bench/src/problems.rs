@@ -119,7 +119,7 @@ fn near(kind: &str, key: &str, app: &str) -> Value {
 fn basic() -> Value {
     json!({
         "source": catalogue::source(),
-        "types": catalogue::types(catalogue::Purchase::OnDemand, |t| t.is_current_cmr_amd64()),
+        "types": catalogue::types(catalogue::Purchase::OnDemand, catalogue::Type::is_current_cmr_amd64),
         "pods": [
             { "name": "small", "count": 500, "cpu": 900, "mem": 3_100 },
             { "name": "large", "count": 500, "cpu": 3_500, "mem": 28 * 1_024 },
@@ -195,7 +195,7 @@ fn distinct(count: u64) -> Value {
     }
     json!({
         "source": catalogue::source(),
-        "types": catalogue::types(catalogue::Purchase::OnDemand, |t| t.is_current_cmr_amd64()),
+        "types": catalogue::types(catalogue::Purchase::OnDemand, catalogue::Type::is_current_cmr_amd64),
         "pods": entries,
     })
 }

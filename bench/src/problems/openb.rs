@@ -43,7 +43,7 @@ pub(super) fn all(folder: &Path) -> Result<Value> {
         .collect();
     Ok(json!({
         "source": catalogue::source(),
-        "types": catalogue::types(Purchase::OnDemand, |t| t.is_amd64()),
+        "types": catalogue::types(Purchase::OnDemand, super::catalogue::Type::is_amd64),
         "pods": pods,
     }))
 }

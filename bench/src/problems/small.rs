@@ -12,7 +12,7 @@ const ZONES: [&str; 2] = ["zone-a", "zone-b"];
 pub fn small(seed: u64) -> Value {
     let mut random = Random::new(seed ^ 0x5ea1);
     let together = seed % 4 >= 2;
-    let types: Vec<Value> = (0..1 + random.below(4))
+    let types: Vec<Value> = (0..=random.below(4))
         .map(|i| instance_type(&mut random, i))
         .collect();
     let entries = 1 + random.below(if together { 3 } else { 5 });

@@ -72,7 +72,7 @@ impl Election {
                     }
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, lease = self.config.name, "lease not read or written")
+                    tracing::warn!(%error, lease = self.config.name, "lease not read or written");
                 }
                 Err(_) => tracing::warn!(lease = self.config.name, "no answer about the lease"),
             }

@@ -50,7 +50,7 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
     let mut last_arrival: Option<Instant> = None;
     loop {
         let _ = tokio::time::timeout(PERIOD, context.provision.notified()).await;
-        context.update(|index, now| index.expire(now));
+        context.update(plimsoll_state::Index::expire);
         if context.index().waiting() == 0 {
             context.metrics.waiting(0);
             continue;

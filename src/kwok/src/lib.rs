@@ -141,7 +141,7 @@ impl CloudProvider for KwokCloud {
             .spec
             .node_registration_delay
             .as_ref()
-            .map_or(Duration::ZERO, |d| d.as_duration());
+            .map_or(Duration::ZERO, plimsoll_api::duration::GoDuration::as_duration);
         self.join(
             node::node(&name, claim, &machine, offering.price),
             claim.clone(),

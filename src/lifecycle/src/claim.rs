@@ -228,7 +228,7 @@ fn register(
     }
     if open {
         set.set_true(conditions::REGISTERED);
-        status.node_name = node.metadata.name.clone();
+        status.node_name.clone_from(&node.metadata.name);
     } else {
         set.set_unknown(
             conditions::REGISTERED,

@@ -216,7 +216,7 @@ fn deadline(claim: &NodeClaim) -> Deadline {
         .spec
         .termination_grace_period
         .as_ref()
-        .map(|d| d.as_duration());
+        .map(plimsoll_api::duration::GoDuration::as_duration);
     let deleted = claim.metadata.deletion_timestamp.as_ref().map(|t| t.0);
     match (grace, deleted) {
         (Some(grace), Some(deleted)) => deleted

@@ -38,12 +38,12 @@ fn run_all(scenarios: &[Scenario], seeds: &[u64]) -> Vec<Outcome> {
             scope.spawn(|| {
                 while let Some((scenario, seed)) = jobs.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
                     let outcome = sim(*seed, scenario);
-                    outcomes.lock().unwrap().push(outcome);
+                    outcomes.lock().expect("a number").push(outcome);
                 }
             });
         }
     });
-    let mut outcomes = outcomes.into_inner().unwrap();
+    let mut outcomes = outcomes.into_inner().expect("a number");
     outcomes.sort_by_key(|o| (o.scenario, o.seed));
     outcomes
 }

@@ -36,7 +36,7 @@ pub(crate) fn resources<'a>(
                 amounts.insert(name.as_str().into(), amount);
             }
             Err(error) => {
-                tracing::warn!(resource = %name, quantity = %quantity.0, %error, "unreadable quantity")
+                tracing::warn!(resource = %name, quantity = %quantity.0, %error, "unreadable quantity");
             }
         }
     }

@@ -131,7 +131,7 @@ impl PodState {
 
     /// Tolerates the disruption taint, so it means to stay to the end.
     pub fn tolerates_disruption(&self) -> bool {
-        self.shape.tolerations.iter().any(|t| tolerates_disrupted(t))
+        self.shape.tolerations.iter().any(tolerates_disrupted)
     }
 
     /// A voluntary disruption would have to evict it.

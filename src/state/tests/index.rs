@@ -1,5 +1,7 @@
 //! The index is tested by telling it what watches would tell it, and reading the snapshot.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::unnecessary_wraps, reason = "the makers of test objects are tests too")]
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -109,7 +111,7 @@ fn place_of(snapshot: &Snapshot, pod: &str) -> Option<Place> {
     snapshot
         .pods
         .iter()
-        .find(|p| &*p.key == format!("default/{pod}"))
+        .find(|p| *p.key == format!("default/{pod}"))
         .map(|p| p.place)
 }
 

@@ -575,18 +575,15 @@ impl Daemons {
                 continue;
             }
             let next = out.requests.len() as u32;
-            let id = match ids.get(&here) {
-                Some(id) => *id,
-                None => {
-                    ids.insert(here.clone(), next);
-                    let mut sum = Resources::new();
-                    for (name, amount) in shapes().flat_map(|s| &s.requests) {
-                        *sum.entry(name.clone()).or_default() += amount;
-                    }
-                    out.requests.push(sum);
-                    out.ports.push(ports());
-                    next
+            let id = if let Some(id) = ids.get(&here) { *id } else {
+                ids.insert(here.clone(), next);
+                let mut sum = Resources::new();
+                for (name, amount) in shapes().flat_map(|s| &s.requests) {
+                    *sum.entry(name.clone()).or_default() += amount;
                 }
+                out.requests.push(sum);
+                out.ports.push(ports());
+                next
             };
             out.set_of_offer.push(id);
         }

@@ -84,22 +84,19 @@ impl Keys {
             return *id;
         }
         let name = normalized_key(key);
-        let id = match self.by_name.get(&name) {
-            Some(id) => *id,
-            None => {
-                let id = self.keys.len() as u32;
-                self.keys.push(Key {
-                    name: name.clone(),
-                    values: Vec::new(),
-                    ids: FxHashMap::default(),
-                    n_mentioned: 0,
-                    topology: false,
-                    of_place: Vec::new(),
-                    places: Vec::new(),
-                });
-                self.by_name.insert(name, id);
-                id
-            }
+        let id = if let Some(id) = self.by_name.get(&name) { *id } else {
+            let id = self.keys.len() as u32;
+            self.keys.push(Key {
+                name: name.clone(),
+                values: Vec::new(),
+                ids: FxHashMap::default(),
+                n_mentioned: 0,
+                topology: false,
+                of_place: Vec::new(),
+                places: Vec::new(),
+            });
+            self.by_name.insert(name, id);
+            id
         };
         self.by_name.insert(key.clone(), id);
         id

@@ -420,7 +420,7 @@ pub(super) fn build(
             builder.rule(class, rule, weight);
         }
     }
-    inverse.sort_by(|a, b| (a.0, a.1.ones().collect::<Vec<_>>()).cmp(&(b.0, b.1.ones().collect::<Vec<_>>())));
+    inverse.sort_by_key(|a| (a.0, a.1.ones().collect::<Vec<_>>()));
     inverse.dedup();
     for (key, members) in inverse {
         let carriers = builder.group(key, &members, None, true);

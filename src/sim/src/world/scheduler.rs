@@ -105,7 +105,7 @@ fn accepts(node: &Node, pod: &Pod) -> bool {
     let no_labels = BTreeMap::new();
     let labels = node.metadata.labels.as_ref().unwrap_or(&no_labels);
     pod.spec.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value))
-        && !node.spec.as_ref().is_some_and(|s| s.unschedulable == Some(true))
+        && node.spec.as_ref().is_none_or(|s| s.unschedulable != Some(true))
         && taints(node).all(|taint| tolerates(&pod.spec.tolerations, taint))
 }
 

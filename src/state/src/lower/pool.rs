@@ -41,7 +41,7 @@ pub(crate) fn pool(object: &nodepool::NodePool) -> Option<Pool> {
         .spec
         .requirements
         .iter()
-        .map(|r| typed_requirement(r))
+        .map(typed_requirement)
         .collect();
     requirements.extend(pool_labels.iter().map(|(key, value)| Requirement {
         key: key.clone(),
@@ -87,7 +87,7 @@ fn budget(budget: &nodepool::Budget) -> Budget {
         let duration = budget
             .duration
             .as_ref()
-            .map_or(Duration::ZERO, |d| d.as_duration());
+            .map_or(Duration::ZERO, plimsoll_api::duration::GoDuration::as_duration);
         (schedule.into(), duration)
     });
     let reasons = budget.reasons.iter().flatten().map(|reason| match reason {
