@@ -4,7 +4,10 @@
 //! Every pod of these tests needs a machine of its own, so one machine too many shows. The controllers hold the Lease,
 //! as in a cluster: it keeps the next one back until the requests of the killed one are over.
 
-#![expect(clippy::large_futures, reason = "one test waits for a dozen things, and there are three tests")]
+#![expect(
+    clippy::large_futures,
+    reason = "one test waits for a dozen things, and there are three tests"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
