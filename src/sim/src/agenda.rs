@@ -20,15 +20,28 @@ pub(crate) enum Event {
     /// The controller asked to be called at this time.
     Wake { life: u64 },
     /// A call of the controller reaches the server or the cloud.
-    Perform { life: u64, task: TaskId, request: Box<Request> },
+    Perform {
+        life: u64,
+        task: TaskId,
+        request: Box<Request>,
+    },
     /// The answer reaches the controller.
-    Answer { life: u64, task: TaskId, request: Box<Request>, answer: Box<Answer> },
+    Answer {
+        life: u64,
+        task: TaskId,
+        request: Box<Request>,
+        answer: Box<Answer>,
+    },
     /// A change reaches the controller's watch.
     Watch { stream: u64, change: Change },
     /// A broken watch lists again.
     Relist { kind: Kind, stream: u64 },
     /// That list reaches the controller.
-    Listed { kind: Kind, stream: u64, objects: Vec<Arc<Value>> },
+    Listed {
+        kind: Kind,
+        stream: u64,
+        objects: Vec<Arc<Value>>,
+    },
     /// kube-scheduler looks at what waits.
     Schedule,
     /// A decision of kube-scheduler reaches the server.
@@ -67,7 +80,11 @@ pub(crate) struct Agenda {
 
 impl Agenda {
     pub(crate) fn new(now: Timestamp) -> Self {
-        Self { now, number: 0, events: BTreeMap::new() }
+        Self {
+            now,
+            number: 0,
+            events: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn now(&self) -> Timestamp {

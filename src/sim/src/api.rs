@@ -21,8 +21,14 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Pod, Self::Node, Self::NodeClaim, Self::NodePool, Self::PodDisruptionBudget, Self::DaemonSet];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Pod,
+        Self::Node,
+        Self::NodeClaim,
+        Self::NodePool,
+        Self::PodDisruptionBudget,
+        Self::DaemonSet,
+    ];
 }
 
 /// What a call was refused for.
@@ -58,8 +64,15 @@ pub(crate) enum Part {
 }
 
 /// Metadata only the server writes.
-const SERVER_FIELDS: [&str; 7] =
-    ["name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"];
+const SERVER_FIELDS: [&str; 7] = [
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "creationTimestamp",
+    "deletionTimestamp",
+];
 
 /// Grace period of a pod that states none, in seconds.
 const GRACE_DEFAULT: i64 = 30;
@@ -91,14 +104,22 @@ impl Server {
     }
 
     /// Makes an object; `generateName` is honoured.
-    pub(crate) fn create(&mut self, kind: Kind, mut object: Value, now: Timestamp) -> Result<Arc<Value>, ApiError> {
+    pub(crate) fn create(
+        &mut self,
+        kind: Kind,
+        mut object: Value,
+        now: Timestamp,
+    ) -> Result<Arc<Value>, ApiError> {
         self.made += 1;
         let made = self.made;
         let metadata = object["metadata"]
             .as_object_mut()
             .ok_or_else(|| ApiError::Invalid("an object needs metadata".into()))?;
         if !metadata.contains_key("name") {
-            let prefix = metadata.get("generateName").and_then(Value::as_str).unwrap_or_default();
+            let prefix = metadata
+                .get("generateName")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
             let name = format!("{prefix}{made:05}");
             metadata.insert("name".into(), json!(name));
         }
@@ -119,16 +140,26 @@ impl Server {
 
     /// JSON merge patch (RFC 7386). A `metadata.resourceVersion` in it is a lock. A patch that changes
     /// nothing makes no new version.
-    pub(crate) fn patch(&mut self, kind: Kind, key: &str, patch: &Value, part: Part) -> Result<Arc<Value>, ApiError> {
+    pub(crate) fn patch(
+        &mut self,
+        kind: Kind,
+        key: &str,
+        patch: &Value,
+        part: Part,
+    ) -> Result<Arc<Value>, ApiError> {
         let old = self.found(kind, key)?.clone();
         let lock = patch.pointer("/metadata/resourceVersion").and_then(Value::as_str);
         if let Some(version) = lock
             && Some(version) != text(&old, "/metadata/resourceVersion")
         {
-            return Err(ApiError::Conflict(format!("{kind:?} {key} is not at version {version}")));
+            return Err(ApiError::Conflict(format!(
+                "{kind:?} {key} is not at version {version}"
+            )));
         }
         let mut patch = patch.clone();
-        let fields = patch.as_object_mut().ok_or_else(|| ApiError::Invalid("a patch is an object".into()))?;
+        let fields = patch
+            .as_object_mut()
+            .ok_or_else(|| ApiError::Invalid("a patch is an object".into()))?;
         match part {
             Part::Main => drop(fields.remove("status")),
             Part::Status => fields.retain(|name, _| name == "status"),
@@ -171,7 +202,9 @@ impl Server {
         let deletion = text(&old, "/metadata/deletionTimestamp");
         let mut new = Value::clone(&old);
         if kind == Kind::Pod {
-            let own = old.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64);
+            let own = old
+                .pointer("/spec/terminationGracePeriodSeconds")
+                .and_then(Value::as_i64);
             let grace = grace.unwrap_or(SignedDuration::from_secs(own.unwrap_or(GRACE_DEFAULT)));
             let running = text(&old, "/spec/nodeName").is_some() && !is_finished(&old);
             if !running || grace <= SignedDuration::ZERO {
@@ -196,7 +229,9 @@ impl Server {
 
     /// The pod's kubelet, or the pod garbage collector, says that nothing of it is left.
     pub(crate) fn remove_pod(&mut self, key: &str, uid: &str) {
-        let pod = self.get(Kind::Pod, key).filter(|pod| text(pod, "/metadata/uid") == Some(uid));
+        let pod = self
+            .get(Kind::Pod, key)
+            .filter(|pod| text(pod, "/metadata/uid") == Some(uid));
         if let Some(pod) = pod.map(|pod| Value::clone(pod)) {
             self.remove(Kind::Pod, key, pod);
         }
@@ -207,7 +242,9 @@ impl Server {
     pub(crate) fn bind(&mut self, key: &str, uid: &str, node: &str) -> Result<(), ApiError> {
         let pod = self.found(Kind::Pod, key)?;
         if text(pod, "/metadata/uid") != Some(uid) || text(pod, "/metadata/deletionTimestamp").is_some() {
-            return Err(ApiError::Conflict(format!("pod {key} is another one, or leaving")));
+            return Err(ApiError::Conflict(format!(
+                "pod {key} is another one, or leaving"
+            )));
         }
         if text(pod, "/spec/nodeName").is_some() {
             return Err(ApiError::Conflict(format!("pod {key} is bound")));
@@ -249,15 +286,21 @@ impl Server {
         if !std::mem::take(&mut self.pods_changed) {
             return;
         }
-        let keys: Vec<String> = self.list(Kind::PodDisruptionBudget).map(|(key, _)| key.clone()).collect();
+        let keys: Vec<String> = self
+            .list(Kind::PodDisruptionBudget)
+            .map(|(key, _)| key.clone())
+            .collect();
         for key in keys {
-            let Some(budget) = self.get(Kind::PodDisruptionBudget, &key) else { continue };
+            let Some(budget) = self.get(Kind::PodDisruptionBudget, &key) else {
+                continue;
+            };
             let healthy = self.healthy_pods(budget);
             let desired = desired_healthy(budget);
             let status = json!({ "status": {
                 "currentHealthy": healthy, "desiredHealthy": desired, "disruptionsAllowed": (healthy - desired).max(0),
             } });
-            self.patch(Kind::PodDisruptionBudget, &key, &status, Part::Status).expect("the budget was just listed");
+            self.patch(Kind::PodDisruptionBudget, &key, &status, Part::Status)
+                .expect("the budget was just listed");
         }
     }
 
@@ -274,18 +317,27 @@ impl Server {
     /// Keys of the budgets that select a pod.
     pub(crate) fn budgets_of(&self, pod: &Value) -> Vec<String> {
         let all = self.list(Kind::PodDisruptionBudget);
-        all.filter(|(_, budget)| selects(budget, pod)).map(|(key, _)| key.clone()).collect()
+        all.filter(|(_, budget)| selects(budget, pod))
+            .map(|(key, _)| key.clone())
+            .collect()
     }
 
     /// A pod that is not ready may go as long as the others are enough (policy `IfHealthyBudget`).
     fn permits(&self, budget: &str, pod: &Value) -> bool {
-        let Some(budget) = self.get(Kind::PodDisruptionBudget, budget) else { return true };
+        let Some(budget) = self.get(Kind::PodDisruptionBudget, budget) else {
+            return true;
+        };
         let spare = self.healthy_pods(budget) - desired_healthy(budget);
-        if condition(pod, "Ready") == Some("True") { spare > 0 } else { spare >= 0 }
+        if condition(pod, "Ready") == Some("True") {
+            spare > 0
+        } else {
+            spare >= 0
+        }
     }
 
     fn found(&self, kind: Kind, key: &str) -> Result<&Arc<Value>, ApiError> {
-        self.get(kind, key).ok_or_else(|| ApiError::NotFound(kind, key.to_owned()))
+        self.get(kind, key)
+            .ok_or_else(|| ApiError::NotFound(kind, key.to_owned()))
     }
 
     fn store(&mut self, kind: Kind, key: String, mut object: Value) -> Arc<Value> {
@@ -311,26 +363,37 @@ impl Server {
 
     fn record(&mut self, kind: Kind, object: &Arc<Value>, deleted: bool) {
         self.pods_changed |= kind == Kind::Pod;
-        self.changes.push(Change { kind, object: object.clone(), deleted });
+        self.changes.push(Change {
+            kind,
+            object: object.clone(),
+            deleted,
+        });
     }
 }
 
 /// `namespace/name`, or the name of what has no namespace.
 pub(crate) fn key(object: &Value) -> String {
     let name = text(object, "/metadata/name").unwrap_or_default();
-    text(object, "/metadata/namespace").map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"))
+    text(object, "/metadata/namespace")
+        .map_or_else(|| name.to_owned(), |namespace| format!("{namespace}/{name}"))
 }
 
 /// The text at a JSON pointer that needs no escapes; an empty one counts as absent.
 pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> Option<&'a str> {
     let mut names = pointer.split('/').skip(1);
-    names.try_fold(object, |value, name| value.get(name)).and_then(Value::as_str).filter(|text| !text.is_empty())
+    names
+        .try_fold(object, |value, name| value.get(name))
+        .and_then(Value::as_str)
+        .filter(|text| !text.is_empty())
 }
 
 /// Status of a condition.
 pub(crate) fn condition<'a>(object: &'a Value, type_: &str) -> Option<&'a str> {
     let list = object["status"]["conditions"].as_array();
-    list.into_iter().flatten().find(|c| c["type"] == type_).and_then(|c| c["status"].as_str())
+    list.into_iter()
+        .flatten()
+        .find(|c| c["type"] == type_)
+        .and_then(|c| c["status"].as_str())
 }
 
 /// Sets a condition in place; the others stay.
@@ -355,14 +418,21 @@ pub(crate) fn stamp(at: Timestamp) -> Value {
 
 /// The least number of healthy pods a budget asks for. The model's budgets state `minAvailable` as a number.
 pub(crate) fn desired_healthy(budget: &Value) -> i64 {
-    budget.pointer("/spec/minAvailable").and_then(Value::as_i64).unwrap_or(0)
+    budget
+        .pointer("/spec/minAvailable")
+        .and_then(Value::as_i64)
+        .unwrap_or(0)
 }
 
 fn selects(budget: &Value, pod: &Value) -> bool {
     let wanted = budget["spec"]["selector"]["matchLabels"].as_object();
     let same_namespace = text(budget, "/metadata/namespace") == text(pod, "/metadata/namespace");
     same_namespace
-        && wanted.is_some_and(|wanted| wanted.iter().all(|(key, value)| pod["metadata"]["labels"].get(key) == Some(value)))
+        && wanted.is_some_and(|wanted| {
+            wanted
+                .iter()
+                .all(|(key, value)| pod["metadata"]["labels"].get(key) == Some(value))
+        })
 }
 
 fn is_finished(pod: &Value) -> bool {
@@ -370,11 +440,17 @@ fn is_finished(pod: &Value) -> bool {
 }
 
 fn has_finalizers(object: &Value) -> bool {
-    object.pointer("/metadata/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty())
+    object
+        .pointer("/metadata/finalizers")
+        .and_then(Value::as_array)
+        .is_some_and(|f| !f.is_empty())
 }
 
 fn next_generation(object: &mut Value) {
-    let generation = object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(1);
+    let generation = object
+        .pointer("/metadata/generation")
+        .and_then(Value::as_i64)
+        .unwrap_or(1);
     object["metadata"]["generation"] = json!(generation + 1);
 }
 

@@ -35,15 +35,22 @@ pub(crate) type TaskId = u64;
 #[derive(Debug)]
 enum Job {
     /// One pass over one claim; `again` when it asked to be looked at later.
-    Claim { name: String, again: Option<Duration> },
+    Claim {
+        name: String,
+        again: Option<Duration>,
+    },
     /// Creates the claim of one launch for these pods.
-    Order { pods: Vec<Arc<str>> },
+    Order {
+        pods: Vec<Arc<str>>,
+    },
     /// Tells the scheduler about places on open nodes.
     Nominate,
     /// Reads the claims after a creation whose outcome is not known.
     Recount,
     /// Evicts the pod of this UID.
-    Evict { uid: String },
+    Evict {
+        uid: String,
+    },
     Disrupt(disrupt::Round),
     Garbage,
     Pools,
@@ -167,7 +174,10 @@ impl Controller {
     where
         Index: Observe<K>,
     {
-        self.index.reset(objects.iter().map(|object| typed(object)).collect::<Vec<K>>(), now);
+        self.index.reset(
+            objects.iter().map(|object| typed(object)).collect::<Vec<K>>(),
+            now,
+        );
     }
 
     fn acts(&self) -> bool {
@@ -180,7 +190,12 @@ impl Controller {
         if !self.acts() {
             return calls;
         }
-        let Touched { claims, pools, waiting_pods, capacity } = self.index.take_touched();
+        let Touched {
+            claims,
+            pools,
+            waiting_pods,
+            capacity,
+        } = self.index.take_touched();
         for claim in claims {
             self.claims.at(claim, now);
         }
@@ -200,13 +215,25 @@ impl Controller {
         if !self.acts() {
             return None;
         }
-        self.loops.next_due().chain(self.claims.due()).chain(self.evictions.due()).min()
+        self.loops
+            .next_due()
+            .chain(self.claims.due())
+            .chain(self.evictions.due())
+            .min()
     }
 
     /// Takes in the answer to a task's call and says what to call next.
-    pub(crate) fn answered(&mut self, id: TaskId, request: &Request, answer: Answer, now: Timestamp) -> Vec<Call> {
+    pub(crate) fn answered(
+        &mut self,
+        id: TaskId,
+        request: &Request,
+        answer: Answer,
+        now: Timestamp,
+    ) -> Vec<Call> {
         let mut calls = Vec::new();
-        let Some(mut task) = self.tasks.remove(&id) else { return calls };
+        let Some(mut task) = self.tasks.remove(&id) else {
+            return calls;
+        };
         match answer {
             Answer::Failed(failure) => self.call_failed(&mut task, request, failure, now),
             answer => self.call_succeeded(&mut task, request, answer, now),
@@ -246,16 +273,23 @@ impl Controller {
                 return;
             }
             (Job::Claim { .. }, Answer::Launched(answer)) => {
-                let Request::Effect(Effect::Launch(claim)) = request else { return };
+                let Request::Effect(Effect::Launch(claim)) = request else {
+                    return;
+                };
                 task.failed |= answer.is_err();
                 lifecycle::launched(claim, &answer, now)
             }
-            (Job::Claim { name, .. }, Answer::Terminated(answer)) => {
-                self.index.view(name).map(|view| lifecycle::terminated(&view, answer, now)).unwrap_or_default()
-            }
+            (Job::Claim { name, .. }, Answer::Terminated(answer)) => self
+                .index
+                .view(name)
+                .map(|view| lifecycle::terminated(&view, answer, now))
+                .unwrap_or_default(),
             (Job::Claim { name, .. }, Answer::Pods(pods)) => {
                 let pods = pods.iter().map(PodState::from_pod).collect();
-                self.index.view(name).map(|view| lifecycle::drained(&view, pods, now)).unwrap_or_default()
+                self.index
+                    .view(name)
+                    .map(|view| lifecycle::drained(&view, pods, now))
+                    .unwrap_or_default()
             }
             (Job::Disrupt(round), Answer::Pods(pods)) => {
                 let pods: Vec<PodState> = pods.iter().map(PodState::from_pod).collect();
@@ -263,7 +297,12 @@ impl Controller {
             }
             (Job::Garbage, Answer::Machines(machines)) => {
                 let found = lifecycle::garbage::collect(&self.index, &machines, now);
-                task.queue.extend(found.leaked.into_iter().map(|provider_id| Request::EndMachine { provider_id }));
+                task.queue.extend(
+                    found
+                        .leaked
+                        .into_iter()
+                        .map(|provider_id| Request::EndMachine { provider_id }),
+                );
                 task.queue.extend(found.effects.into_iter().map(Request::Effect));
                 return;
             }
@@ -304,7 +343,10 @@ impl Controller {
                 (false, again) => {
                     self.claims.succeeded(&name);
                     if let Some(delay) = again {
-                        self.claims.at(name, now + SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX));
+                        self.claims.at(
+                            name,
+                            now + SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX),
+                        );
                     }
                 }
             },
@@ -330,17 +372,32 @@ impl Controller {
             self.claims.succeeded(&name);
             return;
         };
-        let pool = view.claim.metadata.labels.as_ref().and_then(|l| l.get(plimsoll_api::labels::NODEPOOL));
+        let pool = view
+            .claim
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|l| l.get(plimsoll_api::labels::NODEPOOL));
         let pool = pool.and_then(|pool| self.index.node_pool(pool));
         let after = pool.and_then(|pool| pool.spec.disruption.consolidate_after.as_duration());
         let pass = lifecycle::reconcile(&view, after, self.config.settings, now);
         let queue = pass.effects.into_iter().map(Request::Effect).collect();
-        self.start(Job::Claim { name, again: pass.again }, queue, now, calls);
+        self.start(
+            Job::Claim {
+                name,
+                again: pass.again,
+            },
+            queue,
+            now,
+            calls,
+        );
     }
 
     /// Unless the pod went by itself.
     fn start_eviction(&mut self, uid: String, now: Timestamp, calls: &mut Vec<Call>) {
-        let Some(Effect::Evict { pod, .. }) = self.evicting.get(&uid) else { return };
+        let Some(Effect::Evict { pod, .. }) = self.evicting.get(&uid) else {
+            return;
+        };
         let live = self.index.pod(pod);
         if live.is_some_and(|p| *p.uid == *uid && p.deletion.is_none() && p.node.is_some()) {
             let queue = VecDeque::from([Request::Evict(self.evicting[&uid].clone())]);
@@ -353,7 +410,16 @@ impl Controller {
 
     fn start(&mut self, job: Job, queue: VecDeque<Request>, now: Timestamp, calls: &mut Vec<Call>) {
         self.next_task += 1;
-        self.proceed(self.next_task, Task { job, queue, failed: false }, now, calls);
+        self.proceed(
+            self.next_task,
+            Task {
+                job,
+                queue,
+                failed: false,
+            },
+            now,
+            calls,
+        );
     }
 
     /// Makes the next call of a task, or ends it.
@@ -368,7 +434,9 @@ impl Controller {
                 // Nobody waits for events.
                 Some(Request::Effect(Effect::Event { .. })) => {}
                 Some(Request::Effect(Effect::ConfirmDrained(claim))) => {
-                    let view = self.index.view(claim.metadata.name.as_deref().unwrap_or_default());
+                    let view = self
+                        .index
+                        .view(claim.metadata.name.as_deref().unwrap_or_default());
                     if let Some(node) = view.as_ref().and_then(|view| view.nodes.first()) {
                         let node = node.metadata.name.clone().unwrap_or_default();
                         task.queue.push_front(Request::LookAt { node });
@@ -376,7 +444,9 @@ impl Controller {
                 }
                 // A drain asks again on every pass; evictions have a pace of their own.
                 Some(Request::Effect(effect @ Effect::Evict { .. })) => {
-                    let Effect::Evict { uid, .. } = &effect else { return };
+                    let Effect::Evict { uid, .. } = &effect else {
+                        return;
+                    };
                     let uid = uid.to_string();
                     if self.evicting.insert(uid.clone(), effect).is_none() {
                         self.evictions.at(uid, now);
@@ -384,8 +454,16 @@ impl Controller {
                 }
                 Some(request) => {
                     let settles = matches!((&task.job, &request), (Job::Disrupt(_), Request::LookAt { .. }));
-                    let delay = if settles { disrupt::SETTLE } else { SignedDuration::ZERO };
-                    calls.push(Call { task: id, request, delay });
+                    let delay = if settles {
+                        disrupt::SETTLE
+                    } else {
+                        SignedDuration::ZERO
+                    };
+                    calls.push(Call {
+                        task: id,
+                        request,
+                        delay,
+                    });
                     self.tasks.insert(id, task);
                     return;
                 }

@@ -85,7 +85,11 @@ pub(crate) enum Fate {
 /// Draws the fate of a call.
 pub(crate) fn fate(rates: &Rates, request: &Request, rng: &mut Rng) -> Fate {
     if rng.hits(rates.crash) {
-        return if rng.hits(5_000) { Fate::CrashBefore } else { Fate::CrashAfter };
+        return if rng.hits(5_000) {
+            Fate::CrashBefore
+        } else {
+            Fate::CrashAfter
+        };
     }
     if rng.hits(rates.lost_answer) {
         return Fate::AnswerLost;
@@ -107,7 +111,11 @@ pub(crate) fn fate(rates: &Rates, request: &Request, rng: &mut Rng) -> Fate {
 
 /// How long a call is under way, one way.
 pub(crate) fn latency(rates: &Rates, rng: &mut Rng) -> SignedDuration {
-    if rng.hits(rates.slow) { rng.between(500, 3_000) } else { rng.between(1, 15) }
+    if rng.hits(rates.slow) {
+        rng.between(500, 3_000)
+    } else {
+        rng.between(1, 15)
+    }
 }
 
 /// How long a change takes to reach a watch.
@@ -115,5 +123,9 @@ pub(crate) fn watch_delay(rates: &Rates, rng: &mut Rng) -> SignedDuration {
     if !rng.hits(rates.stale_watch) {
         return rng.between(1, 30);
     }
-    if rng.hits(2_000) { rng.between(5_000, 40_000) } else { rng.between(100, 5_000) }
+    if rng.hits(2_000) {
+        rng.between(5_000, 40_000)
+    } else {
+        rng.between(100, 5_000)
+    }
 }

@@ -22,13 +22,26 @@ pub(crate) fn perform(request: &Request, server: &mut Server, cloud: &FakeCloud,
             let part = if *status { Part::Status } else { Part::Main };
             answer(server.patch(Kind::NodePool, name, patch, part), |_| Answer::Done)
         }
-        Request::ListClaims => Answer::Claims(server.list(Kind::NodeClaim).map(|(_, claim)| typed(claim)).collect()),
+        Request::ListClaims => Answer::Claims(
+            server
+                .list(Kind::NodeClaim)
+                .map(|(_, claim)| typed(claim))
+                .collect(),
+        ),
         Request::LookAt { node } => {
             let on_it = |pod: &Value| text(pod, "/spec/nodeName") == Some(node);
-            Answer::Pods(server.list(Kind::Pod).filter(|(_, pod)| on_it(pod)).map(|(_, pod)| typed(pod)).collect())
+            Answer::Pods(
+                server
+                    .list(Kind::Pod)
+                    .filter(|(_, pod)| on_it(pod))
+                    .map(|(_, pod)| typed(pod))
+                    .collect(),
+            )
         }
         Request::ListMachines => heard(at_once(cloud.list()).map(Answer::Machines)),
-        Request::EndMachine { provider_id } => heard(at_once(cloud.delete(provider_id)).map(|_| Answer::Done)),
+        Request::EndMachine { provider_id } => {
+            heard(at_once(cloud.delete(provider_id)).map(|_| Answer::Done))
+        }
     }
 }
 
@@ -40,7 +53,9 @@ fn perform_effect(effect: &Effect, server: &mut Server, cloud: &FakeCloud, now: 
             let created = server.create(Kind::NodeClaim, json!(claim), now);
             answer(created, |claim| Answer::Created(Box::new(typed(&claim))))
         }
-        Effect::PatchClaim { name, patch } => answer(server.patch(Kind::NodeClaim, name, patch, Part::Main), claim),
+        Effect::PatchClaim { name, patch } => {
+            answer(server.patch(Kind::NodeClaim, name, patch, Part::Main), claim)
+        }
         Effect::PatchClaimStatus { name, patch } => {
             answer(server.patch(Kind::NodeClaim, name, patch, Part::Status), claim)
         }
@@ -51,19 +66,28 @@ fn perform_effect(effect: &Effect, server: &mut Server, cloud: &FakeCloud, now: 
         }
         Effect::PatchNode { name, patch } => answer(server.patch(Kind::Node, name, patch, Part::Main), node),
         Effect::DeleteNode { name, uid } => {
-            answer(server.delete(Kind::Node, name, Some(uid), None, now), |()| Answer::Done)
+            answer(server.delete(Kind::Node, name, Some(uid), None, now), |()| {
+                Answer::Done
+            })
         }
         Effect::Launch(claim) => {
             let (requirements, requests) = terms(claim);
-            let request = LaunchRequest { claim: claim.clone(), requirements, requests };
+            let request = LaunchRequest {
+                claim: claim.clone(),
+                requirements,
+                requests,
+            };
             Answer::Launched(at_once(cloud.create(&request)))
         }
         Effect::Terminate { claim, provider_id } => {
             let found = || at_once(cloud.find(claim)).map(|machine| machine.map(|m| m.provider_id));
-            let ended = provider_id.clone().map_or_else(found, |id| Ok(Some(id))).and_then(|id| match id {
-                Some(id) => at_once(cloud.delete(&id)),
-                None => Ok(Termination::Gone),
-            });
+            let ended = provider_id
+                .clone()
+                .map_or_else(found, |id| Ok(Some(id)))
+                .and_then(|id| match id {
+                    Some(id) => at_once(cloud.delete(&id)),
+                    None => Ok(Termination::Gone),
+                });
             heard(ended.map(Answer::Terminated))
         }
         Effect::Probe(claim) => heard(at_once(cloud.find(claim)).map(|machine| match machine {
@@ -71,17 +95,23 @@ fn perform_effect(effect: &Effect, server: &mut Server, cloud: &FakeCloud, now: 
             None => Answer::Terminated(Termination::Gone),
         })),
         Effect::Nominate { pod, uid, node } => {
-            let same = server.get(Kind::Pod, pod).is_some_and(|p| text(p, "/metadata/uid") == Some(uid));
+            let same = server
+                .get(Kind::Pod, pod)
+                .is_some_and(|p| text(p, "/metadata/uid") == Some(uid));
             if !same {
                 return Answer::Done;
             }
             let patch = json!({ "status": { "nominatedNodeName": node } });
-            answer(server.patch(Kind::Pod, pod, &patch, Part::Status), |_| Answer::Done)
+            answer(server.patch(Kind::Pod, pod, &patch, Part::Status), |_| {
+                Answer::Done
+            })
         }
         Effect::Evict { pod, uid, .. } => answer(server.evict(pod, uid, now), |()| Answer::Done),
         Effect::DeletePod { pod, uid, grace } => {
             let grace = SignedDuration::try_from(*grace).unwrap_or(SignedDuration::MAX);
-            answer(server.delete(Kind::Pod, pod, Some(uid), Some(grace), now), |()| Answer::Done)
+            answer(server.delete(Kind::Pod, pod, Some(uid), Some(grace), now), |()| {
+                Answer::Done
+            })
         }
         // These lead to other calls, or to none.
         Effect::ConfirmDrained(_) | Effect::Event { .. } => Answer::Done,

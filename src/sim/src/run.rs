@@ -65,16 +65,24 @@ pub struct Stats {
 enum Phase {
     Trouble,
     /// Faults are over: everything must come right.
-    Recovering { since: Timestamp },
+    Recovering {
+        since: Timestamp,
+    },
     /// It has; now nothing may happen to it.
-    Steady { since: Timestamp },
+    Steady {
+        since: Timestamp,
+    },
     /// All workloads are at zero: nothing may be left.
-    Emptying { since: Timestamp },
+    Emptying {
+        since: Timestamp,
+    },
     Done,
 }
 
 /// Time to recover: a machine that never joins is given up after 15 minutes, and so may be its successor's plan.
 const RECOVERY_MAX: SignedDuration = SignedDuration::from_mins(45);
+/// What happened last shows after this long: heartbeats are missed, unready nodes found out.
+const AFTERMATH: SignedDuration = SignedDuration::from_mins(2);
 const STEADY: SignedDuration = SignedDuration::from_mins(4);
 const EMPTYING_MAX: SignedDuration = SignedDuration::from_mins(30);
 const JUDGE_EVERY: SignedDuration = SignedDuration::from_secs(5);
@@ -152,12 +160,25 @@ impl<'a> Run<'a> {
 
     fn begin(&mut self) {
         let now = self.agenda.now();
-        let pools = self.scenario.pools.iter().map(|pool| (Kind::NodePool, json!(pool)));
-        let budgets = self.scenario.budgets.iter().map(|b| (Kind::PodDisruptionBudget, b.clone()));
+        let pools = self
+            .scenario
+            .pools
+            .iter()
+            .map(|pool| (Kind::NodePool, json!(pool)));
+        let budgets = self
+            .scenario
+            .budgets
+            .iter()
+            .map(|b| (Kind::PodDisruptionBudget, b.clone()));
         let daemons = self.scenario.daemons.iter().map(|d| (Kind::DaemonSet, d.clone()));
-        let objects = pools.chain(budgets).chain(daemons).chain([(Kind::Node, foreign_node())]);
+        let objects = pools
+            .chain(budgets)
+            .chain(daemons)
+            .chain([(Kind::Node, foreign_node())]);
         for (kind, object) in objects.collect::<Vec<_>>() {
-            self.server.create(kind, object, now).expect("the names of a scenario differ");
+            self.server
+                .create(kind, object, now)
+                .expect("the names of a scenario differ");
         }
         for (entry, (at, _)) in self.scenario.script.iter().enumerate() {
             self.agenda.after(*at, Event::Script { entry });
@@ -176,7 +197,8 @@ impl<'a> Run<'a> {
         match event {
             Event::Start => self.start(now),
             Event::Lead { life } if life == self.life => {
-                self.trace.line(now, format_args!("controller process {life} leads"));
+                self.trace
+                    .line(now, format_args!("controller process {life} leads"));
                 if let Some(controller) = &mut self.controller {
                     controller.lead();
                     self.poll(now);
@@ -187,8 +209,14 @@ impl<'a> Run<'a> {
                 self.poll(now);
             }
             Event::Perform { life, task, request } => self.perform(life, task, request, now),
-            Event::Answer { life, task, request, answer } if life == self.life => {
-                self.trace.line(now, format_args!("  {task}: {request} -> {answer}"));
+            Event::Answer {
+                life,
+                task,
+                request,
+                answer,
+            } if life == self.life => {
+                self.trace
+                    .line(now, format_args!("  {task}: {request} -> {answer}"));
                 if let Some(controller) = &mut self.controller {
                     let calls = controller.answered(task, &request, *answer, now);
                     self.call(calls);
@@ -198,24 +226,46 @@ impl<'a> Run<'a> {
             Event::Watch { stream, change } if self.watches.is_current(change.kind, stream) => {
                 let version = text(&change.object, "/metadata/resourceVersion").unwrap_or_default();
                 let key = crate::api::key(&change.object);
-                self.trace.line(now, format_args!("  watch {:?} {key} at {version}, deleted {}", change.kind, change.deleted));
+                self.trace.line(
+                    now,
+                    format_args!(
+                        "  watch {:?} {key} at {version}, deleted {}",
+                        change.kind, change.deleted
+                    ),
+                );
                 if let Some(controller) = &mut self.controller {
                     controller.observe(&change, now);
                     self.poll(now);
                 }
             }
             Event::Relist { kind, stream } => {
-                self.watches.relist(kind, stream, &self.server, &mut self.agenda, &self.rates, &mut self.rng);
+                self.watches.relist(
+                    kind,
+                    stream,
+                    &self.server,
+                    &mut self.agenda,
+                    &self.rates,
+                    &mut self.rng,
+                );
             }
-            Event::Listed { kind, stream, objects } if self.watches.is_current(kind, stream) => {
-                self.trace.line(now, format_args!("  list of {} {kind:?}", objects.len()));
+            Event::Listed {
+                kind,
+                stream,
+                objects,
+            } if self.watches.is_current(kind, stream) => {
+                self.trace
+                    .line(now, format_args!("  list of {} {kind:?}", objects.len()));
                 if let Some(controller) = &mut self.controller {
                     controller.list(kind, &objects, now);
                     self.poll(now);
                 }
             }
             // Meant for a process or a connection that is no more; or woken earlier since.
-            Event::Lead { .. } | Event::Wake { .. } | Event::Answer { .. } | Event::Watch { .. } | Event::Listed { .. } => {}
+            Event::Lead { .. }
+            | Event::Wake { .. }
+            | Event::Answer { .. }
+            | Event::Watch { .. }
+            | Event::Listed { .. } => {}
             Event::Trouble => self.trouble(now),
             Event::Script { entry } => self.script(entry, now),
             Event::Calm => {
@@ -230,7 +280,15 @@ impl<'a> Run<'a> {
     }
 
     fn world_event(&mut self, event: Event, now: Timestamp) {
-        let Self { world, server, agenda, rng, trace, cloud, .. } = self;
+        let Self {
+            world,
+            server,
+            agenda,
+            rng,
+            trace,
+            cloud,
+            ..
+        } = self;
         match event {
             Event::Schedule => world.schedule(server, agenda, rng),
             Event::Bind { pod, uid, node } => {
@@ -240,7 +298,10 @@ impl<'a> Run<'a> {
             Event::PodStarted { pod, uid } => world.pod_started(&pod, &uid, server, agenda, rng),
             Event::PodStopped { pod, uid } => world.pod_stopped(&pod, &uid, server),
             Event::Join { provider_id } => {
-                let machine = cloud.machines().into_iter().find(|m| m.provider_id == provider_id);
+                let machine = cloud
+                    .machines()
+                    .into_iter()
+                    .find(|m| m.provider_id == provider_id);
                 if let Some(machine) = machine {
                     trace.line(now, format_args!("{provider_id} joins"));
                     world.join(&machine, server, agenda, rng);
@@ -266,7 +327,8 @@ impl<'a> Run<'a> {
         for change in self.server.take_changes() {
             self.checks.changed(&change);
             self.world.observe(&change, &mut self.agenda, &mut self.rng);
-            self.watches.send(change, &mut self.agenda, &self.rates, &mut self.rng);
+            self.watches
+                .send(change, &mut self.agenda, &self.rates, &mut self.rng);
         }
         if let Some(controller) = &mut self.controller {
             for planned in std::mem::take(&mut controller.planned) {
@@ -279,9 +341,12 @@ impl<'a> Run<'a> {
     fn start(&mut self, now: Timestamp) {
         self.life += 1;
         self.wake = None;
-        self.trace.line(now, format_args!("controller process {} starts", self.life));
+        self.trace
+            .line(now, format_args!("controller process {} starts", self.life));
         let config = Config {
-            settings: Settings { nominate: self.scenario.nominate },
+            settings: Settings {
+                nominate: self.scenario.nominate,
+            },
             policy: Policy {
                 preferences: PreferencePolicy::Respect,
                 min_values: MinValuesPolicy::Strict,
@@ -295,7 +360,8 @@ impl<'a> Run<'a> {
         let lease = self.rng.between(4_000, 20_000);
         self.agenda.after(lease, Event::Lead { life: self.life });
         for kind in Kind::ALL {
-            self.watches.reconnect(kind, &mut self.agenda, &self.rates, &mut self.rng);
+            self.watches
+                .reconnect(kind, &mut self.agenda, &self.rates, &mut self.rng);
         }
     }
 
@@ -313,9 +379,13 @@ impl<'a> Run<'a> {
     }
 
     fn poll(&mut self, now: Timestamp) {
-        let Some(controller) = &mut self.controller else { return };
+        let Some(controller) = &mut self.controller else {
+            return;
+        };
         let calls = controller.poll(now);
-        let next = controller.next_due().map(|at| at.max(now + SignedDuration::from_millis(1)));
+        let next = controller
+            .next_due()
+            .map(|at| at.max(now + SignedDuration::from_millis(1)));
         if let Some(at) = next.filter(|at| self.wake.is_none_or(|known| *at < known)) {
             self.wake = Some(at);
             self.agenda.at(at, Event::Wake { life: self.life });
@@ -327,7 +397,14 @@ impl<'a> Run<'a> {
         for Call { task, request, delay } in calls {
             let delay = delay + faults::latency(&self.rates, &mut self.rng);
             let request = Box::new(request);
-            self.agenda.after(delay, Event::Perform { life: self.life, task, request });
+            self.agenda.after(
+                delay,
+                Event::Perform {
+                    life: self.life,
+                    task,
+                    request,
+                },
+            );
         }
     }
 
@@ -337,7 +414,8 @@ impl<'a> Run<'a> {
         if life != self.life {
             // Its sender is dead. Perhaps it was on the wire already.
             if self.rng.hits(5_000) {
-                self.trace.line(now, format_args!("late call of a dead process: {request}"));
+                self.trace
+                    .line(now, format_args!("late call of a dead process: {request}"));
                 self.carry_out(&request, now);
             }
             return;
@@ -348,7 +426,8 @@ impl<'a> Run<'a> {
             Fate::Cloud(error) if request.is_launch() => Answer::Launched(Err(error)),
             Fate::Cloud(_) => Answer::Failed(Failure::Unclear),
             Fate::AnswerLost => {
-                self.trace.line(now, format_args!("answer will be lost: {request}"));
+                self.trace
+                    .line(now, format_args!("answer will be lost: {request}"));
                 self.carry_out(&request, now);
                 refused(&request, Failure::Unclear)
             }
@@ -364,7 +443,15 @@ impl<'a> Run<'a> {
         };
         let delay = faults::latency(&self.rates, &mut self.rng);
         let answer = Box::new(answer);
-        self.agenda.after(delay, Event::Answer { life, task, request, answer });
+        self.agenda.after(
+            delay,
+            Event::Answer {
+                life,
+                task,
+                request,
+                answer,
+            },
+        );
     }
 
     fn carry_out(&mut self, request: &Request, now: Timestamp) -> Answer {
@@ -389,7 +476,8 @@ impl<'a> Run<'a> {
 
     fn look_at_cloud(&mut self, now: Timestamp) {
         let machines = self.cloud.machines();
-        self.world.machines(&machines, self.rates.never_joins, &mut self.agenda, &mut self.rng);
+        self.world
+            .machines(&machines, self.rates.never_joins, &mut self.agenda, &mut self.rng);
         let launches = self.cloud.launches();
         self.stats.launches = launches.len() as u64;
         self.checks.machines(&machines, &launches, now);
@@ -401,12 +489,14 @@ impl<'a> Run<'a> {
             && let Some(kind) = self.rng.pick(&Kind::ALL).copied()
         {
             self.trace.line(now, format_args!("watch of {kind:?} breaks"));
-            self.watches.reconnect(kind, &mut self.agenda, &self.rates, &mut self.rng);
+            self.watches
+                .reconnect(kind, &mut self.agenda, &self.rates, &mut self.rng);
         }
         if self.rng.hits(self.rates.vanish) {
             let machines = self.cloud.machines();
             if let Some(machine) = self.rng.pick(&machines) {
-                self.trace.line(now, format_args!("{} vanishes", machine.provider_id));
+                self.trace
+                    .line(now, format_args!("{} vanishes", machine.provider_id));
                 self.stats.vanished += 1;
                 self.cloud.lose(&machine.provider_id);
                 self.look_at_cloud(now);
@@ -432,12 +522,21 @@ impl<'a> Run<'a> {
 
     /// A person deletes one of ours.
     fn delete_one(&mut self, kind: Kind, name: &str, now: Timestamp) {
-        let ours = |object: &Value| text(object, name).is_some_and(|id| kind != Kind::Node || id.starts_with("fake:///"));
-        let keys: Vec<String> =
-            self.server.list(kind).filter(|(_, object)| ours(object)).map(|(key, _)| key.clone()).collect();
+        let ours = |object: &Value| {
+            text(object, name).is_some_and(|id| kind != Kind::Node || id.starts_with("fake:///"))
+        };
+        let keys: Vec<String> = self
+            .server
+            .list(kind)
+            .filter(|(_, object)| ours(object))
+            .map(|(key, _)| key.clone())
+            .collect();
         if let Some(key) = self.rng.pick(&keys) {
-            self.trace.line(now, format_args!("a person deletes {kind:?} {key}"));
-            self.server.delete(kind, key, None, None, now).expect("the object was just listed");
+            self.trace
+                .line(now, format_args!("a person deletes {kind:?} {key}"));
+            self.server
+                .delete(kind, key, None, None, now)
+                .expect("the object was just listed");
         }
     }
 
@@ -454,9 +553,16 @@ impl<'a> Run<'a> {
         let leaving = |claim: &Value| text(claim, "/metadata/deletionTimestamp").is_some();
         let unsettled = self.server.list(Kind::NodeClaim).any(|(_, claim)| leaving(claim));
         match self.phase {
-            Phase::Recovering { .. } if missing.is_empty() && !unsettled => self.phase = Phase::Steady { since: now },
+            Phase::Recovering { since }
+                if missing.is_empty() && !unsettled && now.duration_since(since) > AFTERMATH =>
+            {
+                self.phase = Phase::Steady { since: now };
+            }
             Phase::Recovering { since } if now.duration_since(since) > RECOVERY_MAX => {
-                self.violate(format!("no recovery: {}, claims are leaving: {unsettled}", missing.join(", ")));
+                self.violate(format!(
+                    "no recovery: {}, claims are leaving: {unsettled}",
+                    missing.join(", ")
+                ));
             }
             Phase::Steady { .. } if !missing.is_empty() => {
                 self.violate(format!("pods were disturbed for nothing: {}", missing.join(", ")));
@@ -474,7 +580,11 @@ impl<'a> Run<'a> {
                 if left.is_empty() && missing.is_empty() {
                     self.phase = Phase::Done;
                 } else if now.duration_since(since) > EMPTYING_MAX {
-                    self.violate(format!("left behind: {}; {}", left.join(", "), missing.join(", ")));
+                    self.violate(format!(
+                        "left behind: {}; {}",
+                        left.join(", "),
+                        missing.join(", ")
+                    ));
                 }
             }
             Phase::Trouble | Phase::Recovering { .. } | Phase::Steady { .. } | Phase::Done => {}
@@ -482,7 +592,9 @@ impl<'a> Run<'a> {
     }
 
     fn violate(&mut self, what: String) {
-        self.checks.violations.push(format!("{} {what}", self.agenda.now()));
+        self.checks
+            .violations
+            .push(format!("{} {what}", self.agenda.now()));
     }
 
     fn outcome(self) -> Outcome {

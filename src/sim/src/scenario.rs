@@ -31,7 +31,10 @@ pub struct Scenario {
 /// One line of a script.
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    Scale { workload: &'static str, replicas: u32 },
+    Scale {
+        workload: &'static str,
+        replicas: u32,
+    },
     /// A person deletes a NodeClaim.
     DeleteClaim,
     /// A person deletes a Node of ours.
@@ -41,13 +44,24 @@ pub(crate) enum Action {
 impl Scenario {
     /// Everything there is to run.
     pub fn all() -> Vec<Self> {
-        vec![burst_with_limits(), scale_down_with_budgets(), crash_storm(), machines_fail(), deadlines(), late_watches()]
+        vec![
+            burst_with_limits(),
+            scale_down_with_budgets(),
+            crash_storm(),
+            machines_fail(),
+            deadlines(),
+            late_watches(),
+            churn(),
+        ]
     }
 }
 
 /// Bursts against a pool with tight limits, with a dearer pool without limits behind it.
 fn burst_with_limits() -> Scenario {
-    let limited = pool("limited", json!({ "limits": { "cpu": "26", "nodes": "6" }, "weight": 50 }));
+    let limited = pool(
+        "limited",
+        json!({ "limits": { "cpu": "26", "nodes": "6" }, "weight": 50 }),
+    );
     Scenario {
         name: "burst-with-limits",
         pools: vec![limited, pool("rest", json!({}))],
@@ -55,11 +69,41 @@ fn burst_with_limits() -> Scenario {
         budgets: vec![],
         daemons: vec![daemon()],
         script: vec![
-            (secs(60), Action::Scale { workload: "batch", replicas: 14 }),
-            (secs(180), Action::Scale { workload: "web", replicas: 5 }),
-            (secs(260), Action::Scale { workload: "web", replicas: 32 }),
-            (secs(400), Action::Scale { workload: "batch", replicas: 3 }),
-            (secs(480), Action::Scale { workload: "batch", replicas: 10 }),
+            (
+                secs(60),
+                Action::Scale {
+                    workload: "batch",
+                    replicas: 14,
+                },
+            ),
+            (
+                secs(180),
+                Action::Scale {
+                    workload: "web",
+                    replicas: 5,
+                },
+            ),
+            (
+                secs(260),
+                Action::Scale {
+                    workload: "web",
+                    replicas: 32,
+                },
+            ),
+            (
+                secs(400),
+                Action::Scale {
+                    workload: "batch",
+                    replicas: 3,
+                },
+            ),
+            (
+                secs(480),
+                Action::Scale {
+                    workload: "batch",
+                    replicas: 10,
+                },
+            ),
         ],
         rates: Rates::ROUGH,
         trouble: secs(600),
@@ -73,20 +117,41 @@ fn scale_down_with_budgets() -> Scenario {
     careful.spec["terminationGracePeriodSeconds"] = json!(5);
     Scenario {
         name: "scale-down-with-budgets",
-        pools: vec![pool("default", json!({ "disruption": {
+        pools: vec![pool(
+            "default",
+            json!({ "disruption": {
             "consolidateAfter": "20s", "consolidationPolicy": "WhenEmpty", "budgets": [{ "nodes": "30%" }],
-        } }))],
+        } }),
+        )],
         workloads: vec![careful, workload("web", 16, "1", "2Gi")],
         budgets: vec![budget("careful", 10), budget("web", 4)],
         daemons: vec![daemon()],
         script: vec![
             (secs(150), Action::DeleteNode),
             (secs(200), Action::DeleteClaim),
-            (secs(240), Action::Scale { workload: "web", replicas: 4 }),
+            (
+                secs(240),
+                Action::Scale {
+                    workload: "web",
+                    replicas: 4,
+                },
+            ),
             (secs(300), Action::DeleteNode),
             (secs(330), Action::DeleteClaim),
-            (secs(400), Action::Scale { workload: "web", replicas: 18 }),
-            (secs(500), Action::Scale { workload: "web", replicas: 6 }),
+            (
+                secs(400),
+                Action::Scale {
+                    workload: "web",
+                    replicas: 18,
+                },
+            ),
+            (
+                secs(500),
+                Action::Scale {
+                    workload: "web",
+                    replicas: 6,
+                },
+            ),
         ],
         rates: Rates::ROUGH,
         trouble: secs(700),
@@ -99,16 +164,40 @@ fn crash_storm() -> Scenario {
     Scenario {
         name: "crash-storm",
         pools: vec![pool("default", json!({ "limits": { "cpu": "80" } }))],
-        workloads: vec![workload("web", 24, "1", "2Gi"), workload("batch", 6, "3500m", "7Gi")],
+        workloads: vec![
+            workload("web", 24, "1", "2Gi"),
+            workload("batch", 6, "3500m", "7Gi"),
+        ],
         budgets: vec![budget("web", 2)],
         daemons: vec![],
         script: vec![
-            (secs(200), Action::Scale { workload: "web", replicas: 4 }),
+            (
+                secs(200),
+                Action::Scale {
+                    workload: "web",
+                    replicas: 4,
+                },
+            ),
             (secs(320), Action::DeleteNode),
-            (secs(400), Action::Scale { workload: "web", replicas: 30 }),
-            (secs(550), Action::Scale { workload: "batch", replicas: 0 }),
+            (
+                secs(400),
+                Action::Scale {
+                    workload: "web",
+                    replicas: 30,
+                },
+            ),
+            (
+                secs(550),
+                Action::Scale {
+                    workload: "batch",
+                    replicas: 0,
+                },
+            ),
         ],
-        rates: Rates { crash: 400, ..Rates::ROUGH },
+        rates: Rates {
+            crash: 400,
+            ..Rates::ROUGH
+        },
         trouble: secs(800),
         nominate: false,
     }
@@ -123,11 +212,33 @@ fn machines_fail() -> Scenario {
         budgets: vec![budget("web", 10)],
         daemons: vec![daemon()],
         script: vec![
-            (secs(300), Action::Scale { workload: "batch", replicas: 9 }),
-            (secs(600), Action::Scale { workload: "web", replicas: 8 }),
-            (secs(800), Action::Scale { workload: "web", replicas: 24 }),
+            (
+                secs(300),
+                Action::Scale {
+                    workload: "batch",
+                    replicas: 9,
+                },
+            ),
+            (
+                secs(600),
+                Action::Scale {
+                    workload: "web",
+                    replicas: 8,
+                },
+            ),
+            (
+                secs(800),
+                Action::Scale {
+                    workload: "web",
+                    replicas: 24,
+                },
+            ),
         ],
-        rates: Rates { never_joins: 2_500, vanish: 300, ..Rates::ROUGH },
+        rates: Rates {
+            never_joins: 2_500,
+            vanish: 300,
+            ..Rates::ROUGH
+        },
         trouble: secs(1_100),
         nominate: true,
     }
@@ -164,16 +275,81 @@ fn late_watches() -> Scenario {
         budgets: vec![budget("web", 6)],
         daemons: vec![daemon()],
         script: vec![
-            (secs(120), Action::Scale { workload: "web", replicas: 24 }),
-            (secs(240), Action::Scale { workload: "batch", replicas: 8 }),
+            (
+                secs(120),
+                Action::Scale {
+                    workload: "web",
+                    replicas: 24,
+                },
+            ),
+            (
+                secs(240),
+                Action::Scale {
+                    workload: "batch",
+                    replicas: 8,
+                },
+            ),
             (secs(330), Action::DeleteNode),
-            (secs(420), Action::Scale { workload: "web", replicas: 8 }),
-            (secs(500), Action::Scale { workload: "batch", replicas: 2 }),
-            (secs(600), Action::Scale { workload: "web", replicas: 20 }),
+            (
+                secs(420),
+                Action::Scale {
+                    workload: "web",
+                    replicas: 8,
+                },
+            ),
+            (
+                secs(500),
+                Action::Scale {
+                    workload: "batch",
+                    replicas: 2,
+                },
+            ),
+            (
+                secs(600),
+                Action::Scale {
+                    workload: "web",
+                    replicas: 20,
+                },
+            ),
         ],
-        rates: Rates { stale_watch: 800, disconnect: 3_000, crash: 20, ..Rates::ROUGH },
+        rates: Rates {
+            stale_watch: 800,
+            disconnect: 3_000,
+            crash: 20,
+            ..Rates::ROUGH
+        },
         trouble: secs(800),
         nominate: true,
+    }
+}
+
+/// Pods come while machines that have just become empty are given back.
+fn churn() -> Scenario {
+    let steps = (0..70).map(|step| {
+        let replicas = if step % 2 == 0 { 2 } else { 12 };
+        (
+            secs(120 + step * 7),
+            Action::Scale {
+                workload: "web",
+                replicas,
+            },
+        )
+    });
+    let mut web = workload("web", 12, "1500m", "3Gi");
+    web.spec["terminationGracePeriodSeconds"] = json!(1);
+    Scenario {
+        name: "churn",
+        pools: vec![pool(
+            "default",
+            json!({ "disruption": { "consolidateAfter": "0s" } }),
+        )],
+        workloads: vec![web],
+        budgets: vec![],
+        daemons: vec![],
+        script: steps.collect(),
+        rates: Rates::ROUGH,
+        trouble: secs(640),
+        nominate: false,
     }
 }
 
@@ -204,7 +380,11 @@ fn workload(name: &str, replicas: u32, cpu: &str, memory: &str) -> Workload {
     let spec = json!({
         "containers": [{ "name": "main", "resources": { "requests": { "cpu": cpu, "memory": memory } } }],
     });
-    Workload { name: name.to_owned(), replicas, spec }
+    Workload {
+        name: name.to_owned(),
+        replicas,
+        spec,
+    }
 }
 
 fn budget(workload: &str, min_available: u32) -> Value {
@@ -237,7 +417,12 @@ fn daemon() -> Value {
 pub(crate) fn catalog() -> Catalog {
     let mut types: Vec<InstanceType> = [2, 4, 8, 16, 32].into_iter().map(instance_type).collect();
     types.sort_by(|a, b| a.name.cmp(&b.name));
-    Catalog { revision: 1, types, price_source: "the model's own".into(), ..Catalog::default() }
+    Catalog {
+        revision: 1,
+        types,
+        price_source: "the model's own".into(),
+        ..Catalog::default()
+    }
 }
 
 fn instance_type(cpus: i64) -> InstanceType {
@@ -249,10 +434,15 @@ fn instance_type(cpus: i64) -> InstanceType {
         min_values: None,
     };
     let amounts = |cpu: i64, memory: i64| {
-        [("cpu", cpu), ("memory", memory), ("pods", 60), ("ephemeral-storage", 20 << 30)]
-            .into_iter()
-            .map(|(name, amount)| (name.into(), amount))
-            .collect()
+        [
+            ("cpu", cpu),
+            ("memory", memory),
+            ("pods", 60),
+            ("ephemeral-storage", 20 << 30),
+        ]
+        .into_iter()
+        .map(|(name, amount)| (name.into(), amount))
+        .collect()
     };
     let offering = |zone: &str, capacity_type: &str, percent: i64| Offering {
         zone: zone.into(),

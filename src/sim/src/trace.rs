@@ -37,6 +37,8 @@ impl Trace {
 
 impl fmt::Debug for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Trace").field("tail", &self.tail.len()).finish_non_exhaustive()
+        f.debug_struct("Trace")
+            .field("tail", &self.tail.len())
+            .finish_non_exhaustive()
     }
 }

@@ -36,8 +36,19 @@ impl Watches {
     pub(crate) fn reconnect(&mut self, kind: Kind, agenda: &mut Agenda, rates: &Rates, rng: &mut Rng) {
         self.connections += 1;
         let stream = self.connections;
-        self.streams.insert(kind, Stream { id: stream, open: false, last: agenda.now() });
-        let pause = if rng.hits(rates.stale_watch) { rng.between(1_000, 30_000) } else { rng.between(5, 500) };
+        self.streams.insert(
+            kind,
+            Stream {
+                id: stream,
+                open: false,
+                last: agenda.now(),
+            },
+        );
+        let pause = if rng.hits(rates.stale_watch) {
+            rng.between(1_000, 30_000)
+        } else {
+            rng.between(5, 500)
+        };
         agenda.after(pause, Event::Relist { kind, stream });
     }
 
@@ -56,18 +67,35 @@ impl Watches {
         rates: &Rates,
         rng: &mut Rng,
     ) {
-        let Some(stream) = self.streams.get_mut(&kind).filter(|s| s.id == id) else { return };
+        let Some(stream) = self.streams.get_mut(&kind).filter(|s| s.id == id) else {
+            return;
+        };
         let objects = server.list(kind).map(|(_, object)| object.clone()).collect();
         stream.open = true;
         stream.last = agenda.now() + faults::watch_delay(rates, rng);
-        agenda.at(stream.last, Event::Listed { kind, stream: id, objects });
+        agenda.at(
+            stream.last,
+            Event::Listed {
+                kind,
+                stream: id,
+                objects,
+            },
+        );
     }
 
     /// Sends a change off.
     pub(crate) fn send(&mut self, change: Change, agenda: &mut Agenda, rates: &Rates, rng: &mut Rng) {
-        let Some(stream) = self.streams.get_mut(&change.kind).filter(|s| s.open) else { return };
+        let Some(stream) = self.streams.get_mut(&change.kind).filter(|s| s.open) else {
+            return;
+        };
         stream.last = stream.last.max(agenda.now() + faults::watch_delay(rates, rng));
-        agenda.at(stream.last, Event::Watch { stream: stream.id, change });
+        agenda.at(
+            stream.last,
+            Event::Watch {
+                stream: stream.id,
+                change,
+            },
+        );
     }
 
     /// Whether an event belongs to the present connection.

@@ -59,7 +59,10 @@ const HEARTBEAT_GRACE: SignedDuration = SignedDuration::from_secs(40);
 
 impl World {
     pub(crate) fn new(workloads: Vec<Workload>) -> Self {
-        Self { workloads, ..Self::default() }
+        Self {
+            workloads,
+            ..Self::default()
+        }
     }
 
     /// Reacts to a change of an object.
@@ -77,17 +80,29 @@ impl World {
         let key = crate::api::key(&change.object);
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let freed = change.deleted || pod.metadata.deletion_timestamp.is_some();
-        let was_leaving =
-            self.pods.get(&key).is_some_and(|known| known.pod.metadata.deletion_timestamp.is_some());
+        let was_leaving = self
+            .pods
+            .get(&key)
+            .is_some_and(|known| known.pod.metadata.deletion_timestamp.is_some());
         if change.deleted {
             self.pods.remove(&key);
             self.orphaned.remove(&key);
         } else {
             if pod.spec.node_name.is_some() {
                 self.assumed.remove(&key);
-                let event = |pod| if freed { Event::PodStopped { pod, uid } } else { Event::PodStarted { pod, uid } };
+                let event = |pod| {
+                    if freed {
+                        Event::PodStopped { pod, uid }
+                    } else {
+                        Event::PodStarted { pod, uid }
+                    }
+                };
                 if freed && !was_leaving {
-                    let grace = pod.spec.termination_grace_period_seconds.unwrap_or(30).clamp(1, 8) as u32;
+                    let grace = pod
+                        .spec
+                        .termination_grace_period_seconds
+                        .unwrap_or(30)
+                        .clamp(1, 8) as u32;
                     agenda.after(rng.between(200, grace * 1000), event(key.clone()));
                 } else if !freed && pod.status.phase.as_deref() == Some("Pending") {
                     agenda.after(rng.between(300, 3_000), event(key.clone()));
@@ -128,15 +143,30 @@ impl World {
     }
 
     /// Compares the machines with those known before: new ones will join, missing ones fall silent.
-    pub(crate) fn machines(&mut self, machines: &[Machine], never_joins: u32, agenda: &mut Agenda, rng: &mut Rng) {
+    pub(crate) fn machines(
+        &mut self,
+        machines: &[Machine],
+        never_joins: u32,
+        agenda: &mut Agenda,
+        rng: &mut Rng,
+    ) {
         let now: BTreeSet<String> = machines.iter().map(|m| m.provider_id.clone()).collect();
         for provider_id in now.difference(&self.alive) {
             if !rng.hits(never_joins) {
-                agenda.after(rng.between(4_000, 60_000), Event::Join { provider_id: provider_id.clone() });
+                agenda.after(
+                    rng.between(4_000, 60_000),
+                    Event::Join {
+                        provider_id: provider_id.clone(),
+                    },
+                );
             }
         }
         for provider_id in self.alive.difference(&now) {
-            for (name, _) in self.nodes.iter().filter(|(_, node)| provider_id_of(node) == Some(provider_id)) {
+            for (name, _) in self
+                .nodes
+                .iter()
+                .filter(|(_, node)| provider_id_of(node) == Some(provider_id))
+            {
                 agenda.after(HEARTBEAT_GRACE, Event::NodeLost { node: name.clone() });
             }
         }
@@ -174,7 +204,10 @@ impl World {
 
     /// The node of a machine, by name.
     pub(crate) fn node_of(&self, provider_id: &str) -> Option<&str> {
-        let found = self.nodes.iter().find(|(_, node)| provider_id_of(node) == Some(provider_id));
+        let found = self
+            .nodes
+            .iter()
+            .find(|(_, node)| provider_id_of(node) == Some(provider_id));
         found.map(|(name, _)| name.as_str())
     }
 
@@ -186,10 +219,15 @@ impl World {
         const UNREACHABLE_TOLERATION: SignedDuration = SignedDuration::from_secs(300);
         let mut gone = Vec::new();
         for (key, entry) in &self.pods {
-            let Some(node) = &entry.pod.spec.node_name else { continue };
+            let Some(node) = &entry.pod.spec.node_name else {
+                continue;
+            };
             if self.nodes.contains_key(node) {
                 self.orphaned.remove(key);
-                if self.lost.get(node).is_some_and(|since| now.duration_since(*since) > UNREACHABLE_TOLERATION)
+                if self
+                    .lost
+                    .get(node)
+                    .is_some_and(|since| now.duration_since(*since) > UNREACHABLE_TOLERATION)
                     && entry.pod.metadata.deletion_timestamp.is_none()
                 {
                     gone.push((key.clone(), entry.pod.metadata.uid.clone(), false));
@@ -206,7 +244,9 @@ impl World {
             if force {
                 server.remove_pod(&key, &uid);
             } else {
-                server.delete(Kind::Pod, &key, Some(&uid), None, now).expect("the pod was just seen");
+                server
+                    .delete(Kind::Pod, &key, Some(&uid), None, now)
+                    .expect("the pod was just seen");
             }
         }
         let claims: BTreeSet<String> = server
@@ -215,14 +255,19 @@ impl World {
             .collect();
         let ownerless = self.nodes.iter().filter(|(name, node)| {
             let owners = node.metadata.owner_references.iter().flatten();
-            let orphan = owners.into_iter().any(|o| o.kind == "NodeClaim" && !claims.contains(&o.uid));
+            let orphan = owners
+                .into_iter()
+                .any(|o| o.kind == "NodeClaim" && !claims.contains(&o.uid));
             // The cloud's node controller looks only at nodes that have fallen silent.
-            let dead = self.lost.contains_key(*name) && provider_id_of(node).is_some_and(|id| !self.alive.contains(id));
+            let dead = self.lost.contains_key(*name)
+                && provider_id_of(node).is_some_and(|id| !self.alive.contains(id));
             (orphan || dead) && node.metadata.deletion_timestamp.is_none()
         });
         let ownerless: Vec<String> = ownerless.map(|(name, _)| name.clone()).collect();
         for name in ownerless {
-            server.delete(Kind::Node, &name, None, None, now).expect("the node was just seen");
+            server
+                .delete(Kind::Node, &name, None, None, now)
+                .expect("the node was just seen");
         }
     }
 }
@@ -232,7 +277,10 @@ fn provider_id_of(node: &Node) -> Option<&str> {
 }
 
 fn is_ready(pod: &Pod) -> bool {
-    pod.status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    pod.status
+        .conditions
+        .iter()
+        .any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn taints(node: &Node) -> impl Iterator<Item = &Taint> {
@@ -242,7 +290,12 @@ fn taints(node: &Node) -> impl Iterator<Item = &Taint> {
 /// Sum over the containers, plus one pod. The model's pods have no init containers.
 fn requests(pod: &Pod) -> Resources {
     let mut total = Resources::from([("pods".into(), 1)]);
-    for (name, quantity) in pod.spec.containers.iter().flat_map(|c| c.resources.iter().flat_map(|r| &r.requests)) {
+    for (name, quantity) in pod
+        .spec
+        .containers
+        .iter()
+        .flat_map(|c| c.resources.iter().flat_map(|r| &r.requests))
+    {
         *total.entry(name.as_str().into()).or_default() += whole(name, quantity);
     }
     total
@@ -256,6 +309,8 @@ pub(crate) fn whole(name: &str, quantity: &Quantity) -> i64 {
 /// Taints of a node as JSON, with one kind of them replaced.
 fn with_taints(node: &Node, drop_key: &str, add: &[(&str, &str)]) -> Value {
     let kept = taints(node).filter(|t| t.key != drop_key).map(|t| json!(t));
-    let added = add.iter().map(|(key, effect)| json!({ "key": key, "effect": effect }));
+    let added = add
+        .iter()
+        .map(|(key, effect)| json!({ "key": key, "effect": effect }));
     Value::Array(kept.chain(added).collect())
 }

@@ -29,7 +29,10 @@ fn explain(outcome: &Outcome, shown: usize) -> String {
 
 /// Runs every (scenario, seed) on all cores.
 fn run_all(scenarios: &[Scenario], seeds: &[u64]) -> Vec<Outcome> {
-    let jobs: Vec<(&Scenario, u64)> = scenarios.iter().flat_map(|s| seeds.iter().map(move |seed| (s, *seed))).collect();
+    let jobs: Vec<(&Scenario, u64)> = scenarios
+        .iter()
+        .flat_map(|s| seeds.iter().map(move |seed| (s, *seed)))
+        .collect();
     let next = AtomicU64::new(0);
     let outcomes = Mutex::new(Vec::new());
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
@@ -53,9 +56,14 @@ fn no_invariant_breaks_under_any_seed() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let alone = number("PLIMSOLL_SIM_SEED");
     let only = std::env::var("PLIMSOLL_SIM_SCENARIO").ok();
-    let scenarios: Vec<Scenario> =
-        Scenario::all().into_iter().filter(|s| only.as_ref().is_none_or(|name| s.name == name)).collect();
-    let seeds: Vec<u64> = alone.map_or_else(|| (0..number("PLIMSOLL_SIM_SEEDS").unwrap_or(SEEDS)).collect(), |seed| vec![seed]);
+    let scenarios: Vec<Scenario> = Scenario::all()
+        .into_iter()
+        .filter(|s| only.as_ref().is_none_or(|name| s.name == name))
+        .collect();
+    let seeds: Vec<u64> = alone.map_or_else(
+        || (0..number("PLIMSOLL_SIM_SEEDS").unwrap_or(SEEDS)).collect(),
+        |seed| vec![seed],
+    );
     let outcomes = run_all(&scenarios, &seeds);
 
     for scenario in &scenarios {
@@ -78,10 +86,16 @@ fn no_invariant_breaks_under_any_seed() {
     }
     let failed: Vec<&Outcome> = outcomes.iter().filter(|o| !o.violations.is_empty()).collect();
     for outcome in &failed {
-        println!("{} seed {}: {}", outcome.scenario, outcome.seed, outcome.violations[0]);
+        println!(
+            "{} seed {}: {}",
+            outcome.scenario, outcome.seed, outcome.violations[0]
+        );
     }
     if let Some(outcome) = failed.first() {
-        panic!("{}", explain(outcome, if alone.is_some() { usize::MAX } else { SHOWN }));
+        panic!(
+            "{}",
+            explain(outcome, if alone.is_some() { usize::MAX } else { SHOWN })
+        );
     }
     assert_eq!(outcomes.len(), scenarios.len() * seeds.len());
 }
@@ -90,7 +104,11 @@ fn no_invariant_breaks_under_any_seed() {
 fn a_seed_is_a_run() {
     for scenario in Scenario::all() {
         let (first, second, other) = (sim(7, &scenario), sim(7, &scenario), sim(8, &scenario));
-        assert_eq!(first.hash, second.hash, "{}: two runs of one seed differ", scenario.name);
+        assert_eq!(
+            first.hash, second.hash,
+            "{}: two runs of one seed differ",
+            scenario.name
+        );
         assert_eq!(first.stats.events, second.stats.events);
         assert_ne!(first.hash, other.hash, "{}: the seed does nothing", scenario.name);
     }

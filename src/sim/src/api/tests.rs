@@ -23,14 +23,21 @@ fn a_patch_under_an_old_version_is_refused_and_a_patch_of_nothing_makes_no_versi
     let node = json!({ "metadata": { "name": "n1" }, "spec": { "taints": [1, 2] } });
     let first = server.create(Kind::Node, node, at(0)).unwrap();
     let version = first["metadata"]["resourceVersion"].clone();
-    let patch = |taints: Value| json!({ "metadata": { "resourceVersion": version }, "spec": { "taints": taints } });
+    let patch =
+        |taints: Value| json!({ "metadata": { "resourceVersion": version }, "spec": { "taints": taints } });
 
-    let same = server.patch(Kind::Node, "n1", &patch(json!([1, 2])), Part::Main).unwrap();
+    let same = server
+        .patch(Kind::Node, "n1", &patch(json!([1, 2])), Part::Main)
+        .unwrap();
     assert_eq!(same["metadata"]["resourceVersion"], version);
-    let changed = server.patch(Kind::Node, "n1", &patch(json!([1])), Part::Main).unwrap();
+    let changed = server
+        .patch(Kind::Node, "n1", &patch(json!([1])), Part::Main)
+        .unwrap();
     assert_ne!(changed["metadata"]["resourceVersion"], version);
     assert_eq!(changed["metadata"]["generation"], 2);
-    let error = server.patch(Kind::Node, "n1", &patch(json!([])), Part::Main).unwrap_err();
+    let error = server
+        .patch(Kind::Node, "n1", &patch(json!([])), Part::Main)
+        .unwrap_err();
     assert!(matches!(error, ApiError::Conflict(_)), "{error}");
 }
 
@@ -45,12 +52,20 @@ fn each_half_of_an_object_is_patched_by_its_own_call() {
 
     let both = json!({ "metadata": { "labels": { "x": "y" } }, "status": { "c": 2 } });
     let main = server.patch(Kind::NodeClaim, &key, &both, Part::Main).unwrap();
-    assert_eq!((&main["metadata"]["labels"]["x"], main.get("status")), (&json!("y"), None));
+    assert_eq!(
+        (&main["metadata"]["labels"]["x"], main.get("status")),
+        (&json!("y"), None)
+    );
     let other = json!({ "metadata": { "labels": { "x": "z" } }, "status": { "c": 2 } });
     let status = server.patch(Kind::NodeClaim, &key, &other, Part::Status).unwrap();
-    assert_eq!((&status["metadata"]["labels"]["x"], &status["status"]["c"]), (&json!("y"), &json!(2)));
+    assert_eq!(
+        (&status["metadata"]["labels"]["x"], &status["status"]["c"]),
+        (&json!("y"), &json!(2))
+    );
     assert_eq!(status["metadata"]["generation"], 1);
-    let error = server.patch(Kind::NodeClaim, &key, &json!({ "spec": { "a": 2 } }), Part::Main).unwrap_err();
+    let error = server
+        .patch(Kind::NodeClaim, &key, &json!({ "spec": { "a": 2 } }), Part::Main)
+        .unwrap_err();
     assert!(matches!(error, ApiError::Invalid(_)), "{error}");
 }
 
@@ -59,13 +74,25 @@ fn an_object_with_a_finalizer_stays_until_it_is_taken_off() {
     let mut server = Server::default();
     let claim = json!({ "metadata": { "name": "c", "finalizers": ["f"] } });
     let made = server.create(Kind::NodeClaim, claim, at(0)).unwrap();
-    server.delete(Kind::NodeClaim, "c", Some(uid(&made)), None, at(1)).unwrap();
+    server
+        .delete(Kind::NodeClaim, "c", Some(uid(&made)), None, at(1))
+        .unwrap();
     let leaving = server.get(Kind::NodeClaim, "c").unwrap();
     assert_eq!(leaving["metadata"]["deletionTimestamp"], stamp(at(1)));
     server.delete(Kind::NodeClaim, "c", None, None, at(9)).unwrap();
-    assert_eq!(server.get(Kind::NodeClaim, "c").unwrap()["metadata"]["deletionTimestamp"], stamp(at(1)));
+    assert_eq!(
+        server.get(Kind::NodeClaim, "c").unwrap()["metadata"]["deletionTimestamp"],
+        stamp(at(1))
+    );
     server.take_changes();
-    server.patch(Kind::NodeClaim, "c", &json!({ "metadata": { "finalizers": [] } }), Part::Main).unwrap();
+    server
+        .patch(
+            Kind::NodeClaim,
+            "c",
+            &json!({ "metadata": { "finalizers": [] } }),
+            Part::Main,
+        )
+        .unwrap();
     assert!(server.get(Kind::NodeClaim, "c").is_none());
     assert!(server.take_changes().iter().any(|change| change.deleted));
     let again = server.delete(Kind::NodeClaim, "c", None, None, at(9));
@@ -76,12 +103,32 @@ fn an_object_with_a_finalizer_stays_until_it_is_taken_off() {
 fn a_pod_on_a_node_leaves_within_its_grace_period_and_can_only_be_hurried() {
     let mut server = Server::default();
     let made = server.create(Kind::Pod, pod("a", true), at(0)).unwrap();
-    let deletion = |server: &Server| server.get(Kind::Pod, "default/a").unwrap()["metadata"]["deletionTimestamp"].clone();
-    server.delete(Kind::Pod, "default/a", Some(uid(&made)), None, at(10)).unwrap();
+    let deletion = |server: &Server| {
+        server.get(Kind::Pod, "default/a").unwrap()["metadata"]["deletionTimestamp"].clone()
+    };
+    server
+        .delete(Kind::Pod, "default/a", Some(uid(&made)), None, at(10))
+        .unwrap();
     assert_eq!(deletion(&server), stamp(at(17)));
-    server.delete(Kind::Pod, "default/a", None, Some(SignedDuration::from_secs(60)), at(10)).unwrap();
+    server
+        .delete(
+            Kind::Pod,
+            "default/a",
+            None,
+            Some(SignedDuration::from_secs(60)),
+            at(10),
+        )
+        .unwrap();
     assert_eq!(deletion(&server), stamp(at(17)));
-    server.delete(Kind::Pod, "default/a", None, Some(SignedDuration::from_secs(2)), at(11)).unwrap();
+    server
+        .delete(
+            Kind::Pod,
+            "default/a",
+            None,
+            Some(SignedDuration::from_secs(2)),
+            at(11),
+        )
+        .unwrap();
     assert_eq!(deletion(&server), stamp(at(13)));
     let wrong = server.delete(Kind::Pod, "default/a", Some("other"), None, at(11));
     assert!(matches!(wrong, Err(ApiError::Conflict(_))));
@@ -112,10 +159,16 @@ fn eviction_stops_where_the_budget_does() {
     server.evict("default/sick", &sick, at(1)).unwrap();
     server.evict("default/a", &uids[0], at(1)).unwrap();
     assert_eq!(allowed(&server), 0);
-    assert_eq!(server.evict("default/b", &uids[1], at(1)), Err(ApiError::Budget("default/web".into())));
+    assert_eq!(
+        server.evict("default/b", &uids[1], at(1)),
+        Err(ApiError::Budget("default/web".into()))
+    );
     // Evicting it again changes nothing and costs nothing.
     server.evict("default/a", &uids[0], at(2)).unwrap();
-    assert_eq!(server.evict("default/b", "other", at(1)), Err(ApiError::Conflict("pod default/b has another uid".into())));
+    assert_eq!(
+        server.evict("default/b", "other", at(1)),
+        Err(ApiError::Conflict("pod default/b has another uid".into()))
+    );
 }
 
 #[test]
@@ -125,6 +178,9 @@ fn a_pod_is_bound_once() {
     waiting["spec"].as_object_mut().unwrap().remove("nodeName");
     let made = server.create(Kind::Pod, waiting, at(0)).unwrap();
     server.bind("default/a", uid(&made), "n1").unwrap();
-    assert_eq!(condition(server.get(Kind::Pod, "default/a").unwrap(), "PodScheduled"), Some("True"));
+    assert_eq!(
+        condition(server.get(Kind::Pod, "default/a").unwrap(), "PodScheduled"),
+        Some("True")
+    );
     assert!(server.bind("default/a", uid(&made), "n2").is_err());
 }

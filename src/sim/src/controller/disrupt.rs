@@ -30,7 +30,9 @@ impl Round {
         if std::mem::take(&mut self.look) {
             let view = self.current.as_ref().and_then(|claim| index.view(claim));
             if let Some(node) = view.as_ref().and_then(|view| view.node()) {
-                return Some(Request::LookAt { node: node.metadata.name.clone().unwrap_or_default() });
+                return Some(Request::LookAt {
+                    node: node.metadata.name.clone().unwrap_or_default(),
+                });
             }
         }
         while let Some(claim) = self.removals.pop_front() {
@@ -48,12 +50,26 @@ impl Round {
     }
 
     /// What follows from the pods that are on the closed node.
-    pub(super) fn confirm(&mut self, index: &Index, pods: &[PodState], decided: &mut BTreeSet<String>) -> Vec<Effect> {
-        let Some(claim) = self.current.take() else { return Vec::new() };
-        let Some(view) = index.view(&claim) else { return Vec::new() };
-        let Some(node) = view.node() else { return Vec::new() };
+    pub(super) fn confirm(
+        &mut self,
+        index: &Index,
+        pods: &[PodState],
+        decided: &mut BTreeSet<String>,
+    ) -> Vec<Effect> {
+        let Some(claim) = self.current.take() else {
+            return Vec::new();
+        };
+        let Some(view) = index.view(&claim) else {
+            return Vec::new();
+        };
+        let Some(node) = view.node() else {
+            return Vec::new();
+        };
         let effects = disruption::confirm_empty(&view.claim, node, pods);
-        if effects.iter().any(|effect| matches!(effect, Effect::DeleteClaim { .. })) {
+        if effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::DeleteClaim { .. }))
+        {
             decided.insert(claim);
         }
         effects
@@ -75,16 +91,27 @@ impl Controller {
         let queue = self.abandoned();
         self.decided.retain(|name| self.index.claim(name).is_some());
         let (plan, _) = disrupt::emptiness(&snapshot, now);
-        let claims = plan.removals.iter().filter_map(|r| snapshot.nodes[r.node.0 as usize].claim.as_deref());
-        let round = Round { removals: claims.map(str::to_owned).collect(), ..Round::default() };
+        let claims = plan
+            .removals
+            .iter()
+            .filter_map(|r| snapshot.nodes[r.node.0 as usize].claim.as_deref());
+        let round = Round {
+            removals: claims.map(str::to_owned).collect(),
+            ..Round::default()
+        };
         self.loops.disrupting(disrupt::next_due(&snapshot));
         self.start(Job::Disrupt(round), queue, now, calls);
     }
 
     /// Opens nodes that were closed by a process that did not live to decide.
     fn abandoned(&self) -> VecDeque<Request> {
-        let stays = self.index.claims().filter(|c| c.metadata.deletion_timestamp.is_none());
-        let undecided = stays.filter_map(|c| c.metadata.name.as_deref()).filter(|name| !self.decided.contains(*name));
+        let stays = self
+            .index
+            .claims()
+            .filter(|c| c.metadata.deletion_timestamp.is_none());
+        let undecided = stays
+            .filter_map(|c| c.metadata.name.as_deref())
+            .filter(|name| !self.decided.contains(*name));
         let views = undecided.filter_map(|name| self.index.view(name));
         views
             .filter_map(|view| view.node().cloned())

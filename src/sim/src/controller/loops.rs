@@ -77,7 +77,9 @@ impl Timers {
     pub(super) fn next_due(&self) -> impl Iterator<Item = Timestamp> {
         let recount = self.recount.filter(|_| !self.recounting);
         let provision = self.provision.filter(|_| self.may_plan());
-        [provision, recount, self.disrupt, self.garbage, self.pools].into_iter().flatten()
+        [provision, recount, self.disrupt, self.garbage, self.pools]
+            .into_iter()
+            .flatten()
     }
 
     fn may_plan(&self) -> bool {
@@ -108,7 +110,9 @@ impl Timers {
 
     pub(super) fn disrupted(&mut self, now: Timestamp) {
         let again = std::mem::take(&mut self.disrupt_again);
-        let due = self.disrupt_due.map_or(now + PERIOD, |at| at.clamp(now + GAP, now + PERIOD));
+        let due = self
+            .disrupt_due
+            .map_or(now + PERIOD, |at| at.clamp(now + GAP, now + PERIOD));
         self.disrupt = Some(if again { now + GAP } else { due });
     }
 
@@ -161,7 +165,11 @@ impl Controller {
                 self.order(&snapshot, &plan, launch, now, calls);
             }
         }
-        self.planned.push(Planned { snapshot, catalog: self.catalog.clone(), plan });
+        self.planned.push(Planned {
+            snapshot,
+            catalog: self.catalog.clone(),
+            plan,
+        });
     }
 
     /// Remembers places on machines that exist or are coming, and tells kube-scheduler where they are open.
@@ -170,21 +178,42 @@ impl Controller {
         for assignment in &plan.assignments {
             let pod = &snapshot.pods[assignment.pod.0 as usize];
             let node = &snapshot.nodes[assignment.node.0 as usize];
-            self.index.promise(&pod.key, node.claim.as_ref().unwrap_or(&node.name), now);
-            let waits = self.index.pod(&pod.key).is_some_and(|p| p.uid == pod.uid && p.node.is_none());
+            self.index
+                .promise(&pod.key, node.claim.as_ref().unwrap_or(&node.name), now);
+            let waits = self
+                .index
+                .pod(&pod.key)
+                .is_some_and(|p| p.uid == pod.uid && p.node.is_none());
             if node.stage == NodeStage::Initialized && waits && self.config.settings.nominate {
                 let (pod, uid) = (pod.key.clone(), pod.uid.clone());
-                let nominate = Effect::Nominate { pod, uid, node: Some(node.name.to_string()) };
+                let nominate = Effect::Nominate {
+                    pod,
+                    uid,
+                    node: Some(node.name.to_string()),
+                };
                 nominations.push_back(Request::Effect(nominate));
             }
         }
         self.start(Job::Nominate, nominations, now, calls);
     }
 
-    fn order(&mut self, snapshot: &Snapshot, plan: &Plan, launch: &Launch, now: Timestamp, calls: &mut Vec<Call>) {
-        let Some(pool) = self.index.node_pool(&launch.pool) else { return };
+    fn order(
+        &mut self,
+        snapshot: &Snapshot,
+        plan: &Plan,
+        launch: &Launch,
+        now: Timestamp,
+        calls: &mut Vec<Call>,
+    ) {
+        let Some(pool) = self.index.node_pool(&launch.pool) else {
+            return;
+        };
         let claim = lifecycle::order::claim(launch, pool, &self.catalog, &plan.id);
-        let pods: Vec<Arc<str>> = launch.pods.iter().map(|pod| snapshot.pods[pod.0 as usize].key.clone()).collect();
+        let pods: Vec<Arc<str>> = launch
+            .pods
+            .iter()
+            .map(|pod| snapshot.pods[pod.0 as usize].key.clone())
+            .collect();
         self.loops.provision = None;
         self.loops.orders += 1;
         let create = Request::Effect(Effect::CreateClaim(Box::new(claim)));
@@ -201,7 +230,11 @@ impl Controller {
             let metadata = patches.metadata.map(|patch| (patch, false));
             let status = patches.status.map(|patch| (patch, true));
             for (patch, status) in metadata.into_iter().chain(status) {
-                queue.push_back(Request::PatchPool { name: name.clone(), patch, status });
+                queue.push_back(Request::PatchPool {
+                    name: name.clone(),
+                    patch,
+                    status,
+                });
             }
         }
         self.start(Job::Pools, queue, now, calls);

@@ -23,7 +23,10 @@ impl Queue {
 
     /// A key that is due; it is not handed out again before it succeeded or failed.
     pub(super) fn next(&mut self, now: Timestamp) -> Option<String> {
-        let (key, _) = self.due.iter().find(|(key, at)| **at <= now && !self.running.contains(*key))?;
+        let (key, _) = self
+            .due
+            .iter()
+            .find(|(key, at)| **at <= now && !self.running.contains(*key))?;
         let key = key.clone();
         self.due.remove(&key);
         self.running.insert(key.clone());
@@ -46,6 +49,9 @@ impl Queue {
 
     /// Times at which something is to be handed out.
     pub(super) fn due(&self) -> impl Iterator<Item = Timestamp> {
-        self.due.iter().filter(|(key, _)| !self.running.contains(*key)).map(|(_, at)| *at)
+        self.due
+            .iter()
+            .filter(|(key, _)| !self.running.contains(*key))
+            .map(|(_, at)| *at)
     }
 }

@@ -15,14 +15,22 @@ pub(crate) enum Request {
     Effect(Effect),
     /// The call to the eviction API that an [`Effect::Evict`] leads to.
     Evict(Effect),
-    PatchPool { name: String, patch: Value, status: bool },
+    PatchPool {
+        name: String,
+        patch: Value,
+        status: bool,
+    },
     /// A consistent list of all claims.
     ListClaims,
     /// A consistent list of the pods on a node, to confirm that it is empty or drained.
-    LookAt { node: String },
+    LookAt {
+        node: String,
+    },
     ListMachines,
     /// Ends a machine that no claim stands for.
-    EndMachine { provider_id: String },
+    EndMachine {
+        provider_id: String,
+    },
 }
 
 /// What comes back.
@@ -66,7 +74,10 @@ impl Request {
     pub(crate) fn is_patch(&self) -> bool {
         use Effect::{PatchClaim, PatchClaimStatus, PatchNode};
         matches!(self, Self::PatchPool { .. })
-            || matches!(self, Self::Effect(PatchClaim { .. } | PatchClaimStatus { .. } | PatchNode { .. }))
+            || matches!(
+                self,
+                Self::Effect(PatchClaim { .. } | PatchClaimStatus { .. } | PatchNode { .. })
+            )
     }
 }
 
@@ -77,7 +88,9 @@ impl fmt::Display for Request {
             Self::Effect(effect) | Self::Evict(effect) => match effect {
                 Effect::CreateClaim(claim) => write!(f, "create claim {:?}", claim.spec.resources.requests),
                 Effect::PatchClaim { name, patch } => write!(f, "patch claim {name} {patch}"),
-                Effect::PatchClaimStatus { name, patch } => write!(f, "patch claim status {name} {}", Brief(patch)),
+                Effect::PatchClaimStatus { name, patch } => {
+                    write!(f, "patch claim status {name} {}", Brief(patch))
+                }
                 Effect::DeleteClaim { name, reason, .. } => write!(f, "delete claim {name}: {reason}"),
                 Effect::Launch(claim) => write!(f, "launch {}", name(claim)),
                 Effect::Terminate { claim, .. } => write!(f, "terminate {}", name(claim)),
@@ -104,10 +117,14 @@ struct Brief<'a>(&'a Value);
 
 impl fmt::Display for Brief<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(conditions) = self.0["status"]["conditions"].as_array() else { return write!(f, "{}", self.0) };
+        let Some(conditions) = self.0["status"]["conditions"].as_array() else {
+            return write!(f, "{}", self.0);
+        };
         write!(f, "at {}:", self.0["metadata"]["resourceVersion"])?;
         let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        conditions.iter().try_for_each(|c| write!(f, " {}={}", word(&c["type"]), word(&c["status"])))
+        conditions
+            .iter()
+            .try_for_each(|c| write!(f, " {}={}", word(&c["type"]), word(&c["status"])))
     }
 }
 
@@ -115,7 +132,11 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Done => write!(f, "done"),
-            Self::Created(claim) => write!(f, "created {}", claim.metadata.name.as_deref().unwrap_or_default()),
+            Self::Created(claim) => write!(
+                f,
+                "created {}",
+                claim.metadata.name.as_deref().unwrap_or_default()
+            ),
             Self::Claim(claim) => write!(f, "at {:?}", claim.metadata.resource_version),
             Self::Node(node) => write!(f, "at {:?}", node.metadata.resource_version),
             Self::Launched(Ok(machine)) => write!(f, "launched {}", machine.provider_id),

@@ -38,18 +38,25 @@ impl World {
             let mut own: Vec<(bool, bool, String)> = self
                 .pods
                 .iter()
-                .filter(|(_, e)| owner(&e.pod) == Some(("ReplicaSet", &name)) && e.pod.metadata.deletion_timestamp.is_none())
+                .filter(|(_, e)| {
+                    owner(&e.pod) == Some(("ReplicaSet", &name))
+                        && e.pod.metadata.deletion_timestamp.is_none()
+                })
                 .map(|(key, e)| (e.pod.spec.node_name.is_some(), is_ready(&e.pod), key.clone()))
                 .collect();
             own.sort();
             let surplus = own.len().saturating_sub(replicas as usize);
             for (_, _, key) in own.iter().take(surplus) {
-                server.delete(Kind::Pod, key, None, None, now).expect("the pod was just seen");
+                server
+                    .delete(Kind::Pod, key, None, None, now)
+                    .expect("the pod was just seen");
             }
             for _ in own.len()..replicas as usize {
                 self.pods_made += 1;
                 let pod_name = format!("{name}-{:05}", self.pods_made);
-                server.create(Kind::Pod, pod("ReplicaSet", &name, &pod_name, &spec), now).expect("pod names are counted");
+                server
+                    .create(Kind::Pod, pod("ReplicaSet", &name, &pod_name, &spec), now)
+                    .expect("pod names are counted");
             }
         }
         self.sync_daemons(server, now);
@@ -58,7 +65,12 @@ impl World {
     fn sync_daemons(&mut self, server: &mut Server, now: Timestamp) {
         let sets: Vec<(String, Value)> = server
             .list(Kind::DaemonSet)
-            .map(|(_, set)| (set["metadata"]["name"].as_str().unwrap_or_default().to_owned(), set["spec"]["template"]["spec"].clone()))
+            .map(|(_, set)| {
+                (
+                    set["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+                    set["spec"]["template"]["spec"].clone(),
+                )
+            })
             .collect();
         for (name, spec) in sets {
             let taken: BTreeSet<&String> = self
@@ -77,9 +89,16 @@ impl World {
             let nodes: Vec<String> = wanted.map(|(node, _)| node.clone()).collect();
             for node in nodes {
                 self.pods_made += 1;
-                let mut daemon = pod("DaemonSet", &name, &format!("{name}-{:05}", self.pods_made), &spec);
+                let mut daemon = pod(
+                    "DaemonSet",
+                    &name,
+                    &format!("{name}-{:05}", self.pods_made),
+                    &spec,
+                );
                 daemon["spec"]["nodeName"] = json!(node);
-                server.create(Kind::Pod, daemon, now).expect("pod names are counted");
+                server
+                    .create(Kind::Pod, daemon, now)
+                    .expect("pod names are counted");
             }
         }
     }
