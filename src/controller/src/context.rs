@@ -83,6 +83,7 @@ impl<P> Context<P> {
         let touched = {
             let mut index = self.index();
             change(&mut index, Timestamp::now());
+            self.metrics.bindings(index.bindings());
             index.take_touched()
         };
         for claim in touched.claims {

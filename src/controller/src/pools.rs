@@ -50,7 +50,6 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
         let lowered = context.index().snapshot(&catalog, Timestamp::now());
         let usage = plimsoll_state::pool_usage(&lowered.snapshot);
         context.metrics.set_nodes(lowered.snapshot.nodes.len());
-        context.metrics.bindings(context.index().bindings());
         for pool in &pools {
             let name = pool.metadata.name.as_deref().unwrap_or_default();
             if let Err(error) = pass(&context, pool, usage.get(name)).await {

@@ -1,7 +1,7 @@
 //! The provisioning loop: waits for pods, plans, buys.
 //!
 //! A pod that comes alone is planned at once. While pods keep coming, planning them together is cheaper, so
-//! the loop waits for a pause that grows with the length of the burst, and meanwhile buys only machines that
+//! the loop waits for a pause that grows with the length of the burst, and meanwhile buys one machine that
 //! later pods can hardly make a regret.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -33,7 +33,7 @@ const PAUSE_MIN: Duration = Duration::from_millis(80);
 /// A cluster is quiet when no pod has begun to wait for this long. Until then pods that come belong to the
 /// same burst, and a pause must last the configured idle time.
 const QUIET: Duration = Duration::from_secs(5);
-/// A burst that lasts this long buys its settled machines before it is over, once.
+/// A burst that lasts this long buys a settled machine before it is over, once.
 const EARLY: Duration = Duration::from_millis(350);
 /// Creations under way at once.
 const CREATIONS: usize = 32;
@@ -42,7 +42,8 @@ const CREATIONS: usize = 32;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Buy {
     Everything,
-    /// Only machines that more pods would not change.
+    /// One machine that more pods would hardly change. More of them would bend the mix of what is left: a
+    /// plan for part of a burst pairs pods that the whole would pair otherwise.
     Settled,
 }
 
@@ -124,11 +125,13 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> usize {
         tell(context, &lowered, &report);
         assign(context, &lowered.snapshot, &plan).await;
     }
-    let launches: Vec<&Launch> = plan
-        .launches
-        .iter()
-        .filter(|l| buy == Buy::Everything || l.settled)
-        .collect();
+    let launches: Vec<&Launch> = match buy {
+        Buy::Everything => plan.launches.iter().collect(),
+        Buy::Settled => {
+            let settled = plan.launches.iter().filter(|l| l.settled);
+            settled.max_by_key(|l| l.offering.price).into_iter().collect()
+        }
+    };
     if launches.is_empty() {
         return 0;
     }
