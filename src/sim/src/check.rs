@@ -29,6 +29,8 @@ pub(crate) struct Checks {
     /// Launches looked at so far.
     launches: usize,
     launched: BTreeSet<String>,
+    /// Nodes whose claims were deleted because they were empty.
+    emptied_nodes: BTreeSet<String>,
     pub(crate) evictions: u64,
     pub(crate) emptied: u64,
 }
@@ -93,6 +95,7 @@ impl Checks {
                 let Some(node) = claim.and_then(|c| world.node_of(text(c, "/status/providerID")?)) else {
                     return;
                 };
+                self.emptied_nodes.insert(node.to_owned());
                 if let Some(pod) = world.users_of(node).next() {
                     let pod = pod.metadata.name.clone().unwrap_or_default();
                     self.violated(
@@ -146,6 +149,15 @@ impl Checks {
     /// An eviction of a pod went through: its budgets must still hold, unless it did not count for them.
     pub(crate) fn evicted(&mut self, pod: &Value, server: &Server, now: Timestamp) {
         self.evictions += 1;
+        let node = text(pod, "/spec/nodeName").unwrap_or_default();
+        let daemon = pod["metadata"]["ownerReferences"][0]["kind"] == "DaemonSet";
+        if self.emptied_nodes.contains(node) && !daemon {
+            let pod = text(pod, "/metadata/name").unwrap_or_default();
+            self.violated(
+                now,
+                &format!("{pod} was evicted from {node}, which was removed as empty"),
+            );
+        }
         if condition(pod, "Ready") != Some("True") {
             return;
         }
