@@ -21,6 +21,8 @@ use crate::{
 
 /// A full pass even without a wake (upstream's poll).
 const PERIOD: Duration = Duration::from_secs(10);
+/// kube-scheduler may still carry out a binding it decided before it saw the node closed.
+const BINDINGS_LAND: Duration = Duration::from_secs(1);
 /// The least time between two passes: events come in bursts.
 const GAP: Duration = Duration::from_millis(500);
 
@@ -61,11 +63,26 @@ async fn carry_out<P: CloudProvider>(
     plan: &Plan,
     decided: &mut BTreeSet<String>,
 ) {
+    let mut closed = Vec::new();
     for removal in &plan.removals {
         let node = &snapshot.nodes[removal.node.0 as usize];
         let Some(claim) = node.claim.as_deref() else {
             continue;
         };
+        match close(context, claim).await {
+            Ok(true) => closed.push((claim, removal)),
+            Ok(false) => tracing::debug!(
+                nodeclaim = claim,
+                "removal dropped, the machine is not what the plan saw"
+            ),
+            Err(error) => tracing::warn!(nodeclaim = claim, error = chain(&error), "node not closed"),
+        }
+    }
+    if closed.is_empty() {
+        return;
+    }
+    tokio::time::sleep(BINDINGS_LAND).await;
+    for (claim, removal) in closed {
         match remove(context, claim).await {
             Ok(true) => {
                 decided.insert(claim.to_owned());
@@ -81,20 +98,24 @@ async fn carry_out<P: CloudProvider>(
     }
 }
 
-fn log_removal(claim: &str, removal: &Removal) {
-    let saves_per_hour = removal.saves.map(plimsoll_core::catalog::MicroDollars::dollars);
-    tracing::info!(nodeclaim = claim, saves_per_hour, "removing empty machine");
-}
-
-/// Whether the claim was deleted.
-async fn remove<P: CloudProvider>(context: &Context<P>, name: &str) -> Result<bool, PerformError> {
+/// Whether the node was closed.
+async fn close<P: CloudProvider>(context: &Context<P>, name: &str) -> Result<bool, PerformError> {
     let Some(view) = context.index().view(name) else {
         return Ok(false);
     };
     let Some(close) = disruption::close(&view) else {
         return Ok(false);
     };
-    context.perform(close).await?;
+    context.perform(close).await.map(|()| true)
+}
+
+fn log_removal(claim: &str, removal: &Removal) {
+    let saves_per_hour = removal.saves.map(plimsoll_core::catalog::MicroDollars::dollars);
+    tracing::info!(nodeclaim = claim, saves_per_hour, "removing empty machine");
+}
+
+/// Whether the claim of a closed node was deleted.
+async fn remove<P: CloudProvider>(context: &Context<P>, name: &str) -> Result<bool, PerformError> {
     let Some(view) = context.index().view(name) else {
         return Ok(false);
     };

@@ -32,7 +32,8 @@ pub(crate) enum PerformError {
     Api { what: &'static str, source: kube::Error },
     #[error("no answer within {0:?} to {1}")]
     Timeout(Duration, &'static str),
-    /// Somebody else changed the object; the next pass sees it.
+    /// Somebody else changed or removed the object; the next pass sees it. What would have followed from the
+    /// change must not be done.
     #[error("the object changed meanwhile")]
     Conflict,
     #[error("the provider failed to {what}")]
@@ -292,7 +293,11 @@ impl<P: CloudProvider> Context<P> {
         };
         match answer {
             Ok(object) => Ok(Some(object)),
-            Err(error) => gone_is_fine::<()>(Err(error)).map(|()| None),
+            Err(PerformError::Api {
+                source: kube::Error::Api(status),
+                ..
+            }) if status.is_not_found() => Err(PerformError::Conflict),
+            Err(error) => Err(error),
         }
     }
 

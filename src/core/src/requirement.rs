@@ -387,14 +387,13 @@ mod tests {
 
     fn print(requirements: &Requirements) -> String {
         let one = |r: &Requirement| {
-            let mut text = format!("{} {:?}", r.key, r.operator);
-            if !r.values.is_empty() {
-                text += &format!(" {}", r.values.join(","));
-            }
-            if let Some(n) = r.min_values {
-                text += &format!(" ≥{n}");
-            }
-            text
+            let values = if r.values.is_empty() {
+                String::new()
+            } else {
+                format!(" {}", r.values.join(","))
+            };
+            let least = r.min_values.map(|n| format!(" ≥{n}")).unwrap_or_default();
+            format!("{} {:?}{values}{least}", r.key, r.operator)
         };
         requirements
             .requirements()

@@ -116,7 +116,9 @@ fn requirements(
         .collect();
     types.sort();
     let own = launch.requirements.iter().map(wire);
-    let mut all: Vec<_> = of_pool.filter(|&r| !implied(r, &launch.requirements)).cloned()
+    let mut all: Vec<_> = of_pool
+        .filter(|&r| !implied(r, &launch.requirements))
+        .cloned()
         .chain(own)
         .collect();
     all.push(NodeSelectorRequirementWithMinValues {

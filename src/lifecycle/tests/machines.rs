@@ -1,6 +1,11 @@
 //! The state machines, one step at a time: objects in, effects out.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::unnecessary_wraps, reason = "the makers of test objects are tests too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unnecessary_wraps,
+    reason = "the makers of test objects are tests too"
+)]
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{core::v1::Node, storage::v1::VolumeAttachment};

@@ -1,6 +1,11 @@
 //! The index is tested by telling it what watches would tell it, and reading the snapshot.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::unnecessary_wraps, reason = "the makers of test objects are tests too")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::unnecessary_wraps,
+    reason = "the makers of test objects are tests too"
+)]
 
 use std::time::Duration;
 

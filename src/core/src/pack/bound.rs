@@ -141,7 +141,14 @@ impl Terms {
             let mut knapsack = Knapsack::new(&mix);
             // Half for finding values, half for proving them.
             let mut share = budget.part(50);
-            let generated = generate(&mix_with_stock, &mut pricing, &mix.counts, &[], &center, &mut share);
+            let generated = generate(
+                &mix_with_stock,
+                &mut pricing,
+                &mix.counts,
+                &[],
+                &center,
+                &mut share,
+            );
             budget.spend(share.spent);
             let other = self.evaluate(problem, &mix, &mut knapsack, generated.duals, budget);
             if other.price > best.price {
@@ -155,14 +162,21 @@ impl Terms {
     fn by_prices(&self, problem: &Problem<'_>, mix: &Mix) -> Bound {
         let prices = Prices::of(mix);
         let values = prices.values(mix);
-        let total: i128 = mix.counts.iter().zip(&values).map(|(n, v)| i128::from(*v) * i128::from(*n)).sum();
+        let total: i128 = mix
+            .counts
+            .iter()
+            .zip(&values)
+            .map(|(n, v)| i128::from(*v) * i128::from(*n))
+            .sum();
         let mut sum = total;
         for ((room, items), n) in self.nodes_alike(problem, mix) {
             sum -= i128::from(prices.room(room, &items)) * n;
         }
         for (stock, it) in problem.offers.reservations.iter().enumerate() {
             let from = (0..mix.n_shapes()).filter(|s| self.shapes[*s].reservation == Some(stock as u32));
-            let excess = from.map(|s| prices.room(mix.room(s), &mix.takes[s]) - mix.prices[s]).max();
+            let excess = from
+                .map(|s| prices.room(mix.room(s), &mix.takes[s]) - mix.prices[s])
+                .max();
             sum -= i128::from(excess.unwrap_or(0).max(0)) * i128::from(it.remaining);
         }
         self.write(mix, &values, sum)
@@ -171,11 +185,18 @@ impl Terms {
     fn write(&self, mix: &Mix, values: &[i64], sum: i128) -> Bound {
         let mut duals: Vec<(ClassId, i64)> = Vec::new();
         for (item, lots) in mix.lots.iter().enumerate().filter(|(item, _)| values[*item] > 0) {
-            duals.extend(lots.iter().map(|lot| (ClassId(self.lots[*lot as usize].class), values[item])));
+            duals.extend(
+                lots.iter()
+                    .map(|lot| (ClassId(self.lots[*lot as usize].class), values[item])),
+            );
         }
         duals.sort_unstable();
         let price = MicroDollars((sum.max(0) / 1000) as i64);
-        Bound { price, duals, caps: self.soft_caps.clone() }
+        Bound {
+            price,
+            duals,
+            caps: self.soft_caps.clone(),
+        }
     }
 
     /// What these values of the items prove once they are scaled down to satisfy the certificate.
@@ -249,7 +270,9 @@ impl Terms {
                 let lots = &mix.lots[*item as usize];
                 times(room, mix.request(*item as usize)) > 0
                     && lots.iter().any(|lot| {
-                        problem.demands[self.lots[*lot as usize].demand as usize].allowed.contains(place)
+                        problem.demands[self.lots[*lot as usize].demand as usize]
+                            .allowed
+                            .contains(place)
                     })
             };
             let items: Vec<u32> = (0..mix.n_items() as u32).filter(admits).collect();

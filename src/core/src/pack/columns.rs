@@ -197,14 +197,20 @@ pub(super) fn generate(
         }
         let floors: Vec<i64> = (0..mix.n_shapes())
             .map(|shape| {
-                let pots = pots_of_shape[shape].iter().map(|(row, a)| -a * duals[*row as usize].max(0.0));
+                let pots = pots_of_shape[shape]
+                    .iter()
+                    .map(|(row, a)| -a * duals[*row as usize].max(0.0));
                 let price = mix.prices[shape] + pots.sum::<f64>() as i64;
                 price + price / 1_000_000 * PROMISE
             })
             .collect();
         let mut found = false;
         if smooth {
-            let between: Vec<i64> = center.iter().zip(&out.duals).map(|(c, d)| c / 10 * 6 + d / 10 * 4).collect();
+            let between: Vec<i64> = center
+                .iter()
+                .zip(&out.duals)
+                .map(|(c, d)| c / 10 * 6 + d / 10 * 4)
+                .collect();
             let mut worst = (1, 1);
             for shape in core.iter().copied() {
                 if budget.left == 0 {
@@ -215,18 +221,29 @@ pub(super) fn generate(
                 if i128::from(best.worth) * worst.1 > worst.0 * i128::from(floors[shape]) {
                     worst = (i128::from(best.worth), i128::from(floors[shape]));
                 }
-                let worth: i64 = best.pattern.iter().map(|(i, n)| out.duals[*i as usize] * i64::from(*n)).sum();
+                let worth: i64 = best
+                    .pattern
+                    .iter()
+                    .map(|(i, n)| out.duals[*i as usize] * i64::from(*n))
+                    .sum();
                 if worth > floors[shape] {
                     found |= add((shape as u32, best.pattern), &mut master, &mut out.columns);
                 }
             }
             // What the opinion in between would prove; the better proof is the next center.
             let proof = |values: &[i64], worst: (i128, i128)| -> i128 {
-                let sum: i128 = values.iter().zip(counts).map(|(v, n)| i128::from(*v) * i128::from(*n)).sum();
+                let sum: i128 = values
+                    .iter()
+                    .zip(counts)
+                    .map(|(v, n)| i128::from(*v) * i128::from(*n))
+                    .sum();
                 sum * worst.1 / worst.0.max(1)
             };
             if proof(&between, worst) > proof(&center, (1, 1)) {
-                center = between.iter().map(|v| (i128::from(*v) * worst.1 / worst.0) as i64).collect();
+                center = between
+                    .iter()
+                    .map(|v| (i128::from(*v) * worst.1 / worst.0) as i64)
+                    .collect();
             }
             smooth = found;
         }

@@ -52,7 +52,6 @@ pub(super) struct Problem<'a> {
 /// A claim must leave so many values of one label possible.
 #[derive(Debug)]
 pub(super) struct MinValues {
-    pub(super) key: Arc<str>,
     pub(super) values: u32,
     /// Value id of the label for each type of the catalogue.
     pub(super) value_of_type: Vec<u32>,
@@ -428,16 +427,23 @@ fn min_values(snapshot: &Snapshot, catalog: &Catalog) -> Vec<Vec<MinValues>> {
             .iter()
             .map(|it| {
                 let value = it.offerings.first().map(|o| offering_label(it, o, key));
-                let Some(Decided::Value(value)) = value else { return ABSENT };
+                let Some(Decided::Value(value)) = value else {
+                    return ABSENT;
+                };
                 let next = ids.len() as u32 + 1;
                 *ids.entry(value.clone()).or_insert(next)
             })
             .collect();
-        MinValues { key: key.clone(), values, value_of_type }
+        MinValues {
+            values,
+            value_of_type,
+        }
     };
     let of_pool = |pool: &crate::snapshot::Pool| {
         let requirements = pool_requirements(pool);
-        let keys = requirements.iter().filter_map(|(key, set)| Some((key, set.min_values()?)));
+        let keys = requirements
+            .iter()
+            .filter_map(|(key, set)| Some((key, set.min_values()?)));
         keys.map(of_key).collect()
     };
     snapshot.pools.iter().map(of_pool).collect()
@@ -463,10 +469,21 @@ impl Volumes {
         };
         let mut out = Self::default();
         for shape in &snapshot.classes {
-            out.of_class.push(shape.volumes.iter().map(|(driver, volume)| (id(driver), id(volume))).collect());
+            out.of_class.push(
+                shape
+                    .volumes
+                    .iter()
+                    .map(|(driver, volume)| (id(driver), id(volume)))
+                    .collect(),
+            );
         }
         for node in &snapshot.nodes {
-            out.limits.push(node.volume_limits.iter().map(|(driver, most)| (id(driver), *most)).collect());
+            out.limits.push(
+                node.volume_limits
+                    .iter()
+                    .map(|(driver, most)| (id(driver), *most))
+                    .collect(),
+            );
         }
         out.attached = vec![Vec::new(); snapshot.nodes.len()];
         for (class, node, _) in stays {
@@ -481,7 +498,10 @@ impl Volumes {
         volumes.is_empty()
             || self.limits[node].iter().all(|(driver, most)| {
                 let held = attached.iter().filter(|(d, _)| d == driver).count();
-                let new = volumes.iter().filter(|v| v.0 == *driver && !attached.contains(v)).count();
+                let new = volumes
+                    .iter()
+                    .filter(|v| v.0 == *driver && !attached.contains(v))
+                    .count();
                 new == 0 || held + new <= *most as usize
             })
     }
@@ -575,7 +595,9 @@ impl Daemons {
                 continue;
             }
             let next = out.requests.len() as u32;
-            let id = if let Some(id) = ids.get(&here) { *id } else {
+            let id = if let Some(id) = ids.get(&here) {
+                *id
+            } else {
                 ids.insert(here.clone(), next);
                 let mut sum = Resources::new();
                 for (name, amount) in shapes().flat_map(|s| &s.requests) {

@@ -84,7 +84,9 @@ impl Keys {
             return *id;
         }
         let name = normalized_key(key);
-        let id = if let Some(id) = self.by_name.get(&name) { *id } else {
+        let id = if let Some(id) = self.by_name.get(&name) {
+            *id
+        } else {
             let id = self.keys.len() as u32;
             self.keys.push(Key {
                 name: name.clone(),

@@ -148,10 +148,16 @@ pub(super) fn order(problem: &Problem<'_>, lots: &[Lot], bin: &Bin) -> Launch {
 /// Whether a type uses no more of what its pool limits than the one that was counted.
 fn within_limits(problem: &Problem<'_>, chosen: &Offer, id: TypeId) -> bool {
     let usage = |id: TypeId, resource: &str| {
-        problem.catalog.types[id.0 as usize].capacity.get(resource).copied().unwrap_or(0)
+        problem.catalog.types[id.0 as usize]
+            .capacity
+            .get(resource)
+            .copied()
+            .unwrap_or(0)
     };
     let limits = &problem.limits[chosen.pool as usize];
-    limits.iter().all(|(resource, _)| usage(id, resource) <= usage(chosen.type_id, resource))
+    limits
+        .iter()
+        .all(|(resource, _)| usage(id, resource) <= usage(chosen.type_id, resource))
 }
 
 /// Cuts the list to the most types a claim may offer, keeping the cheapest and what `minValues` needs. True when
@@ -172,13 +178,20 @@ fn truncate(problem: &Problem<'_>, chosen: &Offer, types: &mut Vec<(i64, TypeId)
                 needed = true;
             }
         }
-        if needed && kept.len() < most { kept.push(*it) } else { rest.push(*it) }
+        if needed && kept.len() < most {
+            kept.push(*it);
+        } else {
+            rest.push(*it);
+        }
     }
     rest.truncate(most - kept.len());
     kept.extend(rest);
     kept.sort_unstable_by_key(|(score, id)| (*id != chosen.type_id, *score, *id));
     *types = kept;
-    wanted.iter().zip(&seen).any(|(min, seen)| (seen.len() as u32) < min.values)
+    wanted
+        .iter()
+        .zip(&seen)
+        .any(|(min, seen)| (seen.len() as u32) < min.values)
 }
 
 /// Zones and capacity types a launch may use, and the types that suit it in all of them.
@@ -206,7 +219,12 @@ impl<'a> Scope<'a> {
                 .filter(|o| o.reservation == chosen.reservation && o.zone == chosen.zone)
                 .map(|o| (o.type_id, o.score))
                 .collect();
-            return Self { chosen, zones, capacity_types, types };
+            return Self {
+                chosen,
+                zones,
+                capacity_types,
+                types,
+            };
         }
         let siblings: Vec<&Offer> = able
             .ones()
@@ -217,7 +235,9 @@ impl<'a> Scope<'a> {
         let names = &problem.offers.capacity_types;
         // Spot falls back to on-demand; the other way round would buy what was found to be the worse choice.
         if &*names[chosen.capacity_type as usize] == SPOT {
-            let on_demand = siblings.iter().find(|o| &*names[o.capacity_type as usize] == ON_DEMAND);
+            let on_demand = siblings
+                .iter()
+                .find(|o| &*names[o.capacity_type as usize] == ON_DEMAND);
             capacity_types.extend(on_demand.map(|o| o.capacity_type));
         }
         let mut zones: Vec<u32> = siblings
@@ -229,11 +249,21 @@ impl<'a> Scope<'a> {
         zones.dedup();
         let types = suitable(problem, able, chosen, &zones, &capacity_types);
         if types.contains_key(&chosen.type_id) {
-            return Self { chosen, zones, capacity_types, types };
+            return Self {
+                chosen,
+                zones,
+                capacity_types,
+                types,
+            };
         }
         let (zones, capacity_types) = narrow();
         let types = suitable(problem, able, chosen, &zones, &capacity_types);
-        Self { chosen, zones, capacity_types, types }
+        Self {
+            chosen,
+            zones,
+            capacity_types,
+            types,
+        }
     }
 
     /// What the claim requires beyond its pool.
@@ -257,10 +287,17 @@ impl<'a> Scope<'a> {
         }
         for (lot, _) in &bin.shares {
             let shape = problem.shape(problem.demands[lots[*lot as usize].demand as usize].class);
-            let only = if let [term] = &shape.node_affinity[..] { &term[..] } else { &[] };
+            let only = if let [term] = &shape.node_affinity[..] {
+                &term[..]
+            } else {
+                &[]
+            };
             let selected = super::compile::selector_requirements(shape);
             for requirement in selected.iter().chain(only) {
-                if !matches!(&*requirement.key, super::offers::HOSTNAME | super::offers::INSTANCE_TYPE) {
+                if !matches!(
+                    &*requirement.key,
+                    super::offers::HOSTNAME | super::offers::INSTANCE_TYPE
+                ) {
                     all.add(requirement);
                 }
             }
@@ -281,7 +318,9 @@ fn suitable(
     let mut unsuitable = Vec::new();
     // Offers of a pool lie together, those of a type next to each other.
     let offers = problem.offers.offers.iter().enumerate();
-    let of_pool = offers.skip_while(|(_, o)| o.pool != chosen.pool).take_while(|(_, o)| o.pool == chosen.pool);
+    let of_pool = offers
+        .skip_while(|(_, o)| o.pool != chosen.pool)
+        .take_while(|(_, o)| o.pool == chosen.pool);
     for (idx, offer) in of_pool {
         if offer.variant != chosen.variant
             || offer.reservation.is_some()

@@ -78,7 +78,11 @@ impl Mix {
         let mut kinds: FxHashMap<FixedBitSet, u32> = FxHashMap::default();
         for (idx, lot) in lots.iter().enumerate().filter(|(_, lot)| lot.left > 0) {
             let mut request = problem.demands[lot.demand as usize].request.clone();
-            request.extend(slots.iter().map(|slot| i64::from(slot.members.contains(lot.class as usize))));
+            request.extend(
+                slots
+                    .iter()
+                    .map(|slot| i64::from(slot.members.contains(lot.class as usize))),
+            );
             let mut on = FixedBitSet::with_capacity(shapes.len());
             on.extend((0..shapes.len()).filter(|s| lot.offers.contains(shapes[*s].offer as usize)));
             // A cap that no machine can reach says nothing and would only tell lots apart.
@@ -86,18 +90,22 @@ impl Mix {
             let cap = caps[idx].min(most);
             let cap = if cap == most { u32::MAX } else { cap };
             let next = mix.counts.len() as u32;
-            let item = *ids.entry((request, on, cap)).or_insert_with_key(|(request, on, _)| {
-                mix.requests.extend(request);
-                mix.counts.push(0);
-                mix.caps.push(0);
-                mix.lots.push(Vec::new());
-                let mut allowed = FixedBitSet::with_capacity(shapes.len());
-                allowed.extend((0..shapes.len()).filter(|s| lot.allowed.contains(shapes[*s].offer as usize)));
-                let kind = kinds.len() as u32;
-                mix.kinds.push(*kinds.entry(allowed).or_insert(kind));
-                on.ones().for_each(|s| mix.takes[s].push(next));
-                next
-            });
+            let item = *ids
+                .entry((request, on, cap))
+                .or_insert_with_key(|(request, on, _)| {
+                    mix.requests.extend(request);
+                    mix.counts.push(0);
+                    mix.caps.push(0);
+                    mix.lots.push(Vec::new());
+                    let mut allowed = FixedBitSet::with_capacity(shapes.len());
+                    allowed.extend(
+                        (0..shapes.len()).filter(|s| lot.allowed.contains(shapes[*s].offer as usize)),
+                    );
+                    let kind = kinds.len() as u32;
+                    mix.kinds.push(*kinds.entry(allowed).or_insert(kind));
+                    on.ones().for_each(|s| mix.takes[s].push(next));
+                    next
+                });
             mix.counts[item as usize] += lot.left;
             // Caps hold for each lot: a machine may take that many of every one of them.
             mix.caps[item as usize] = mix.caps[item as usize].saturating_add(cap);

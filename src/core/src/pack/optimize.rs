@@ -22,16 +22,21 @@ pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget
     let empty = |class: u32| host_limit(&room.problem.topology, room.soft_ignored, &[], class);
     let caps: Vec<u32> = room.lots.iter().map(|lot| empty(lot.class)).collect();
     let prices = room.shapes.iter().map(|s| s.score * 1000).collect();
-    let mix = Mix::new(room.problem, room.lots, &caps, room.shapes, prices, &slots(room))
-        .with_pots(room.problem, room.shapes, scarce);
+    let mix = Mix::new(room.problem, room.lots, &caps, room.shapes, prices, &slots(room)).with_pots(
+        room.problem,
+        room.shapes,
+        scarce,
+    );
     let mut item_of = vec![u32::MAX; room.lots.len()];
     for (item, lots) in mix.lots.iter().enumerate() {
         lots.iter().for_each(|lot| item_of[*lot as usize] = item as u32);
     }
     // Two opinions on what a pod is worth: as its share of a machine of its own, and by the resources it takes.
     let by_item = Prices::of(&mix).values(&mix);
-    let by_resources: Vec<i64> =
-        item_of.iter().map(|item| by_item.get(*item as usize).copied().unwrap_or(0)).collect();
+    let by_resources: Vec<i64> = item_of
+        .iter()
+        .map(|item| by_item.get(*item as usize).copied().unwrap_or(0))
+        .collect();
     let mut best_scarce = scarce.clone();
     let mut best = pack(room, &left, &mut best_scarce, &room.lone_values());
     let mut other_scarce = scarce.clone();
@@ -40,7 +45,8 @@ pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget
         (best, best_scarce) = (other, other_scarce);
     }
     if budget.left > 0 && mix.n_items() <= ITEMS_MAX {
-        let (other, other_scarce) = price_driven(room, &left, scarce, &mix, &item_of, &by_item, &best, budget);
+        let (other, other_scarce) =
+            price_driven(room, &left, scarce, &mix, &item_of, &by_item, &best, budget);
         if better(&other, &best) {
             (best, best_scarce) = (other, other_scarce);
         }
@@ -60,13 +66,22 @@ fn slots(room: &Room<'_>) -> Vec<Slot> {
     let mutual = |group: &HostGroup| {
         group.carriers == group.members
             && group.members.count_ones(..) > 1
-            && !(group.soft && group.carriers.ones().any(|class| room.soft_ignored.contains(class)))
+            && !(group.soft
+                && group
+                    .carriers
+                    .ones()
+                    .any(|class| room.soft_ignored.contains(class)))
     };
     let hosts = &room.problem.topology.hosts;
-    let mut order: Vec<usize> = (0..hosts.len()).filter(|g| pods[*g] > 0 && mutual(&hosts[*g])).collect();
+    let mut order: Vec<usize> = (0..hosts.len())
+        .filter(|g| pods[*g] > 0 && mutual(&hosts[*g]))
+        .collect();
     order.sort_by_key(|g| (std::cmp::Reverse(pods[*g]), *g));
     order.truncate(SLOTS_MAX);
-    let slot = |g: usize| Slot { members: hosts[g].members.clone(), room: hosts[g].cap.unwrap_or(1) };
+    let slot = |g: usize| Slot {
+        members: hosts[g].members.clone(),
+        room: hosts[g].cap.unwrap_or(1),
+    };
     order.into_iter().map(slot).collect()
 }
 

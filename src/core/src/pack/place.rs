@@ -259,7 +259,10 @@ impl<'a> State<'a> {
         take(&mut spot.room, &it.request, n);
         add_part(&mut spot.parts, it.class.0, n);
         add_part(&mut spot.taken, demand, n);
-        attach(&mut spot.attached, &self.problem.volumes.of_class[it.class.0 as usize]);
+        attach(
+            &mut spot.attached,
+            &self.problem.volumes.of_class[it.class.0 as usize],
+        );
         self.left[demand as usize] -= n;
     }
 

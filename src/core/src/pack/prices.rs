@@ -56,11 +56,11 @@ impl Prices {
             master.solve(2000);
             let duals = master.duals();
             let mut found = false;
-            for shape in 0..mix.n_shapes() {
+            for (shape, groups) in groups_of_shape.iter().enumerate() {
                 let mut worth = 0.0;
                 let mut entries: Vec<(u32, f64)> = Vec::new();
                 for (r, room) in mix.room(shape).iter().enumerate() {
-                    let best = groups_of_shape[shape]
+                    let best = groups
                         .iter()
                         .map(|g| *g as usize * n_res + r)
                         .filter(|row| demand[*row] > 0.0)
@@ -86,9 +86,20 @@ impl Prices {
         let prices = duals
             .iter()
             .zip(&demand)
-            .map(|(dual, demand)| if *demand > 0.0 { dual.max(0.0) / demand } else { 0.0 })
+            .map(|(dual, demand)| {
+                if *demand > 0.0 {
+                    dual.max(0.0) / demand
+                } else {
+                    0.0
+                }
+            })
             .collect();
-        let mut out = Self { prices, n_res, group_of_item, groups_of_shape };
+        let mut out = Self {
+            prices,
+            n_res,
+            group_of_item,
+            groups_of_shape,
+        };
         out.scale(mix);
         out
     }
@@ -97,7 +108,11 @@ impl Prices {
     fn scale(&mut self, mix: &Mix) {
         let ratio = |shape: usize| {
             let worth = self.worth_of_room(mix.room(shape), &self.groups_of_shape[shape]);
-            if worth > 0.0 { mix.prices[shape] as f64 / worth } else { f64::INFINITY }
+            if worth > 0.0 {
+                mix.prices[shape] as f64 / worth
+            } else {
+                f64::INFINITY
+            }
         };
         let least = (0..mix.n_shapes()).map(ratio).fold(1.0, f64::min);
         self.prices.iter_mut().for_each(|p| *p *= least * MARGIN);
@@ -107,7 +122,10 @@ impl Prices {
         room.iter()
             .enumerate()
             .map(|(r, room)| {
-                let dearest = groups.iter().map(|g| self.prices[*g as usize * self.n_res + r]).fold(0.0, f64::max);
+                let dearest = groups
+                    .iter()
+                    .map(|g| self.prices[*g as usize * self.n_res + r])
+                    .fold(0.0, f64::max);
                 dearest * *room as f64
             })
             .sum()
@@ -118,7 +136,12 @@ impl Prices {
         (0..mix.n_items())
             .map(|item| {
                 let prices = &self.prices[self.group_of_item[item] as usize * self.n_res..][..self.n_res];
-                let worth: f64 = mix.request(item).iter().zip(prices).map(|(a, p)| *a as f64 * p).sum();
+                let worth: f64 = mix
+                    .request(item)
+                    .iter()
+                    .zip(prices)
+                    .map(|(a, p)| *a as f64 * p)
+                    .sum();
                 (worth * MARGIN) as i64
             })
             .collect()
@@ -146,5 +169,8 @@ fn groups(mix: &Mix) -> (Vec<u32>, usize) {
     for (at, kind) in order.iter().enumerate() {
         rank[*kind as usize] = at.min(GROUPS_MAX - 1) as u32;
     }
-    (mix.kinds.iter().map(|kind| rank[*kind as usize]).collect(), n_kinds.min(GROUPS_MAX))
+    (
+        mix.kinds.iter().map(|kind| rank[*kind as usize]).collect(),
+        n_kinds.min(GROUPS_MAX),
+    )
 }

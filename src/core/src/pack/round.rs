@@ -146,12 +146,14 @@ fn finish(mix: &Mix, pots: &mut Pots, whole: &mut Whole, price_max: i64) -> bool
             let wanted = whole.left[item].min(mix.caps[item]);
             let best = (0..mix.n_shapes() as u32)
                 .filter(|s| pots.admit(mix, *s))
-                .filter_map(|s| match times(mix.room(s as usize), mix.request(item)).min(wanted) {
-                    n if n > 0 && mix.takes[s as usize].binary_search(&(item as u32)).is_ok() => {
-                        Some((mix.prices[s as usize] / i64::from(n), s, n))
-                    }
-                    _ => None,
-                })
+                .filter_map(
+                    |s| match times(mix.room(s as usize), mix.request(item)).min(wanted) {
+                        n if n > 0 && mix.takes[s as usize].binary_search(&(item as u32)).is_ok() => {
+                            Some((mix.prices[s as usize] / i64::from(n), s, n))
+                        }
+                        _ => None,
+                    },
+                )
                 .min();
             let Some((_, shape, n)) = best else { break };
             pots.change(mix, shape, 1);
@@ -163,7 +165,9 @@ fn finish(mix: &Mix, pots: &mut Pots, whole: &mut Whole, price_max: i64) -> bool
 
 /// The price of the cheapest machine that would hold all that is left: no dearer one need be looked at.
 fn price_of_enough(mix: &Mix, left: &[u32], pots: &Pots) -> i64 {
-    let wanted: Vec<u32> = (0..mix.n_items() as u32).filter(|i| left[*i as usize] > 0).collect();
+    let wanted: Vec<u32> = (0..mix.n_items() as u32)
+        .filter(|i| left[*i as usize] > 0)
+        .collect();
     let capped = wanted.iter().any(|i| left[*i as usize] > mix.caps[*i as usize]);
     let mut sum = vec![0_i64; mix.n_res];
     for item in &wanted {
@@ -179,13 +183,28 @@ fn price_of_enough(mix: &Mix, left: &[u32], pots: &Pots) -> i64 {
     if capped {
         return i64::MAX;
     }
-    (0..mix.n_shapes()).filter(holds).map(|s| mix.prices[s]).min().unwrap_or(i64::MAX)
+    (0..mix.n_shapes())
+        .filter(holds)
+        .map(|s| mix.prices[s])
+        .min()
+        .unwrap_or(i64::MAX)
 }
 
 /// Machines bought one by one at given values, without a fractional solution to start from.
 pub(super) fn buy_all(mix: &Mix, knapsack: &mut Knapsack<'_>, values: &[i64], budget: &mut Budget) -> Whole {
-    let mut whole = Whole { left: mix.counts.clone(), ..Whole::default() };
-    fill(mix, knapsack, values, &mut Pots::of(mix), &mut whole, i64::MAX, budget);
+    let mut whole = Whole {
+        left: mix.counts.clone(),
+        ..Whole::default()
+    };
+    fill(
+        mix,
+        knapsack,
+        values,
+        &mut Pots::of(mix),
+        &mut whole,
+        i64::MAX,
+        budget,
+    );
     whole
 }
 

@@ -65,6 +65,7 @@ mod tests {
 
     #[test]
     fn tolerations() {
+        use TolerationOperator::{Equal, Exists, Gt, Lt};
         let check = |key: Option<&str>, operator, value: &str, effect, on: &str, expected: bool| {
             let toleration = Toleration {
                 key: key.map(Into::into),
@@ -79,7 +80,6 @@ mod tests {
                 "{on}"
             );
         };
-        use TolerationOperator::{Equal, Exists, Gt, Lt};
         check(Some("a"), Equal, "1", None, "a=1:NoSchedule", true);
         check(Some("a"), Equal, "2", None, "a=1:NoSchedule", false);
         check(Some("b"), Equal, "1", None, "a=1:NoSchedule", false);

@@ -229,7 +229,9 @@ impl Builder<'_> {
             self.topology.groups.push(Group {
                 key,
                 filter: filter.cloned(),
-                counts: vec![0; n_values], spread: None });
+                counts: vec![0; n_values],
+                spread: None,
+            });
             if !of_carriers {
                 members
                     .ones()

@@ -37,12 +37,8 @@ pub(crate) fn pool(object: &nodepool::NodePool) -> Option<Pool> {
         class.name.as_str().into(),
     );
 
-    let mut requirements: Vec<Requirement> = template
-        .spec
-        .requirements
-        .iter()
-        .map(typed_requirement)
-        .collect();
+    let mut requirements: Vec<Requirement> =
+        template.spec.requirements.iter().map(typed_requirement).collect();
     requirements.extend(pool_labels.iter().map(|(key, value)| Requirement {
         key: key.clone(),
         operator: Operator::In,
