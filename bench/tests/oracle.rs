@@ -78,8 +78,8 @@ fn run(range: std::ops::Range<u64>) -> (Vec<(u64, String)>, Vec<f64>) {
     (failures, above)
 }
 
-/// Defects of the planner that this test has found and that are still open: pods of tightly constrained
-/// problems left without a place, and affinities to pods that were themselves moved. May only go down.
+/// Defects of the planner that this test has found and that are still open: mostly pods of tightly constrained
+/// problems left without a place, and among them plans that break an affinity or a spread. May only go down.
 const KNOWN_FAILURES: usize = 230;
 
 #[test]
