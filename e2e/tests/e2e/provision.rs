@@ -372,7 +372,9 @@ async fn limits_of_a_pool_are_never_exceeded() -> Result<()> {
     };
     tokio::try_join!(using_up, refusing)?;
     let at_limit = |pool: &DynamicObject| pool.data["status"]["resources"]["cpu"] == "12";
-    fixture.wait_pool("a pool at its limit", "default", at_limit).await?;
+    fixture
+        .wait_pool("a pool at its limit", "default", at_limit)
+        .await?;
     fixture
         .wait_claims("claims that keep to the limit", used_up)
         .await?;

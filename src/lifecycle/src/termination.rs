@@ -6,11 +6,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use plimsoll_api::{conditions, labels, nodeclaim::NodeClaim, taints};
 use plimsoll_provider::Termination;
-use plimsoll_state::{NodeView, pod::PodState};
+use plimsoll_state::{
+    NodeView,
+    node::{has_taint, is_ready},
+    pod::PodState,
+};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    claim::{edit, event, has_finalizer, has_taint, is_ready, locked, name, node_name, push_status},
+    claim::{edit, event, has_finalizer, locked, name, node_name, push_status},
     drain,
     effect::{Effect, EventType, Pass},
 };

@@ -99,7 +99,7 @@ pub(crate) struct Planning {
     #[arg(long, env = "MIN_VALUES_POLICY", default_value = "Strict")]
     pub(crate) min_values_policy: MinValues,
     /// Search steps after the first plan. Counted, not timed: the same input gives the same plan anywhere.
-    #[arg(long, env = "PLAN_STEPS", default_value_t = 2_000)]
+    #[arg(long, env = "PLAN_STEPS", default_value_t = 20_000)]
     pub(crate) steps: u64,
 }
 

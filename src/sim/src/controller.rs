@@ -358,7 +358,11 @@ impl Controller {
                     self.evictions.succeeded(&uid);
                 }
             }
-            Job::Order { .. } => self.loops.ordered(now),
+            Job::Order { .. } => {
+                if self.loops.ordered(now) {
+                    self.index.ordering(None);
+                }
+            }
             Job::Nominate => {}
             Job::Recount => self.loops.recounted(),
             Job::Disrupt(_) => self.loops.disrupted(now),
