@@ -6,7 +6,7 @@ use fixedbitset::FixedBitSet;
 
 use super::{
     columns::{Budget, PROOF_STEPS_MAX, generate},
-    compile::Problem,
+    compile::{Demand, Problem},
     fit::times,
     greedy::Scarce,
     knapsack::Knapsack,
@@ -75,6 +75,18 @@ fn usable(problem: &Problem<'_>, offers: &FixedBitSet, weights_bind: bool) -> Fi
     set
 }
 
+/// Offers that hold a pod of the demand, whatever `minValues` allows packing to use of their room.
+fn fitting(problem: &Problem<'_>, demand: &Demand) -> FixedBitSet {
+    if problem.flexible_room.is_empty() {
+        return demand.offers.clone();
+    }
+    let n_offers = problem.n_offers();
+    let mut set = FixedBitSet::with_capacity(n_offers);
+    let holds = |o: &usize| times(problem.whole_room(*o), &demand.request) > 0;
+    set.extend(demand.allowed.ones().take_while(|o| *o < n_offers).filter(holds));
+    set
+}
+
 impl Terms {
     /// `placed` is the number of placed pods of each demand; `kept` lists preferences that cap machines.
     pub(super) fn new(problem: &Problem<'_>, placed: &[u32], kept: Vec<(ClassId, u32)>) -> Self {
@@ -85,9 +97,10 @@ impl Terms {
         for (idx, demand) in problem.demands.iter().enumerate() {
             let mut labels = FixedBitSet::with_capacity(n_offers);
             labels.extend(demand.allowed.ones().take_while(|p| *p < n_offers));
-            let offers = usable(problem, &demand.offers, bind);
+            let fitting = fitting(problem, demand);
+            let offers = usable(problem, &fitting, bind);
             if bind {
-                let lighter: Vec<usize> = demand.offers.ones().filter(|o| !offers.contains(*o)).collect();
+                let lighter: Vec<usize> = fitting.ones().filter(|o| !offers.contains(*o)).collect();
                 lighter.into_iter().for_each(|o| labels.set(o, false));
             }
             let soft = kept
@@ -127,7 +140,12 @@ impl Terms {
             limits: problem.limits.iter().map(|l| vec![i64::MAX; l.len()]).collect(),
             stock: problem.offers.reservations.iter().map(|r| r.remaining).collect(),
         };
-        let mix = Mix::new(problem, &self.lots, &self.caps, &self.shapes, prices, &[]);
+        let mut mix = Mix::new(problem, &self.lots, &self.caps, &self.shapes, prices, &[]);
+        // What `minValues` keeps packing from using is room all the same.
+        for (shape, room) in self.shapes.iter().zip(mix.rooms.chunks_mut(mix.n_res.max(1))) {
+            let whole = problem.whole_room(shape.offer as usize);
+            room[..whole.len()].copy_from_slice(whole);
+        }
         let center = Prices::of(&mix).values(&mix);
         let mut best = self.by_prices(problem, &mix);
         if budget.left > 0 && mix.n_items() <= ITEMS_MAX {

@@ -53,7 +53,7 @@ pub(super) fn able(problem: &Problem<'_>, lots: &[Lot], bin: &Bin) -> FixedBitSe
         .ones()
         .filter(|o| {
             problem
-                .offer_room(*o)
+                .whole_room(*o)
                 .iter()
                 .zip(&sum)
                 .any(|(have, want)| *want > 0 && want > have)

@@ -11,6 +11,7 @@ mod columns;
 mod compile;
 mod digest;
 mod domains;
+mod exact;
 mod explain;
 mod fit;
 mod greedy;
@@ -24,10 +25,14 @@ mod place;
 mod prices;
 mod proof;
 mod round;
+mod settle;
 mod shapes;
 mod simplex;
 mod taints;
 mod topology;
+
+#[cfg(test)]
+mod tests;
 
 pub(crate) use digest::plan_id;
 
@@ -47,7 +52,7 @@ pub(crate) fn plan(snapshot: &Snapshot, catalog: &Catalog, policy: &Policy) -> (
     let problem = compile::compile(snapshot, catalog, policy);
     let mut state = place::State::new(&problem);
     state.solve();
-    launch::shrink(&mut state);
+    exact::improve(&mut state);
 
     let placed: Vec<u32> = problem
         .demands
