@@ -92,7 +92,7 @@ static RESULTS: LazyLock<Vec<Result<(i64, i64), Failure>>> = LazyLock::new(|| {
     std::thread::scope(|scope| {
         let second = scope.spawn(|| run(SEEDS / 2..SEEDS));
         let mut all = run(0..SEEDS / 2);
-        all.extend(second.join().unwrap());
+        all.extend(second.join().expect("a panic of the other half is this one's"));
         all
     })
 });
@@ -103,7 +103,7 @@ fn assert_none(kind: Wrong) {
         if let Err((wrong, why)) = result
             && *wrong == kind
         {
-            writeln!(text, "seed {seed}: {why}").unwrap();
+            writeln!(text, "seed {seed}: {why}").expect("a String takes any text");
         }
     }
     assert!(text.is_empty(), "{} seeds fail:\n{text}", text.lines().count());

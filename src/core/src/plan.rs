@@ -20,6 +20,8 @@ pub struct Plan {
     /// Pods that were waiting and get a place on a machine that exists or was ordered.
     pub assignments: Vec<Assignment>,
     pub removals: Vec<Removal>,
+    /// What it costs that kube-scheduler chooses places by itself; None where it follows the plan.
+    pub padding: Option<Padding>,
     /// Sum of the launches' prices.
     pub launch_price: MicroDollars,
     /// No set of machines that places the same pods under the same snapshot can cost less.
@@ -125,6 +127,16 @@ pub struct Offered {
 pub struct Assignment {
     pub pod: PodId,
     pub node: NodeId,
+}
+
+/// Machines beyond what the pods need, so that they all bind wherever kube-scheduler puts each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Padding {
+    /// Part of [`Plan::launch_price`].
+    pub price: MicroDollars,
+    /// Pods that a replay of the padded plan left pending. Above zero only when no padding helped; the plan is then
+    /// the unpadded one.
+    pub unbound: u32,
 }
 
 /// One machine to give back.

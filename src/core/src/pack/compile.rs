@@ -30,6 +30,9 @@ use crate::{
     snapshot::{ClassId, NodeId, Place, PodClass, PodId, Snapshot},
 };
 
+/// Priority of the virtual pods of a CapacityBuffer, as upstream sets it.
+const BUFFER_PRIORITY: i32 = i32::MIN;
+
 /// Everything the engine looks at while solving.
 #[derive(Debug)]
 pub(super) struct Problem<'a> {
@@ -102,6 +105,11 @@ impl Problem<'_> {
 
     pub(super) fn free_room(&self, node: usize) -> &[i64] {
         &self.node_room[node * self.n_res()..][..self.n_res()]
+    }
+
+    /// Whether the pods of a demand only keep room free for others.
+    pub(super) fn is_buffer(&self, demand: u32) -> bool {
+        self.shape(self.demands[demand as usize].class).priority == BUFFER_PRIORITY
     }
 
     /// The class as the snapshot has it.

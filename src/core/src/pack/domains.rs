@@ -89,7 +89,7 @@ pub(super) fn least(domains: &[u32], counts: &[i64]) -> i64 {
 }
 
 /// Whether a rule admits one more pod of its class in a domain.
-fn admits(rule: &Rule, counts: &Counts, value: u32) -> bool {
+pub(super) fn admits(rule: &Rule, counts: &Counts, value: u32) -> bool {
     match rule {
         Rule::Spread {
             group,

@@ -23,7 +23,7 @@ const PODS_MAX: u32 = 9;
 /// Most visits of a partial answer.
 const VISITS_MAX: u64 = 40_000;
 
-/// What is better, first things first: fewer pods left out, fewer preferences broken, fewer pods in pools of lower
+/// What is better, first things first: fewer pods left out (see [`weight`]), fewer preferences broken, fewer pods in pools of lower
 /// weight, a lower price.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
@@ -90,7 +90,7 @@ struct Search<'a> {
     best: Option<Answer>,
     /// A spread over machines holds in whatever order pods come; otherwise some order is enough.
     strict: bool,
-    /// Pods that cannot have a place at all.
+    /// What it counts that some pods cannot have a place at all.
     hopeless: u32,
     visits: u64,
 }
@@ -104,7 +104,8 @@ pub(super) fn improve(state: &mut State<'_>) {
     }
     let mut search = Search::new(problem);
     let start = state.machines();
-    let left = state.left.iter().sum();
+    let counted = |(d, n): (usize, u32)| n * weight(problem, d as u32);
+    let left = state.left.iter().copied().enumerate().map(counted).sum();
     let (cost, _) = search.cost(left, &start);
     let mut best = Answer {
         cost,
@@ -116,8 +117,9 @@ pub(super) fn improve(state: &mut State<'_>) {
         // Pods that ignore a spread over machines may join what spreads, if they come later.
         search.strict = false;
         search.visits = 0;
-        let hopeless = problem.demands.iter().filter(|d| !possible(problem, d));
-        search.hopeless = hopeless.map(|d| d.pods.len() as u32).sum();
+        let demands = problem.demands.iter().enumerate();
+        let hopeless = demands.filter(|(_, d)| !possible(problem, d));
+        search.hopeless = hopeless.map(|(at, d)| counted((at, d.pods.len() as u32))).sum();
         search.visit(0, 0, 0);
     }
     state.budget.spend(search.visits / 100);
@@ -126,6 +128,15 @@ pub(super) fn improve(state: &mut State<'_>) {
     {
         best = found;
         *state = state.rebuilt(best.machines);
+    }
+}
+
+/// What it counts to leave out a pod: all buffers together are less than one pod of a user.
+fn weight(problem: &Problem<'_>, demand: u32) -> u32 {
+    if problem.is_buffer(demand) {
+        1
+    } else {
+        PODS_MAX + 1
     }
 }
 
@@ -264,7 +275,8 @@ impl<'a> Search<'a> {
         }
         // The other pods of the demand have no place then either: they are alike.
         let alike = self.pods[at..].iter().take_while(|d| **d == demand).count();
-        self.visit(at + alike, 0, left + alike as u32);
+        let left_out = alike as u32 * weight(self.problem, demand);
+        self.visit(at + alike, 0, left + left_out);
     }
 
     /// Whether an answer that leaves out `left` pods and has the machines opened so far could be the best.

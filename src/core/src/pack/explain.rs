@@ -6,9 +6,11 @@ use fixedbitset::FixedBitSet;
 
 use super::{
     compile::{Problem, selector_requirements},
+    domains::Counts,
     fit::times,
-    offers::{Decided, offering_label, pool_requirements},
+    offers::{Decided, HOSTNAME, offering_label, pool_requirements},
     taints::untolerated,
+    topology::Rule,
 };
 use crate::{
     report::PodReason,
@@ -48,61 +50,76 @@ fn print_all(requirements: &[Requirement]) -> String {
         .join(" and ")
 }
 
-/// What of the pod's selectors none of these offers satisfies: one requirement where one alone excludes them.
-fn excluded(problem: &Problem<'_>, shape: &PodClass, pool: &Pool, offers: &[usize]) -> PodReason {
-    let pool = pool.name.clone();
-    if offers.is_empty() {
-        let requirement = "its own requirements".into();
-        return PodReason::Requirements { pool, requirement };
+/// One thing a pod asks of a machine.
+enum Ask<'a> {
+    /// Index of the resource.
+    Amount(usize),
+    /// A volume that can be reached within one of these.
+    Volume(&'a [Vec<Requirement>]),
+    /// Required node affinity with several alternatives.
+    Affinity(&'a [Vec<Requirement>]),
+    Label(Requirement),
+}
+
+impl<'a> Ask<'a> {
+    /// Everything the pods of a demand ask for. What a reason should rather do without comes first.
+    fn all(shape: &'a PodClass, request: &[i64]) -> Vec<Self> {
+        let wanted = request.iter().enumerate().filter(|(_, amount)| **amount > 0);
+        let mut asks: Vec<Self> = wanted.map(|(r, _)| Self::Amount(r)).collect();
+        let volumes = shape.volume_affinity.iter().filter(|any| !any.is_empty());
+        asks.extend(volumes.map(|any| Self::Volume(any)));
+        match &shape.node_affinity[..] {
+            [] => {}
+            [one] => asks.extend(one.iter().cloned().map(Self::Label)),
+            several => asks.push(Self::Affinity(several)),
+        }
+        asks.extend(selector_requirements(shape).into_iter().map(Self::Label));
+        asks
     }
-    let met = |r: &Requirement, o: usize| problem.keys.satisfied_at(r, o);
-    let impossible = |r: &&Requirement| !offers.iter().any(|o| met(r, *o));
-    // Alternatives exclude the pool when each has something impossible.
-    let exclude = |alternatives: &[Vec<Requirement>]| {
-        let one = |all: &Vec<Requirement>| all.iter().find(impossible).map(print_requirement);
-        let each: Option<Vec<String>> = alternatives.iter().map(one).collect();
-        each.filter(|each| !each.is_empty()).map(|each| each.join(" or "))
-    };
-    let selector = selector_requirements(shape);
-    if let Some(text) = selector
-        .iter()
-        .find(impossible)
-        .map(print_requirement)
-        .or_else(|| exclude(&shape.node_affinity))
-    {
-        return PodReason::Requirements {
-            pool,
-            requirement: text.into(),
-        };
+
+    /// The offers that meet it.
+    fn met(&self, problem: &Problem<'_>, request: &[i64]) -> FixedBitSet {
+        let n_offers = problem.n_offers();
+        let mut set = FixedBitSet::with_capacity(n_offers);
+        match self {
+            Self::Amount(r) => {
+                set.extend((0..n_offers).filter(|o| request[*r] <= problem.whole_room(*o)[*r]));
+            }
+            Self::Label(requirement) => set = problem.keys.satisfying(requirement, n_offers),
+            Self::Volume(any) | Self::Affinity(any) => {
+                for all in *any {
+                    let mut term = FixedBitSet::with_capacity(n_offers);
+                    term.insert_range(..);
+                    for requirement in all {
+                        term.intersect_with(&problem.keys.satisfying(requirement, n_offers));
+                    }
+                    set.union_with(&term);
+                }
+            }
+        }
+        set
     }
-    if let Some(text) = shape
-        .volume_affinity
-        .iter()
-        .find_map(|alternatives| exclude(alternatives))
-    {
-        return PodReason::Volume {
-            pool,
-            requirement: text.into(),
-        };
-    }
-    // Each is possible for itself.
-    let affinity: Vec<String> = shape.node_affinity.iter().map(|all| print_all(all)).collect();
-    let volumes = shape.volume_affinity.iter().flatten().map(|all| print_all(all));
-    let selector = selector.iter().map(print_requirement);
-    let together: Vec<String> = selector
-        .chain([affinity.join(" or ")])
-        .chain(volumes)
-        .filter(|t| !t.is_empty())
-        .collect();
-    PodReason::Requirements {
-        pool,
-        requirement: format!("{} together", together.join(", ")).into(),
+
+    fn print(&self) -> Option<String> {
+        match self {
+            Self::Amount(_) => None,
+            Self::Label(requirement) => Some(print_requirement(requirement)),
+            Self::Volume(any) | Self::Affinity(any) => {
+                let each: Vec<String> = any.iter().map(|all| print_all(all)).collect();
+                Some(each.join(" or "))
+            }
+        }
     }
 }
 
 /// The reasons why no pod of this demand could be placed any more, one for each pool; `limits` is what each pool may
-/// still use.
-pub(super) fn reasons(problem: &Problem<'_>, demand: usize, limits: &[Vec<i64>]) -> Vec<PodReason> {
+/// still use, `counts` the pods in each domain.
+pub(super) fn reasons(
+    problem: &Problem<'_>,
+    demand: usize,
+    limits: &[Vec<i64>],
+    counts: &Counts,
+) -> Vec<PodReason> {
     if problem.snapshot.pools.is_empty() {
         return vec![PodReason::NoPools];
     }
@@ -115,7 +132,7 @@ pub(super) fn reasons(problem: &Problem<'_>, demand: usize, limits: &[Vec<i64>])
                 pool_idx: idx,
                 pool,
             }
-            .reason(&limits[idx])
+            .reason(&limits[idx], counts)
         })
         .collect()
 }
@@ -129,7 +146,7 @@ struct Why<'a> {
 }
 
 impl Why<'_> {
-    fn reason(&self, limits: &[i64]) -> PodReason {
+    fn reason(&self, limits: &[i64], counts: &Counts) -> PodReason {
         let pool = || self.pool.name.clone();
         let it = &self.problem.demands[self.demand];
         let shape = self.problem.shape(it.class);
@@ -153,7 +170,7 @@ impl Why<'_> {
                     requirement,
                 };
             }
-            return excluded(self.problem, shape, self.pool, &self.offers().collect::<Vec<_>>());
+            return self.impossible();
         }
         let holds = |o: &&usize| times(self.problem.whole_room(**o), &it.request) > 0;
         if !allowed.iter().any(|o| holds(&o)) {
@@ -163,7 +180,7 @@ impl Why<'_> {
                     requirement: "any offering that is large enough".into(),
                 };
             }
-            return self.too_small(&allowed);
+            return self.impossible();
         }
         let fitting: Vec<usize> = allowed
             .iter()
@@ -191,7 +208,7 @@ impl Why<'_> {
         }
         PodReason::Topology {
             pool: pool(),
-            constraint: self.constraint(shape),
+            constraint: self.constraint(it.class.0, shape, counts),
         }
     }
 
@@ -260,36 +277,72 @@ impl Why<'_> {
         })
     }
 
-    fn too_small(&self, allowed: &[usize]) -> PodReason {
-        let pool = self.pool.name.clone();
-        let it = &self.problem.demands[self.demand];
-        for (r, name) in self.problem.resources.iter().enumerate() {
-            let largest = allowed
-                .iter()
-                .map(|o| self.problem.whole_room(*o)[r])
-                .max()
-                .unwrap_or(0);
-            if it.request[r] > largest {
-                return PodReason::Resources {
-                    pool,
-                    request: format!("{name} {}", format_amount(name, it.request[r])).into(),
-                    largest: format!("{name} {}", format_amount(name, largest)).into(),
-                };
+    /// The smallest part of what the pod asks for that no offer of the pool meets: leave out any of it, and one does.
+    fn impossible(&self) -> PodReason {
+        let (problem, pool) = (self.problem, self.pool.name.clone());
+        let it = &problem.demands[self.demand];
+        let mut of_pool = FixedBitSet::with_capacity(problem.n_offers());
+        of_pool.extend(self.offers());
+        if of_pool.is_clear() {
+            let requirement = "its own requirements".into();
+            return PodReason::Requirements { pool, requirement };
+        }
+        let mut asks: Vec<(Ask<'_>, FixedBitSet)> = Ask::all(problem.shape(it.class), &it.request)
+            .into_iter()
+            .map(|ask| {
+                let met = ask.met(problem, &it.request);
+                (ask, met)
+            })
+            .collect();
+        let meet = |asks: &[(Ask<'_>, FixedBitSet)], without: Option<usize>| {
+            let mut set = of_pool.clone();
+            let kept = asks.iter().enumerate().filter(|(at, _)| Some(*at) != without);
+            kept.for_each(|(_, (_, met))| set.intersect_with(met));
+            set
+        };
+        let mut at = 0;
+        while at < asks.len() {
+            if meet(&asks, Some(at)).is_clear() {
+                asks.remove(at);
+            } else {
+                at += 1;
             }
         }
-        let all = self
-            .problem
-            .resources
+        let labels: Vec<String> = asks.iter().filter_map(|(ask, _)| ask.print()).collect();
+        let labels = labels.join(" and ");
+        let amounts: Vec<usize> = asks
             .iter()
-            .zip(&it.request)
-            .filter(|(_, amount)| **amount > 0);
-        let request: Vec<String> = all
-            .map(|(n, a)| format!("{n} {}", format_amount(n, *a)))
+            .filter_map(|(ask, _)| match ask {
+                Ask::Amount(r) => Some(*r),
+                _ => None,
+            })
             .collect();
-        PodReason::Resources {
-            pool,
-            request: request.join(", ").into(),
-            largest: "no type has all of it".into(),
+        let print = |r: usize, amount: i64| {
+            let name = &problem.resources[r];
+            format!("{name} {}", format_amount(name, amount))
+        };
+        let request: Vec<String> = amounts.iter().map(|r| print(*r, it.request[*r])).collect();
+        let largest = if let [r] = amounts[..] {
+            asks.retain(|(ask, _)| !matches!(ask, Ask::Amount(_)));
+            let offers = meet(&asks, None);
+            let most = offers.ones().map(|o| problem.whole_room(o)[r]).max();
+            print(r, most.unwrap_or(0))
+        } else {
+            "no type has all of it".to_owned()
+        };
+        if !amounts.is_empty() {
+            return PodReason::Resources {
+                pool,
+                within: labels.into(),
+                request: request.join(", ").into(),
+                largest: largest.into(),
+            };
+        }
+        let requirement = labels.into();
+        if asks.iter().any(|(ask, _)| matches!(ask, Ask::Volume(_))) {
+            PodReason::Volume { pool, requirement }
+        } else {
+            PodReason::Requirements { pool, requirement }
         }
     }
 
@@ -323,28 +376,47 @@ impl Why<'_> {
         }
     }
 
-    /// The kinds of topology rules the pod has.
-    fn constraint(&self, shape: &PodClass) -> Arc<str> {
+    /// The rules that leave no place, with what they count.
+    fn constraint(&self, class: u32, shape: &PodClass, counts: &Counts) -> Arc<str> {
+        /// Domains that a reason lists.
+        const DOMAINS_MAX: usize = 6;
+        let problem = self.problem;
         let mut all: Vec<String> = Vec::new();
-        all.extend(
-            shape
-                .spread
+        let rules = problem.topology.rules[class as usize].iter();
+        for rule in rules.filter(|r| r.weight.is_none()) {
+            let Rule::Spread {
+                group,
+                max_skew,
+                domains,
+                ..
+            } = &rule.rule
+            else {
+                continue;
+            };
+            let key = &problem.keys.keys[problem.topology.groups[*group as usize].key as usize];
+            let listed: Vec<String> = domains
                 .iter()
-                .filter(|s| s.hard)
-                .map(|s| format!("spread over {}", s.topology_key)),
-        );
-        all.extend(
-            shape
-                .affinity
-                .iter()
-                .map(|t| format!("affinity within {}", t.topology_key)),
-        );
-        all.extend(
-            shape
-                .anti_affinity
-                .iter()
-                .map(|t| format!("anti-affinity within {}", t.topology_key)),
-        );
+                .take(DOMAINS_MAX)
+                .map(|d| {
+                    let name = key.value(*d).map_or("other", |v| &**v);
+                    format!("{name} has {}", counts[*group as usize][*d as usize])
+                })
+                .collect();
+            let listed = listed.join(", ");
+            all.push(format!(
+                "spread over {} with maxSkew {max_skew} ({listed})",
+                key.name
+            ));
+        }
+        let hosts = shape
+            .spread
+            .iter()
+            .filter(|s| s.hard && &*s.topology_key == HOSTNAME);
+        all.extend(hosts.map(|s| format!("spread over {HOSTNAME} with maxSkew {}", s.max_skew)));
+        let affinity = shape.affinity.iter();
+        all.extend(affinity.map(|t| format!("affinity within {}", t.topology_key)));
+        let anti = shape.anti_affinity.iter();
+        all.extend(anti.map(|t| format!("anti-affinity within {}", t.topology_key)));
         if all.is_empty() {
             "anti-affinity of other pods".into()
         } else {

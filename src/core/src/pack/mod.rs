@@ -21,6 +21,7 @@ mod launch;
 mod mix;
 mod offers;
 mod optimize;
+mod pad;
 mod place;
 mod prices;
 mod proof;
@@ -53,6 +54,7 @@ pub(crate) fn plan(snapshot: &Snapshot, catalog: &Catalog, policy: &Policy) -> (
     let mut state = place::State::new(&problem);
     state.solve();
     exact::improve(&mut state);
+    let padding = (!policy.nomination).then(|| pad::pad(&mut state));
 
     let placed: Vec<u32> = problem
         .demands
@@ -62,6 +64,7 @@ pub(crate) fn plan(snapshot: &Snapshot, catalog: &Catalog, policy: &Policy) -> (
         .collect();
     let bound = bound::Terms::new(&problem, &placed, Vec::new()).certify(&problem, &mut state.budget);
     let mut plan = write(&state, bound);
+    plan.padding = padding;
     plan.id = plan_id(&plan, snapshot).into();
     (plan, report(&state))
 }
@@ -91,7 +94,7 @@ fn write(state: &place::State<'_>, bound: Bound) -> Plan {
     for bin in &state.bins {
         let order = orders
             .entry((bin.offer, &bin.shares))
-            .or_insert_with(|| launch::order(problem, &state.lots, bin));
+            .or_insert_with(|| launch::order(problem, &state.lots, &state.scarce, bin));
         let mut launch = order.clone();
         for (lot, n) in &bin.shares {
             launch.pods.extend(give(state.lots[*lot as usize].demand, *n));
@@ -107,6 +110,7 @@ fn write(state: &place::State<'_>, bound: Bound) -> Plan {
         launches,
         assignments,
         removals: Vec::new(),
+        padding: None,
         lower_bound: bound.price,
         bound,
         steps: state.budget.spent,
@@ -143,7 +147,7 @@ fn report(state: &place::State<'_>) -> Report {
         if *left == 0 {
             continue;
         }
-        let reasons = explain::reasons(problem, demand, &state.scarce.limits);
+        let reasons = explain::reasons(problem, demand, &state.scarce.limits, &state.counts);
         let pods = &problem.demands[demand].pods;
         for pod in &pods[pods.len() - *left as usize..] {
             report.unplaced.push(Unplaced {

@@ -46,7 +46,7 @@ pub(super) struct Spot {
 pub(super) struct State<'a> {
     pub(super) problem: &'a Problem<'a>,
     cells: Cells,
-    counts: Counts,
+    pub(super) counts: Counts,
     pub(super) scarce: Scarce,
     pub(super) spots: Vec<Spot>,
     /// Destinations among the nodes: initialized first, then by name.
@@ -105,14 +105,29 @@ impl<'a> State<'a> {
 
     /// Places what can be placed.
     pub(super) fn solve(&mut self) {
-        let order = self.order();
-        for _ in 0..RESTARTS_MAX {
-            self.rounds(&order);
-            launch::shrink(self);
-            if !self.doubtful || !self.unsettle() {
-                return;
+        // Buffers take what the pods of users leave.
+        let (users, buffers): (Vec<u32>, Vec<u32>) = self
+            .order()
+            .into_iter()
+            .partition(|d| !self.problem.is_buffer(*d));
+        for order in [users, buffers] {
+            for _ in 0..RESTARTS_MAX {
+                self.rounds(&order);
+                launch::shrink(self);
+                if !self.doubtful || !self.unsettle() {
+                    break;
+                }
             }
         }
+    }
+
+    /// Places what can be placed on new machines only.
+    pub(super) fn solve_new(&mut self) {
+        for spot in &mut self.spots {
+            spot.room.fill(0);
+        }
+        let order = self.order();
+        self.rounds(&order);
     }
 
     fn rounds(&mut self, order: &[u32]) {
@@ -124,10 +139,10 @@ impl<'a> State<'a> {
             self.buy(first_lot);
             self.follow(first_lot);
             let blocked = self.give_back(first_lot);
-            if self.left.iter().all(|n| *n == 0) {
+            if order.iter().all(|d| self.left[*d as usize] == 0) {
                 return;
             }
-            if self.left == before && !blocked && !self.relax() {
+            if self.left == before && !blocked && !self.relax(order) {
                 return;
             }
         }
@@ -430,9 +445,11 @@ impl<'a> State<'a> {
     }
 
     /// Gives up one preference of each demand that has pods left. False when none had one.
-    fn relax(&mut self) -> bool {
+    fn relax(&mut self, order: &[u32]) -> bool {
         let mut relaxed = false;
-        for demand in 0..self.problem.demands.len() {
+        let mut demands: Vec<usize> = order.iter().map(|d| *d as usize).collect();
+        demands.sort_unstable();
+        for demand in demands {
             if self.left[demand] == 0 {
                 continue;
             }

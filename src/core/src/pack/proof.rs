@@ -160,12 +160,12 @@ impl Knapsack<'_> {
             }
         };
         let mut active: Vec<usize> = (0..self.mix.n_res).collect();
-        for r in 0..self.mix.n_res {
+        for (r, room) in room.iter().enumerate() {
             let largest = (0..self.entries.len()).map(|e| request(e, r)).max().unwrap_or(0);
             // One that is left out no longer keeps another from running out.
             let others = active.iter().copied().filter(|o| *o != r);
             let most = others.map(most_by).min().unwrap_or(i64::MAX);
-            let runs_out = largest > 0 && most.checked_mul(largest).is_none_or(|all| all > room[r]);
+            let runs_out = largest > 0 && most.checked_mul(largest).is_none_or(|all| all > *room);
             active.retain(|o| *o != r || runs_out);
         }
         active

@@ -98,6 +98,8 @@ struct Spread {
 struct Replay<'a> {
     problem: &'a Problem<'a>,
     items: Vec<Item>,
+    /// Items level by level: the nth pod of a domain comes before the next one of any.
+    by_level: Vec<usize>,
     /// By class and number of the rule.
     spreads: BTreeMap<(u32, usize), Spread>,
     /// Pods that stay and that somebody looks at, by machine.
@@ -125,6 +127,26 @@ struct Bound {
 
 fn hard(beside: &[Beside]) -> impl Iterator<Item = &Beside> {
     beside.iter().filter(|b| b.weight.is_none())
+}
+
+fn levels(problem: &Problem<'_>, items: &[Item]) -> Vec<usize> {
+    let mut pods: BTreeMap<(u32, u32), u32> = BTreeMap::new();
+    let mut level = |item: &Item| {
+        let rules = problem.topology.rules[item.class as usize]
+            .iter()
+            .zip(&item.values);
+        let mut spreads = rules.filter(|(r, _)| r.weight.is_none() && matches!(r.rule, Rule::Spread { .. }));
+        let Some((rule, value)) = spreads.next() else {
+            return 0;
+        };
+        let before = pods.entry((rule.group(), *value)).or_default();
+        *before += item.n;
+        *before - item.n
+    };
+    let levels: Vec<u32> = items.iter().map(&mut level).collect();
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    order.sort_by_key(|at| (levels[*at], *at));
+    order
 }
 
 /// The hard spreads of a class over machines.
@@ -257,6 +279,7 @@ impl<'a> Replay<'a> {
         }
         let mut replay = Self {
             problem,
+            by_level: levels(problem, &items),
             items,
             spreads: BTreeMap::new(),
             present,
@@ -444,7 +467,8 @@ impl<'a> Replay<'a> {
     fn greedy(&self, urgent: &[usize]) -> Vec<u32> {
         let mut bound = self.start();
         let ruled = |at: &usize| self.items[*at].ruled;
-        let rest = (0..self.items.len()).filter(|at| ruled(at) && !urgent.contains(at));
+        let rest = self.by_level.iter().copied();
+        let rest = rest.filter(|at| ruled(at) && !urgent.contains(at));
         let order: Vec<usize> = urgent.iter().copied().chain(rest).collect();
         let free: Vec<usize> = (0..self.items.len()).filter(|at| !ruled(at)).collect();
         loop {

@@ -399,6 +399,7 @@ pub(super) fn policy(at: Option<&At>) -> Result<Policy, ProblemError> {
     let mut policy = Policy {
         preferences: PreferencePolicy::Respect,
         min_values: MinValuesPolicy::Strict,
+        nomination: true,
         steps_max: 2_000,
         types_per_launch_max: 60,
         interruption_cost: MicroDollars(0),
@@ -410,7 +411,11 @@ pub(super) fn policy(at: Option<&At>) -> Result<Policy, ProblemError> {
         "stepsMax",
         "typesPerLaunchMax",
         "interruptionCost",
+        "nomination",
     ])?;
+    if let Some(at) = at.get("nomination") {
+        policy.nomination = at.word(&[("On", true), ("Off", false)])?;
+    }
     if let Some(at) = at.get("preferences") {
         policy.preferences = at.word(&[
             ("Respect", PreferencePolicy::Respect),

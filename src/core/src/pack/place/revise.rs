@@ -102,7 +102,7 @@ impl State<'_> {
     pub(in super::super) fn rebuilt(&self, machines: Vec<Placed>) -> Self {
         let problem = self.problem;
         let mut state = Self::new(problem);
-        state.budget = self.budget.clone();
+        state.budget = self.budget;
         // Which preferences still hold is not known.
         state.soft_ignored.insert_range(..);
         for (node, offer, pods) in machines {

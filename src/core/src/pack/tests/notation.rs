@@ -67,24 +67,32 @@ fn selector(app: &str) -> Selector {
     }
 }
 
-/// `app@key`
+/// `app@key` or `namespace/app@key`
 fn term(text: &str) -> AffinityTerm {
     let (app, topology) = text.split_once('@').unwrap();
+    let (app, namespaces) = match app.split_once('/') {
+        Some((namespace, app)) => (app, vec![namespace.into()]),
+        None => (app, Vec::new()),
+    };
     AffinityTerm {
         topology_key: key(topology),
         selector: selector(app),
-        namespaces: Vec::new(),
+        namespaces,
         namespace_selector: None,
     }
 }
 
-/// `key:v1,v2` is In, `key!v` NotIn, `key>n` Gt, `key` alone Exists.
+/// `key:v1,v2` is In, `key!v` NotIn, `key>n` Gt, `key<n` Lt, `!key` DoesNotExist, `key` alone Exists.
 fn requirement(text: &str) -> Requirement {
     let of = |at: usize, operator| {
         let values = text[at + 1..].split(',').map(Arc::from);
         Requirement::new(key(&text[..at]), operator, values)
     };
-    if let Some(at) = text.find(':') {
+    if let Some(name) = text.strip_prefix('!') {
+        Requirement::new(key(name), Operator::DoesNotExist, [])
+    } else if let Some(at) = text.find('<') {
+        of(at, Operator::Lt)
+    } else if let Some(at) = text.find(':') {
         of(at, Operator::In)
     } else if let Some(at) = text.find('!') {
         of(at, Operator::NotIn)
@@ -120,12 +128,13 @@ fn class(name: &str, words: &BTreeMap<&str, Vec<&str>>) -> PodClass {
             min_domains: parts.next().map(|n| n.parse().unwrap()),
             hard,
             selector: selector(app),
-            honor_node_affinity: true,
-            honor_node_taints: false,
+            honor_node_affinity: !words.contains_key("any-node"),
+            honor_node_taints: words.contains_key("honor-taints"),
         }
     };
     PodClass {
-        namespace: "default".into(),
+        namespace: words.get("ns").map_or("default", |v| v[0]).into(),
+        priority: words.get("priority").map_or(0, |v| v[0].parse().unwrap()),
         labels: vec![("app".into(), app.into())],
         requests: requests.into_iter().collect(),
         node_affinity: if words.contains_key("or") {
@@ -185,13 +194,14 @@ impl World {
             policy: Policy {
                 preferences: PreferencePolicy::Respect,
                 min_values: MinValuesPolicy::Strict,
+                nomination: true,
                 steps_max: 2000,
                 types_per_launch_max: 60,
                 interruption_cost: MicroDollars(0),
             },
             names: BTreeMap::new(),
         };
-        let mut running: Vec<(String, u32, NodeId)> = Vec::new();
+        let mut running: Vec<(String, u32, Place)> = Vec::new();
         let mut classes: BTreeMap<String, ClassId> = BTreeMap::new();
         for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
             let mut words = line.split_whitespace();
@@ -214,9 +224,17 @@ impl World {
                 "pool" => world.pool(name, &map),
                 "node" => {
                     let id = NodeId(world.snapshot.nodes.len() as u32);
-                    for has in map.get("has").cloned().unwrap_or_default() {
-                        let (class, n) = has.split_once(':').unwrap();
-                        running.push((class.to_owned(), n.parse().unwrap(), id));
+                    // Pods that run there, that must leave it, and that were promised a place there.
+                    let places = [
+                        ("has", Place::Bound(id)),
+                        ("moving", Place::Leaving(id)),
+                        ("promised", Place::Assigned(id)),
+                    ];
+                    for (word, place) in places {
+                        for of_class in map.get(word).cloned().unwrap_or_default() {
+                            let (class, n) = of_class.split_once(':').unwrap();
+                            running.push((class.to_owned(), n.parse().unwrap(), place));
+                        }
                     }
                     world.node(name, &map);
                 }
@@ -237,10 +255,10 @@ impl World {
                 }
             }
         }
-        for (name, n, node) in running {
+        for (name, n, place) in running {
             for i in 0..n {
-                let key = format!("default/{name}-on-{}-{i}", node.0);
-                world.pod(&key, classes[&name], Place::Bound(node));
+                let key = format!("default/{name}-on-{place:?}-{i}");
+                world.pod(&key, classes[&name], place);
             }
         }
         world.snapshot.pods.sort_by(|a, b| a.key.cmp(&b.key));
@@ -274,6 +292,7 @@ impl World {
             match (*word, values[0]) {
                 ("minValues", "BestEffort") => self.policy.min_values = MinValuesPolicy::BestEffort,
                 ("preferences", "Ignore") => self.policy.preferences = PreferencePolicy::Ignore,
+                ("nomination", "off") => self.policy.nomination = false,
                 ("steps", n) => self.policy.steps_max = n.parse().unwrap(),
                 ("interruption", dollars) => {
                     self.policy.interruption_cost = MicroDollars::from_dollars(dollars.parse().unwrap());
@@ -311,6 +330,16 @@ impl World {
             }
             if let Some(spot) = map.get("spot") {
                 offerings.push(offering(zone, "spot", spot[0].parse().unwrap()));
+            }
+        }
+        if let Some(overlay) = map.get("overlay") {
+            // A node overlay: in this zone the machine holds that many cores.
+            let (zone, cores) = overlay[0].split_once(':').unwrap();
+            let mut allocatable = amounts(map);
+            allocatable.insert("cpu".into(), cores.parse::<i64>().unwrap() * 1000);
+            allocatable.entry("pods".into()).or_insert(110);
+            for offering in offerings.iter_mut().filter(|o| &*o.zone == zone) {
+                offering.allocatable = Some(allocatable.clone());
             }
         }
         let capacity = {
@@ -473,6 +502,29 @@ fn reason(reason: &PodReason) -> &'static str {
         PodReason::HostPort { .. } => "HostPort",
         PodReason::Volume { .. } => "Volume",
     }
+}
+
+/// Solves the problem and compares the reasons of each pod that has no place, in the order of pods.
+pub(super) fn explain(problem: &str, expected: &[&str]) {
+    let world = World::read(problem);
+    let (_, report) = world.solve();
+    let reasons = report.unplaced.iter().flat_map(|u| &u.reasons);
+    let mut texts: Vec<String> = reasons.map(ToString::to_string).collect();
+    texts.dedup();
+    assert_eq!(texts, expected, "{problem}");
+}
+
+/// Solves the problem; the judge must find nothing. Returns how many pods have a place, and how many need one.
+pub(super) fn sound(problem: &str) -> (usize, usize) {
+    let world = World::read(problem);
+    let (plan, _) = world.solve();
+    let verdict = crate::verify::verify(&world.snapshot, &world.catalog, &plan);
+    assert!(
+        verdict.violations.is_empty(),
+        "{problem}\n{:?}",
+        verdict.violations
+    );
+    (verdict.placed, verdict.wanted)
 }
 
 /// Solves the problem and compares the plan with the expected text.

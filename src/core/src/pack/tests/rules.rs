@@ -1,6 +1,6 @@
 //! One table test for each rule.
 
-use super::notation::{World, check};
+use super::notation::{World, check, explain, sound};
 
 #[test]
 fn resources_and_prices() {
@@ -350,5 +350,254 @@ fn preferences() {
     check(
         "type s cpu=4 mem=16 price=1\npool p limit=nodes:1\npod a x2 cpu=1 apart?=a@host",
         "s a: a*2",
+    );
+}
+
+#[test]
+fn bounds_and_absence() {
+    let types = "type s cpu=4 mem=16 price=1 label=gen:5\ntype n cpu=4 mem=16 price=2 label=gen:7\n";
+    check(&format!("{types}pool p\npod a cpu=1 need=gen>5"), "n a: a");
+    check(&format!("{types}pool p\npod a cpu=1 need=gen<7"), "s a: a");
+    check(
+        &format!("{types}pool p\npod a cpu=1 need=gen>5 need=gen<7"),
+        "left a*1: Requirements",
+    );
+    check(&format!("{types}pool p need=gen>5\npod a cpu=1"), "n a: a");
+    check(&format!("{types}pool p\npod a cpu=1 need=!team"), "s a: a");
+    check(
+        &format!("{types}pool p need=team:red\npod a cpu=1 need=!team"),
+        "left a*1: Requirements",
+    );
+}
+
+#[test]
+fn spread_policies_say_which_machines_count() {
+    let types = "type s cpu=4 mem=16 price=1 zones=a,b\n";
+    // The pods on the tainted node are not counted when taints are honoured.
+    let node = "pool p\nnode n cpu=4 mem=4 taint=x has=a:2\n";
+    check(&format!("{types}{node}pod a x2 cpu=1 spread=zone:1"), "s b: a*2");
+    check(
+        &format!("{types}{node}pod a x2 cpu=1 spread=zone:1 honor-taints=1"),
+        "s a: a | s b: a",
+    );
+    // A machine in a zone that node affinity excludes is a domain all the same when affinity is not honoured.
+    let node = "pool p\nnode n cpu=1 mem=1 zone=b\n";
+    check(
+        &format!("{types}{node}pod a x2 cpu=1 spread=zone:1 need=zone:a any-node=1"),
+        "s a: a | left a*1: Topology",
+    );
+    check(
+        &format!("{types}{node}pod a x2 cpu=1 spread=zone:1 need=zone:a"),
+        "s a: a*2",
+    );
+}
+
+#[test]
+fn namespaces_of_affinity() {
+    let types = "type s cpu=4 mem=16 price=1 zones=a,b\npool p\n";
+    let web = "pod web cpu=1 ns=other need=zone:b\n";
+    check(
+        &format!("{types}{web}pod a cpu=4 with=web@zone"),
+        "s b: web | left a*1: Topology",
+    );
+    check(
+        &format!("{types}{web}pod a cpu=4 with=other/web@zone"),
+        "s b: a | s b: web",
+    );
+    check(
+        &format!("{types}{web}pod a cpu=1 apart=other/web@host"),
+        "s a: a | s b: web",
+    );
+}
+
+#[test]
+fn required_terms_count_only_pods_that_all_of_them_select() {
+    // No pod is both: kube-scheduler finds none that matches all terms.
+    check(
+        "type s cpu=4 mem=16 price=1\npool p\npod b cpu=1\npod c cpu=1\npod a cpu=1 with=b@zone with=c@zone",
+        "s a: b + c | left a*1: Topology",
+    );
+}
+
+#[test]
+fn pods_that_move_and_pods_that_were_promised_a_place() {
+    let types = "type s cpu=4 mem=16 price=1\npool p\n";
+    check(
+        &format!("{types}node n cpu=4 mem=16 leaving=1 moving=a:2\npod a x0 cpu=1"),
+        "s a: a*2",
+    );
+    // The promise holds its room; nobody else gets it.
+    check(
+        &format!("{types}node n cpu=2 mem=16 promised=a:1\npod a x0 cpu=1\npod b x2 cpu=1"),
+        "n: b | s a: b",
+    );
+    // A promise that cannot be kept is planned again.
+    check(
+        &format!("{types}node n cpu=1 mem=16 promised=a:1\npod a x0 cpu=2"),
+        "s a: a",
+    );
+}
+
+#[test]
+fn several_volumes_must_be_reachable_together() {
+    let types = "type s cpu=4 mem=16 price=1 zones=a,b\npool p\n";
+    check(
+        &format!("{types}pod a cpu=1 reach=zone:a,b reach=zone:b"),
+        "s b: a",
+    );
+    check(
+        &format!("{types}pod a cpu=1 reach=zone:a reach=zone:b"),
+        "left a*1: Volume",
+    );
+}
+
+#[test]
+fn an_overlay_changes_what_an_offering_holds() {
+    let types = "type s cpu=4 mem=16 price=1 zones=a,b";
+    check(&format!("{types} overlay=a:2\npool p\npod a cpu=3"), "s b: a");
+    check(&format!("{types} overlay=a:8\npool p\npod a cpu=6"), "s a: a");
+}
+
+#[test]
+fn buffers_take_what_is_left() {
+    let buffer = "pod buffer x2 cpu=4 priority=-2147483648";
+    let types = "type s cpu=4 mem=16 price=1\n";
+    // Room of the user's machines first, then machines of their own.
+    check(
+        &format!("{types}pool p\nnode n cpu=4 mem=16\n{buffer}\npod a cpu=1"),
+        "n: a | s a: buffer | s a: buffer",
+    );
+    // A limit that is not enough for both is the user's.
+    check(
+        &format!("{types}pool p limit=nodes:1\n{buffer}\npod a cpu=1"),
+        "s a: a | left buffer*2: Limit",
+    );
+}
+
+#[test]
+fn reservations_count_as_cheap_and_their_limit_is_shared() {
+    // Larger than needed, but paid for.
+    check(
+        "type l cpu=8 mem=32 price=2 reserved=1\ntype s cpu=4 mem=16 price=1\npool p\npod a x2 cpu=3",
+        "l a reserved: a*2",
+    );
+}
+
+#[test]
+fn reasons_are_the_smallest_set_in_the_terms_of_the_pod() {
+    let types = "type arm cpu=4 mem=16 price=1 arch=arm64 zones=a,b\ntype big cpu=16 mem=128 price=4 zones=a\npool p\n";
+    explain(
+        &format!("{types}pod a cpu=1 mem=64 need=zone:b need=ct:on-demand"),
+        &[
+            "no instance type of NodePool p with topology.kubernetes.io/zone In [b] holds memory 64Gi; the largest holds memory 16Gi",
+        ],
+    );
+    // Only both together are too much: there are large types in zone b, and large ones with arm64 elsewhere.
+    explain(
+        "type arm cpu=16 mem=128 price=4 arch=arm64 zones=a\ntype big cpu=16 mem=128 price=4 zones=b\n\
+         type small cpu=4 mem=16 price=1 arch=arm64 zones=b\npool p\n\
+         pod a cpu=1 mem=64 need=arch:arm64 need=zone:b need=ct:on-demand",
+        &[
+            "no instance type of NodePool p with kubernetes.io/arch In [arm64] and topology.kubernetes.io/zone In [b] holds memory 64Gi; the largest holds memory 16Gi",
+        ],
+    );
+    explain(
+        &format!("{types}pod a cpu=32"),
+        &["no instance type of NodePool p holds cpu 32; the largest holds cpu 16"],
+    );
+    explain(
+        &format!("{types}pod a cpu=1 need=zone:b need=arch:amd64 need=ct:on-demand"),
+        &[
+            "NodePool p has nothing that satisfies topology.kubernetes.io/zone In [b] and kubernetes.io/arch In [amd64]",
+        ],
+    );
+    explain(
+        "type s cpu=4 mem=16 price=1\npool p limit=cpu:4\npod a x8 cpu=1",
+        &["NodePool p limit cpu 4 is used up (4 in use)"],
+    );
+    explain(
+        "type s cpu=4 mem=16 price=1 zones=a,b\npool p\npod a x3 cpu=1 spread=zone:1:3",
+        &[
+            "spread over topology.kubernetes.io/zone with maxSkew 1 (a has 1, b has 1) leaves no place in NodePool p",
+        ],
+    );
+}
+
+#[test]
+fn the_runner_up_is_the_next_best_that_could_be_had() {
+    let runner_up = |text: &str| {
+        let (plan, _) = World::read(text).solve();
+        let launch = &plan.launches[0];
+        let other = launch.runner_up.as_ref().unwrap();
+        let difference = other.price - launch.offering.price;
+        (other.instance_type.to_string(), difference.dollars())
+    };
+    let types =
+        "type l cpu=8 mem=32 price=3\ntype m cpu=4 mem=16 price=1.5\ntype s cpu=4 mem=16 price=1\npool p\n";
+    assert_eq!(runner_up(&format!("{types}pod a cpu=4")), ("m".to_owned(), 0.5));
+    // The reservation is used up by the plan itself, so it is no alternative.
+    let (plan, _) = World::read(
+        "type r cpu=4 mem=16 price=5 reserved=1\ntype s cpu=4 mem=16 price=1\npool p\npod a x2 cpu=4",
+    )
+    .solve();
+    let bought = plan
+        .launches
+        .iter()
+        .find(|l| &*l.offering.instance_type == "s")
+        .unwrap();
+    assert_eq!(
+        bought.runner_up.as_ref().map(|o| &*o.capacity_type),
+        Some("on-demand")
+    );
+}
+
+#[test]
+fn without_nomination_a_plan_has_room_for_how_pods_are_spread() {
+    let text = "type s cpu=4 mem=16 price=1\npool p\npod a x4 cpu=1 mem=1\npod b cpu=4 mem=1";
+    check(text, "s a: a*4 | s a: b");
+    // Small pods come first and go to the emptiest machine, so the large one fits nowhere until each has its own.
+    let padded = World::read(&format!("policy nomination=off\n{text}"));
+    let (plan, report) = padded.solve();
+    assert_eq!(
+        padded.print(&plan, &report),
+        "s a: a | s a: a | s a: a | s a: a | s a: b"
+    );
+    let padding = plan.padding.unwrap();
+    assert_eq!((padding.price.dollars(), padding.unbound), (3.0, 0));
+    assert!(World::read(text).solve().0.padding.is_none());
+}
+
+/// More pods than are solved exactly, so that what the heuristics do is looked at.
+#[test]
+fn many_pods_bind_too() {
+    // A limit takes pods out of a zone that others counted on.
+    let types = "type t cpu=4 mem=4 price=0.384 zones=a\ntype u cpu=2 mem=4 price=0.224 zones=a,b\n";
+    let (placed, _) = sound(&format!(
+        "{types}pool p limit=cpu:20\npod a x11 cpu=1.5 mem=0.5 spread=zone:1"
+    ));
+    assert!(placed >= 9, "{placed}");
+    // Whoever could start a zone waits for those it wants to be near.
+    let types = "type s cpu=4 mem=16 price=1 zones=a,b,c\npool p\n";
+    assert_eq!(
+        sound(&format!(
+            "{types}pod b x6 cpu=1 need=zone:b app=x\npod a x12 cpu=2 app=x with=x@zone"
+        )),
+        (18, 18)
+    );
+    // A machine of one's own labels may or may not count: it depends on its type.
+    let types = "type s cpu=4 mem=16 price=1 zones=a,b label=disk:ssd\ntype h cpu=4 mem=16 price=0.5 zones=a,b label=disk:hdd\npool p\n";
+    assert_eq!(
+        sound(&format!(
+            "{types}pod a x6 cpu=1 app=x need=zone:a spread=zone:2\npod b x8 cpu=1 app=x need=disk:ssd spread=zone:1"
+        )),
+        (14, 14)
+    );
+    // Followers of followers, on machines that must be made larger for them.
+    let types = "type s cpu=2 mem=16 price=1\ntype l cpu=8 mem=16 price=5\npool p\n";
+    assert_eq!(
+        sound(&format!(
+            "{types}pod w x4 cpu=2 apart=w@host\npod a x4 cpu=1 with=w@host apart=a@host\npod c x4 cpu=1 with=a@host apart=c@host"
+        )),
+        (12, 12)
     );
 }
