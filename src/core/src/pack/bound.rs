@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use fixedbitset::FixedBitSet;
 
 use super::{
-    columns::{Budget, PROOF_STEPS_MAX, generate},
+    columns::{Budget, Choice, PROOF_STEPS_MAX, Searches, generate},
     compile::Problem,
-    fit::times,
+    fit::{Part, add_part, times},
     greedy::Scarce,
     knapsack::Knapsack,
-    mix::Mix,
+    mix::{Component, Mix, Slot},
     offers::HOSTNAME,
     prices::Prices,
     shapes::{Lot, Shape, undominated},
@@ -18,11 +18,13 @@ use super::{
 use crate::{
     catalog::MicroDollars,
     plan::Bound,
-    snapshot::{ClassId, PodClass, Snapshot},
+    snapshot::{ClassId, Snapshot},
 };
 
 /// Items up to which column generation looks for values.
 const ITEMS_MAX: usize = 1200;
+/// An excess of less than this part of the price is not worth a closer look.
+const ENOUGH: i64 = 4000;
 
 /// What the certificate is about: one lot for each demand of which pods are placed.
 pub(super) struct Terms {
@@ -31,20 +33,29 @@ pub(super) struct Terms {
     /// Most pods of each lot on one machine.
     pub(super) caps: Vec<u32>,
     soft_caps: Vec<(ClassId, u32)>,
+    /// Classes of which one machine holds only so many pods together.
+    slots: Vec<Slot>,
 }
 
 /// The most pods of a class that one machine can hold by its own hard rules.
-fn own_cap(snapshot: &Snapshot, problem: &Problem<'_>, class: ClassId, shape: &PodClass) -> u32 {
-    let mut cap = if shape.host_ports.is_empty() { u32::MAX } else { 1 };
-    for group in &problem.topology.host_rules[class.0 as usize].groups {
-        let group = &problem.topology.hosts[*group as usize];
-        let own = group.carriers.contains(class.0 as usize) && group.members.contains(class.0 as usize);
-        if own && !group.soft {
-            cap = cap.min(group.cap.unwrap_or(1));
-        }
-    }
-    debug_assert!((class.0 as usize) < snapshot.classes.len());
-    cap
+fn own_cap(problem: &Problem<'_>, class: ClassId) -> u32 {
+    let ports = (!problem.shape(class).host_ports.is_empty()).then_some(1);
+    ports.into_iter().chain(caps(problem, class, false)).min().unwrap_or(u32::MAX)
+}
+
+/// The same by what it prefers, if it does.
+pub(super) fn soft_cap(problem: &Problem<'_>, class: ClassId) -> Option<u32> {
+    caps(problem, class, true).min()
+}
+
+/// The caps that host groups of a class, hard or soft ones, set for its own pods.
+fn caps(problem: &Problem<'_>, class: ClassId, soft: bool) -> impl Iterator<Item = u32> {
+    let at = class.0 as usize;
+    let groups = problem.topology.host_rules[at].groups.iter();
+    groups
+        .map(|group| &problem.topology.hosts[*group as usize])
+        .filter(move |group| group.soft == soft && group.carriers.contains(at) && group.members.contains(at))
+        .map(|group| group.cap.unwrap_or(1))
 }
 
 /// Whether pool weights bind every class to the heaviest pool that takes it: see the *weights* rule of the certificate.
@@ -94,12 +105,7 @@ impl Terms {
                 .iter()
                 .find(|(class, _)| *class == demand.class)
                 .map_or(u32::MAX, |(_, cap)| *cap);
-            let cap = own_cap(
-                problem.snapshot,
-                problem,
-                demand.class,
-                problem.shape(demand.class),
-            );
+            let cap = own_cap(problem, demand.class);
             caps.push(cap.min(soft).min(placed[idx].max(1)));
             lots.push(Lot {
                 demand: idx as u32,
@@ -113,6 +119,7 @@ impl Terms {
         all.insert_range(..);
         let shapes = undominated(problem, &lots, &all);
         Self {
+            slots: Slot::of(problem, &lots, |group| !group.soft),
             lots,
             shapes,
             caps,
@@ -120,42 +127,97 @@ impl Terms {
         }
     }
 
-    /// The certificate, with values found within the budget.
-    pub(super) fn certify(&self, problem: &Problem<'_>, budget: &mut Budget) -> Bound {
+    /// The certificate, with values found within the budget. `machines` are contents of an offer, by demand, that are
+    /// known to be good.
+    pub(super) fn certify(
+        &self,
+        problem: &Problem<'_>,
+        machines: &[(u32, Vec<Part>)],
+        budget: &mut Budget,
+    ) -> Bound {
         let prices = self.shapes.iter().map(|s| list_price(problem, s.offer)).collect();
+        let mix = Mix::new(problem, &self.lots, &self.caps, &self.shapes, prices, &self.slots);
+        // Limits are no part of the certificate; reservations are.
         let scarce = Scarce {
             limits: problem.limits.iter().map(|l| vec![i64::MAX; l.len()]).collect(),
             stock: problem.offers.reservations.iter().map(|r| r.remaining).collect(),
         };
-        let mix = Mix::new(problem, &self.lots, &self.caps, &self.shapes, prices, &[]);
-        let center = Prices::of(&mix).values(&mix);
-        let mut best = self.by_prices(problem, &mix);
-        if budget.left > 0 && mix.n_items() <= ITEMS_MAX {
-            // Limits are no part of the certificate; reservations are.
-            let mix_with_stock = Mix {
-                pots: Vec::new(),
-                ..mix.clone()
-            }
-            .with_pots(problem, &self.shapes, &scarce);
-            let mut pricing = Knapsack::new(&mix_with_stock);
-            let mut knapsack = Knapsack::new(&mix);
-            // Half for finding values, half for proving them.
-            let mut share = budget.part(50);
-            let generated = generate(
-                &mix_with_stock,
-                &mut pricing,
-                &mix.counts,
-                &[],
-                &center,
-                &mut share,
-            );
+        let with_stock = mix.clone().with_pots(problem, &self.shapes, &scarce);
+        let known = self.known(&mix, machines);
+        let mut values = vec![0; mix.n_items()];
+        let mut items_left = mix.n_items() as u64;
+        for component in with_stock.components() {
+            let n_items = component.mix.n_items() as u64;
+            let mut share = budget.share(n_items, items_left);
+            items_left -= n_items;
+            let inner = self.values_of(&component, &known, &mut share);
             budget.spend(share.spent);
-            let other = self.evaluate(problem, &mix, &mut knapsack, generated.duals, budget);
-            if other.price > best.price {
-                best = other;
+            for (item, value) in component.items.iter().zip(inner) {
+                values[*item as usize] = value;
             }
         }
-        best
+        let found = self.write(problem, &mix, &values, budget);
+        if budget.left == 0 || !problem.snapshot.nodes.is_empty() || !problem.offers.reservations.is_empty() {
+            let plain = self.by_prices(problem, &mix);
+            if plain.price > found.price {
+                return plain;
+            }
+        }
+        found
+    }
+
+    /// The machines in terms of the mix.
+    fn known(&self, mix: &Mix, machines: &[(u32, Vec<Part>)]) -> Vec<Choice> {
+        let mut item_of = vec![u32::MAX; self.lots.len()];
+        for (item, lots) in mix.lots.iter().enumerate() {
+            lots.iter().for_each(|lot| item_of[*lot as usize] = item as u32);
+        }
+        let shape_of: BTreeMap<u32, u32> = (0_u32..)
+            .zip(&self.shapes)
+            .map(|(shape, it)| (it.offer, shape))
+            .collect();
+        let choice = |(offer, parts): &(u32, Vec<Part>)| {
+            let mut pattern: Vec<Part> = Vec::new();
+            for (demand, n) in parts {
+                add_part(&mut pattern, item_of[*demand as usize], *n);
+            }
+            pattern.sort_unstable();
+            Some((*shape_of.get(offer)?, pattern))
+        };
+        machines.iter().filter_map(choice).collect()
+    }
+
+    /// Values of the items of a component that satisfy the first condition of the certificate.
+    fn values_of(&self, component: &Component, known: &[Choice], budget: &mut Budget) -> Vec<i64> {
+        let mix = &component.mix;
+        let sum = |values: &[i64]| -> i128 {
+            let worth = |(v, n): (&i64, &u32)| i128::from(*v) * i128::from(*n);
+            values.iter().zip(&mix.counts).map(worth).sum()
+        };
+        let by_resources = Prices::of(mix).values(mix);
+        if budget.left == 0 || mix.n_items() > ITEMS_MAX {
+            return by_resources;
+        }
+        let known: Vec<Choice> = known
+            .iter()
+            .filter_map(|(shape, pattern)| component.inner(*shape, pattern))
+            .collect();
+        let mut searches = Searches::new(mix);
+        // Half for finding values, half for proving them.
+        let mut share = budget.part(50);
+        let generated = generate(mix, &mut searches, &mix.counts, &known, &by_resources, &mut share);
+        budget.spend(share.spent);
+        let reserved: Vec<bool> = component
+            .shapes
+            .iter()
+            .map(|s| self.shapes[*s as usize].reservation.is_some())
+            .collect();
+        let found = scaled(mix, &mut searches, &reserved, generated.duals, budget);
+        if sum(&found) > sum(&by_resources) {
+            found
+        } else {
+            by_resources
+        }
     }
 
     /// The certificate of resource prices, which satisfy its first condition as they are.
@@ -179,10 +241,10 @@ impl Terms {
                 .max();
             sum -= i128::from(excess.unwrap_or(0).max(0)) * i128::from(it.remaining);
         }
-        self.write(mix, &values, sum)
+        self.bound(mix, &values, sum)
     }
 
-    fn write(&self, mix: &Mix, values: &[i64], sum: i128) -> Bound {
+    fn bound(&self, mix: &Mix, values: &[i64], sum: i128) -> Bound {
         let mut duals: Vec<(ClassId, i64)> = Vec::new();
         for (item, lots) in mix.lots.iter().enumerate().filter(|(item, _)| values[*item] > 0) {
             duals.extend(
@@ -192,72 +254,40 @@ impl Terms {
         }
         duals.sort_unstable();
         let price = MicroDollars((sum.max(0) / 1000) as i64);
+        let group = |slot: &Slot| {
+            let classes = duals.iter().map(|(class, _)| *class);
+            let members = classes.filter(|c| slot.members.contains(c.0 as usize));
+            (members.collect(), slot.room)
+        };
         Bound {
             price,
-            duals,
+            groups: self.slots.iter().map(group).collect(),
             caps: self.soft_caps.clone(),
+            duals,
         }
     }
 
-    /// What these values of the items prove once they are scaled down to satisfy the certificate.
-    fn evaluate(
-        &self,
-        problem: &Problem<'_>,
-        mix: &Mix,
-        knapsack: &mut Knapsack<'_>,
-        mut values: Vec<i64>,
-        budget: &mut Budget,
-    ) -> Bound {
-        let mut worst: Option<(i64, i64)> = None;
-        for shape in (0..mix.n_shapes()).filter(|s| self.shapes[*s].reservation.is_none()) {
-            budget.spend(knapsack.steps());
-            let price = mix.prices[shape];
-            let floor = price + price / 2000;
-            let worth = knapsack
-                .prove(
-                    shape,
-                    &values,
-                    &mix.counts,
-                    floor,
-                    budget.left.min(PROOF_STEPS_MAX),
-                )
-                .upper;
-            let worse = worst
-                .is_none_or(|(w, p)| i128::from(worth) * i128::from(p) > i128::from(w) * i128::from(price));
-            if worth > price && worse {
-                worst = Some((worth, price));
-            }
-        }
-        if let Some((worth, price)) = worst {
-            for value in &mut values {
-                *value = (i128::from(*value) * i128::from(price) / i128::from(worth)) as i64;
-            }
-        }
+    /// What values that satisfy the first condition of the certificate prove.
+    fn write(&self, problem: &Problem<'_>, mix: &Mix, values: &[i64], budget: &mut Budget) -> Bound {
         let mut sum: i128 = mix
             .counts
             .iter()
-            .zip(&values)
+            .zip(values)
             .map(|(n, v)| i128::from(*v) * i128::from(*n))
             .sum();
-        sum -= self.worth_of_nodes(problem, mix, &values, budget);
+        sum -= self.worth_of_nodes(problem, mix, values, budget);
+        let mut knapsack = Knapsack::new(mix);
         for (stock, it) in problem.offers.reservations.iter().enumerate() {
             let mut excess = 0;
             for shape in (0..mix.n_shapes()).filter(|s| self.shapes[*s].reservation == Some(stock as u32)) {
                 let floor = mix.prices[shape];
-                let worth = knapsack
-                    .prove(
-                        shape,
-                        &values,
-                        &mix.counts,
-                        floor,
-                        budget.left.min(PROOF_STEPS_MAX),
-                    )
-                    .upper;
+                let steps = budget.left.min(PROOF_STEPS_MAX);
+                let worth = knapsack.prove(shape, values, &mix.counts, floor, steps).upper;
                 excess = excess.max(worth - mix.prices[shape]);
             }
             sum -= i128::from(excess) * i128::from(it.remaining);
         }
-        self.write(mix, &values, sum)
+        self.bound(mix, values, sum)
     }
 
     /// Existing machines by free room and the items they admit, with how many there are of each.
@@ -303,6 +333,34 @@ impl Terms {
         };
         alike.values().enumerate().map(worth).sum()
     }
+}
+
+/// These values of the items, scaled down until no machine holds pods worth more than its price.
+fn scaled(
+    mix: &Mix,
+    searches: &mut Searches<'_>,
+    reserved: &[bool],
+    mut values: Vec<i64>,
+    budget: &mut Budget,
+) -> Vec<i64> {
+    let mut worst: (i128, i128) = (1, 1);
+    for shape in (0..mix.n_shapes()).filter(|s| !reserved[*s]) {
+        let price = mix.prices[shape];
+        let floor = (i128::from(price) * worst.0 / worst.1) as i64;
+        let floor = floor + floor / ENOUGH;
+        let steps = budget.left.min(PROOF_STEPS_MAX);
+        let proven = searches
+            .knapsack
+            .prove(shape, &values, &mix.counts, floor, steps);
+        budget.spend(searches.steps());
+        if i128::from(proven.upper) * worst.1 > worst.0 * i128::from(price) {
+            worst = (i128::from(proven.upper), i128::from(price));
+        }
+    }
+    for value in &mut values {
+        *value = (i128::from(*value) * worst.1 / worst.0) as i64;
+    }
+    values
 }
 
 /// Nano-dollars per hour.

@@ -23,6 +23,7 @@ mod optimize;
 mod place;
 mod prices;
 mod proof;
+mod quick;
 mod round;
 mod shapes;
 mod simplex;
@@ -36,7 +37,7 @@ use crate::{
     plan::{Bound, Launch, Plan},
     policy::Policy,
     report::{Report, Unplaced},
-    snapshot::{PodId, Snapshot},
+    snapshot::{ClassId, PodId, Snapshot},
 };
 
 /// A machine is settled when the proven worth of its pods reaches this share of its price, in thousandths.
@@ -55,10 +56,48 @@ pub(crate) fn plan(snapshot: &Snapshot, catalog: &Catalog, policy: &Policy) -> (
         .zip(&state.left)
         .map(|(d, left)| d.pods.len() as u32 - left)
         .collect();
-    let bound = bound::Terms::new(&problem, &placed, Vec::new()).certify(&problem, &mut state.budget);
+    let machines = contents(&state);
+    let kept = kept_caps(&problem, &state, &placed, &machines);
+    let bound = bound::Terms::new(&problem, &placed, kept).certify(&problem, &machines, &mut state.budget);
     let mut plan = write(&state, bound);
     plan.id = plan_id(&plan, snapshot).into();
     (plan, report(&state))
+}
+
+/// What the machines to buy hold: distinct (offer, pods by demand).
+fn contents(state: &place::State<'_>) -> Vec<(u32, Vec<fit::Part>)> {
+    let of_bin = |bin: &place::Bin| {
+        let mut parts = Vec::with_capacity(bin.shares.len());
+        for (lot, n) in &bin.shares {
+            fit::add_part(&mut parts, state.lots[*lot as usize].demand, *n);
+        }
+        parts.sort_unstable();
+        (bin.offer, parts)
+    };
+    let mut machines: Vec<_> = state.bins.iter().map(of_bin).collect();
+    machines.sort_unstable();
+    machines.dedup();
+    machines
+}
+
+/// Preferences over the hostname that every placed pod keeps, as the most pods of a class on one machine.
+fn kept_caps(
+    problem: &compile::Problem<'_>,
+    state: &place::State<'_>,
+    placed: &[u32],
+    machines: &[(u32, Vec<fit::Part>)],
+) -> Vec<(ClassId, u32)> {
+    let mut most = vec![0; problem.demands.len()];
+    let parts = machines.iter().map(|(_, parts)| parts);
+    for (demand, n) in parts.chain(state.spots.iter().map(|s| &s.taken)).flatten() {
+        most[*demand as usize] = u32::max(most[*demand as usize], *n);
+    }
+    let cap = |at: usize| {
+        let class = problem.demands[at].class;
+        let cap = bound::soft_cap(problem, class)?;
+        (placed[at] > 0 && most[at] <= cap).then_some((class, cap))
+    };
+    (0..problem.demands.len()).filter_map(cap).collect()
 }
 
 /// Writes the state down as a plan, giving out the pods of each class in their order.

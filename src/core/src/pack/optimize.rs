@@ -1,24 +1,21 @@
-//! Machines for a set of lots: the greedy packing, then, as far as the step budget goes, the one that prices drive.
+//! Machines for a set of lots: the first plan, then, as far as the step budget goes, the one that prices drive.
+
+use std::collections::VecDeque;
 
 use super::{
-    columns::{Budget, Choice, generate},
+    columns::{Budget, Choice, Searches, generate, lone},
     fit::{Part, add_part, host_limit, take, times},
     greedy::{Batch, Packing, Room, Scarce, Share, pack},
-    knapsack::Knapsack,
     mix::{Mix, Slot},
     prices::Prices,
     round::{self, Whole},
-    topology::HostGroup,
 };
 
 /// Items up to which the master problem is solved: its inverse has the square of that many entries.
 const ITEMS_MAX: usize = 1200;
-/// Host groups that count as resources.
-const SLOTS_MAX: usize = 3;
 
 /// Packs the lots of the room; takes what it buys from `scarce`.
 pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget) -> Packing {
-    let left: Vec<u32> = room.lots.iter().map(|l| l.left).collect();
     let empty = |class: u32| host_limit(&room.problem.topology, room.soft_ignored, &[], class);
     let caps: Vec<u32> = room.lots.iter().map(|lot| empty(lot.class)).collect();
     let prices = room.shapes.iter().map(|s| s.score * 1000).collect();
@@ -27,26 +24,32 @@ pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget
         room.shapes,
         scarce,
     );
-    let mut item_of = vec![u32::MAX; room.lots.len()];
-    for (item, lots) in mix.lots.iter().enumerate() {
-        lots.iter().for_each(|lot| item_of[*lot as usize] = item as u32);
+    let (mut first, mut final_) = (Vec::new(), Vec::new());
+    let mut items_left = mix.n_items() as u64;
+    for component in mix.components() {
+        let inner = &component.mix;
+        let mut searches = Searches::new(inner);
+        // Two opinions on what a pod is worth: by the resources it takes, and as its share of a machine of its own.
+        let by_resources = Prices::of(inner).values(inner);
+        let alone = lone(inner, &inner.counts)
+            .into_iter()
+            .map(|it| it.map_or(0, |(_, _, worth)| worth))
+            .collect();
+        let start = round::first(inner, &mut searches, &[by_resources.clone(), alone]);
+        first.extend(start.machines.iter().map(|(s, p)| component.outer(*s, p)));
+        let mut share = budget.share(inner.n_items() as u64, items_left);
+        items_left -= inner.n_items() as u64;
+        let whole = if share.left > 0 && inner.n_items() <= ITEMS_MAX {
+            price_driven(inner, &mut searches, &by_resources, start, &mut share)
+        } else {
+            start
+        };
+        budget.spend(share.spent);
+        final_.extend(whole.machines.iter().map(|(s, p)| component.outer(*s, p)));
     }
-    // Two opinions on what a pod is worth: as its share of a machine of its own, and by the resources it takes.
-    let by_item = Prices::of(&mix).values(&mix);
-    let by_resources: Vec<i64> = item_of
-        .iter()
-        .map(|item| by_item.get(*item as usize).copied().unwrap_or(0))
-        .collect();
-    let mut best_scarce = scarce.clone();
-    let mut best = pack(room, &left, &mut best_scarce, &room.lone_values());
-    let mut other_scarce = scarce.clone();
-    let other = pack(room, &left, &mut other_scarce, &by_resources);
-    if better(&other, &best) {
-        (best, best_scarce) = (other, other_scarce);
-    }
-    if budget.left > 0 && mix.n_items() <= ITEMS_MAX {
-        let (other, other_scarce) =
-            price_driven(room, &left, scarce, &mix, &item_of, &by_item, &best, budget);
+    let (mut best, mut best_scarce) = realize(room, scarce, &mix, &first);
+    if first != final_ {
+        let (other, other_scarce) = realize(room, scarce, &mix, &final_);
         if better(&other, &best) {
             (best, best_scarce) = (other, other_scarce);
         }
@@ -55,34 +58,11 @@ pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget
     best
 }
 
-/// The host groups that forbid most: their members all carry them, so they work like a resource.
+/// Host groups that no class in them has given up.
 fn slots(room: &Room<'_>) -> Vec<Slot> {
-    let mut pods: Vec<u64> = vec![0; room.problem.topology.hosts.len()];
-    for lot in room.lots.iter().filter(|lot| lot.left > 0) {
-        for group in &room.problem.topology.host_rules[lot.class as usize].groups {
-            pods[*group as usize] += u64::from(lot.left);
-        }
-    }
-    let mutual = |group: &HostGroup| {
-        group.carriers == group.members
-            && group.members.count_ones(..) > 1
-            && !(group.soft
-                && group
-                    .carriers
-                    .ones()
-                    .any(|class| room.soft_ignored.contains(class)))
-    };
-    let hosts = &room.problem.topology.hosts;
-    let mut order: Vec<usize> = (0..hosts.len())
-        .filter(|g| pods[*g] > 0 && mutual(&hosts[*g]))
-        .collect();
-    order.sort_by_key(|g| (std::cmp::Reverse(pods[*g]), *g));
-    order.truncate(SLOTS_MAX);
-    let slot = |g: usize| Slot {
-        members: hosts[g].members.clone(),
-        room: hosts[g].cap.unwrap_or(1),
-    };
-    order.into_iter().map(slot).collect()
+    Slot::of(room.problem, room.lots, |group| {
+        !group.soft || group.carriers.is_disjoint(room.soft_ignored)
+    })
 }
 
 /// Fewer pods left out first, then cheaper.
@@ -93,76 +73,57 @@ fn better(a: &Packing, b: &Packing) -> bool {
 
 /// Column generation, rounding and local search.
 fn price_driven(
-    room: &Room<'_>,
-    left: &[u32],
-    scarce: &Scarce,
     mix: &Mix,
-    item_of: &[u32],
+    searches: &mut Searches<'_>,
     center: &[i64],
-    greedy: &Packing,
+    start: Whole,
     budget: &mut Budget,
-) -> (Packing, Scarce) {
-    let mut start = Whole {
-        left: vec![0; mix.n_items()],
-        ..Whole::default()
-    };
-    for (lot, n) in greedy.left.iter().enumerate().filter(|(_, n)| **n > 0) {
-        start.left[item_of[lot] as usize] += n;
-    }
-    let mut known: Vec<Choice> = Vec::new();
-    for batch in &greedy.batches {
-        let mut pattern: Vec<Part> = Vec::new();
-        batch
-            .shares
-            .iter()
-            .for_each(|(lot, n)| add_part(&mut pattern, item_of[*lot as usize], *n));
-        pattern.sort_unstable();
-        let choice = (batch.shape, pattern);
-        start.price += mix.prices[batch.shape as usize] * i64::from(batch.times);
-        start
-            .machines
-            .extend(std::iter::repeat_n(choice.clone(), batch.times as usize));
-        known.push(choice);
-    }
-    let mut knapsack = Knapsack::new(mix);
-    let mut share = budget.part(25);
-    let bought = round::buy_all(mix, &mut knapsack, center, &mut share);
-    budget.spend(share.spent);
-    known.extend(bought.machines.iter().cloned());
-    if bought.better_than(&start) {
-        start = bought;
-    }
+) -> Whole {
+    let mut known = start.machines.clone();
+    known.sort_unstable();
+    known.dedup();
     let mut share = budget.part(60);
-    let generated = generate(mix, &mut knapsack, &mix.counts, &known, center, &mut share);
+    let generated = generate(mix, searches, &mix.counts, &known, center, &mut share);
     budget.spend(share.spent);
     let mut share = budget.part(60);
-    let mut whole = round::round(mix, &mut knapsack, &generated, &mut share);
+    let mut whole = round::round(mix, searches, &generated, &mut share);
     budget.spend(share.spent);
     if start.better_than(&whole) {
         whole = start;
     }
     round::tighten(mix, &mut whole);
-    round::search(mix, &mut knapsack, &generated.duals, &mut whole, budget);
-    realize(room, left, scarce, mix, &whole)
+    round::search(mix, searches, &generated, &mut whole, budget);
+    whole
 }
 
 /// Gives the items of each machine to lots, minding what pods of different classes think of each other; packs what
 /// finds no place that way where it can.
-fn realize(room: &Room<'_>, left: &[u32], scarce: &Scarce, mix: &Mix, whole: &Whole) -> (Packing, Scarce) {
+fn realize(room: &Room<'_>, scarce: &Scarce, mix: &Mix, machines: &[Choice]) -> (Packing, Scarce) {
     let mut out = Packing {
-        left: left.to_vec(),
+        left: room.lots.iter().map(|l| l.left).collect(),
         ..Packing::default()
     };
     let mut scarce = scarce.clone();
-    let mut machines = whole.machines.clone();
-    machines.sort();
+    let mut machines = machines.to_vec();
+    machines.sort_unstable();
+    // Lots with rules go first, while there is a choice of machines.
+    let mut lots_of_item: Vec<VecDeque<u32>> = Vec::with_capacity(mix.n_items());
+    for lots in &mix.lots {
+        let mut lots = lots.clone();
+        lots.sort_by_key(|lot| (room.is_free(room.lots[*lot as usize].class), *lot));
+        lots_of_item.push(lots.into());
+    }
     let mut bins: Vec<Realized> = Vec::with_capacity(machines.len());
     for (shape, pattern) in &machines {
         let offer = room.shapes[*shape as usize].offer as usize;
         let mut bin = Realized::new(room, *shape);
         for (item, n) in pattern {
             let mut wanted = *n;
-            for lot in &mix.lots[*item as usize] {
+            let lots = &mut lots_of_item[*item as usize];
+            while lots.front().is_some_and(|lot| out.left[*lot as usize] == 0) {
+                lots.pop_front();
+            }
+            for lot in lots.iter() {
                 if wanted == 0 {
                     break;
                 }
@@ -174,12 +135,12 @@ fn realize(room: &Room<'_>, left: &[u32], scarce: &Scarce, mix: &Mix, whole: &Wh
             bins.push(bin);
         }
     }
-    for lot in 0..room.lots.len() as u32 {
+    for lot in (0..room.lots.len() as u32).filter(|lot| room.lots[*lot as usize].left > 0) {
         for bin in &mut bins {
-            if out.left[lot as usize] == 0 {
+            let wanted = out.left[lot as usize];
+            if wanted == 0 {
                 break;
             }
-            let wanted = out.left[lot as usize];
             bin.put(room, lot, wanted, &mut out.left);
         }
     }

@@ -1,16 +1,19 @@
 //! From fractional purchases to whole machines, and the local search that follows.
 
+use std::{cmp::Reverse, collections::BinaryHeap};
+
 use super::{
-    columns::{Budget, Choice, Generated, generate},
+    columns::{Budget, Choice, Generated, Searches, generate, worth_of},
     fit::times,
-    knapsack::Knapsack,
     mix::{Mix, Pattern},
 };
 
 /// Items up to which the rest of a rounding is solved again and again; with more, it is only filled.
 const DIVE_ITEMS_MAX: usize = 150;
-/// Knapsack nodes times items when filling one machine for good.
-const NODES_MAX: u32 = 50_000;
+/// Knapsack nodes when filling one machine for good.
+const FILL_NODES_MAX: u32 = 500;
+/// Shapes that are searched thoroughly when filling one machine: the best by a quick look.
+const SEARCHED_MAX: usize = 12;
 
 /// Whole machines.
 #[derive(Clone, Debug, Default)]
@@ -73,20 +76,19 @@ impl Pots {
     }
 }
 
-/// Buys the machine with the best worth per price until nothing is wanted. Gives up (false) once the price reaches
-/// `price_max`.
+/// Buys the machine with the best worth per price, of those shapes or of any that holds all the rest, until nothing
+/// is wanted. Gives up (false) once the price reaches `price_max`.
 fn fill(
     mix: &Mix,
-    knapsack: &mut Knapsack<'_>,
+    searches: &mut Searches<'_>,
+    shapes: &[u32],
     values: &[i64],
     pots: &mut Pots,
     whole: &mut Whole,
     price_max: i64,
     budget: &mut Budget,
 ) -> bool {
-    let nodes_max = (NODES_MAX / mix.n_items().max(1) as u32).clamp(50, 2000);
-    // Best known ratio per shape; demand only shrinks, so a ratio that was computed earlier is not exceeded by much.
-    let mut known: Vec<(f64, u32)> = (0..mix.n_shapes() as u32).map(|s| (f64::INFINITY, s)).collect();
+    searches.quick.sort(values, &whole.left);
     while whole.left.iter().any(|n| *n > 0) {
         if budget.left == 0 {
             return finish(mix, pots, whole, price_max);
@@ -100,32 +102,47 @@ fn fill(
         if whole.price + worth_left / 100 * 97 >= price_max {
             return false;
         }
-        let enough = price_of_enough(mix, &whole.left, pots);
-        known.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let mut best: Option<(f64, u32, Pattern)> = None;
-        for (ratio, shape) in &mut known {
-            if best.as_ref().is_some_and(|(b, ..)| *b >= *ratio) {
-                break;
+        let per_price = |worth: i64, shape: u32| worth as f64 / mix.prices[shape as usize].max(1) as f64;
+        let enough = cheapest_enough(mix, &whole.left, pots);
+        let mut best: (f64, u32, Pattern) = match enough {
+            Some((_, shape)) => {
+                let all = (0..mix.n_items() as u32).zip(whole.left.iter().copied());
+                let pattern = all.filter(|(_, n)| *n > 0).collect();
+                (per_price(worth_left, shape), shape, pattern)
             }
-            if !pots.admit(mix, *shape) {
-                *ratio = 0.0;
+            None => (0.0, 0, Pattern::new()),
+        };
+        let mut ranked: Vec<(f64, u32)> = Vec::new();
+        for shape in shapes {
+            let dear = enough.is_some_and(|(price, _)| mix.prices[*shape as usize] > price);
+            if dear || !pots.admit(mix, *shape) {
                 continue;
             }
-            if mix.prices[*shape as usize] > enough {
-                continue;
+            let (worth, pattern) = searches.quick.best(*shape as usize, &whole.left);
+            let ratio = per_price(worth, *shape);
+            if worth > 0 {
+                ranked.push((ratio, *shape));
             }
-            let price = mix.prices[*shape as usize].max(1) as f64;
-            let floor = best.as_ref().map_or(0, |(b, ..)| (b * price) as i64);
-            let found = knapsack.best(*shape as usize, values, &whole.left, floor, nodes_max);
-            budget.spend(knapsack.steps());
-            *ratio = found.worth.max(found.upper.min(floor)) as f64 / price;
-            if found.worth > floor {
-                best = Some((found.worth as f64 / price, *shape, found.pattern));
+            if ratio > best.0 {
+                best = (ratio, *shape, pattern);
             }
         }
-        let Some((_, shape, pattern)) = best else {
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        for (_, shape) in ranked.iter().take(SEARCHED_MAX) {
+            let floor = (best.0 * mix.prices[*shape as usize] as f64) as i64;
+            let found =
+                searches
+                    .knapsack
+                    .best(*shape as usize, values, &whole.left, floor, FILL_NODES_MAX);
+            if found.worth > floor {
+                best = (per_price(found.worth, *shape), *shape, found.pattern);
+            }
+        }
+        budget.spend(searches.steps());
+        let (_, shape, pattern) = best;
+        if pattern.is_empty() {
             return true;
-        };
+        }
         loop {
             pots.change(mix, shape, 1);
             whole.buy(mix, shape, pattern.clone());
@@ -135,8 +152,58 @@ fn fill(
                 break;
             }
         }
+        searches.quick.drop_exhausted(&whole.left);
     }
     whole.price < price_max
+}
+
+/// Buys by quick looks alone what has most worth for its price at these values, each content as often as it goes.
+/// Takes no steps: this is the first plan.
+pub(super) fn shop(
+    mix: &Mix,
+    searches: &mut Searches<'_>,
+    values: &[i64],
+    pots: &mut Pots,
+    whole: &mut Whole,
+) {
+    let quick = &mut searches.quick;
+    quick.sort(values, &whole.left);
+    let ratio = |worth: i64, shape: u32| {
+        (worth as f64 / mix.prices[shape as usize].max(1) as f64 * 1e9).min(1e18) as i64
+    };
+    let mut patterns: Vec<Pattern> = vec![Pattern::new(); mix.n_shapes()];
+    let mut heap: BinaryHeap<(i64, Reverse<u32>)> = BinaryHeap::new();
+    for shape in 0..mix.n_shapes() as u32 {
+        let (worth, pattern) = quick.best(shape as usize, &whole.left);
+        if worth > 0 {
+            heap.push((ratio(worth, shape), Reverse(shape)));
+            patterns[shape as usize] = pattern;
+        }
+    }
+    while let Some((known, Reverse(shape))) = heap.pop() {
+        let pattern = &mut patterns[shape as usize];
+        if pattern.iter().any(|(item, n)| whole.left[*item as usize] < *n) {
+            let (worth, again) = quick.best(shape as usize, &whole.left);
+            if worth > 0 {
+                // Less is wanted now, so another shape may be better: look again when it is this one's turn.
+                *pattern = again;
+                heap.push((ratio(worth, shape).min(known), Reverse(shape)));
+            }
+            continue;
+        }
+        let mut exhausted = false;
+        while pots.admit(mix, shape) && pattern.iter().all(|(i, n)| whole.left[*i as usize] >= *n) {
+            pots.change(mix, shape, 1);
+            whole.buy(mix, shape, pattern.clone());
+            exhausted |= pattern.iter().any(|(item, _)| whole.left[*item as usize] == 0);
+        }
+        if exhausted {
+            quick.drop_exhausted(&whole.left);
+        }
+        if pots.admit(mix, shape) {
+            heap.push((known, Reverse(shape)));
+        }
+    }
 }
 
 /// Buys the cheapest machine per pod for whatever is left, without looking for better: the steps are spent.
@@ -163,55 +230,53 @@ fn finish(mix: &Mix, pots: &mut Pots, whole: &mut Whole, price_max: i64) -> bool
     whole.price < price_max
 }
 
-/// The price of the cheapest machine that would hold all that is left: no dearer one need be looked at.
-fn price_of_enough(mix: &Mix, left: &[u32], pots: &Pots) -> i64 {
+/// The cheapest machine that would hold all that is left, with its price: no dearer one need be looked at.
+fn cheapest_enough(mix: &Mix, left: &[u32], pots: &Pots) -> Option<(i64, u32)> {
     let wanted: Vec<u32> = (0..mix.n_items() as u32)
         .filter(|i| left[*i as usize] > 0)
         .collect();
-    let capped = wanted.iter().any(|i| left[*i as usize] > mix.caps[*i as usize]);
+    if wanted.iter().any(|i| left[*i as usize] > mix.caps[*i as usize]) {
+        return None;
+    }
     let mut sum = vec![0_i64; mix.n_res];
     for item in &wanted {
         for (s, r) in sum.iter_mut().zip(mix.request(*item as usize)) {
             *s += r * i64::from(left[*item as usize]);
         }
     }
-    let holds = |shape: &usize| {
-        times(mix.room(*shape), &sum) > 0
-            && wanted.iter().all(|i| mix.takes[*shape].binary_search(i).is_ok())
-            && pots.admit(mix, *shape as u32)
+    let holds = |shape: &u32| {
+        let at = *shape as usize;
+        mix.room(at).iter().zip(&sum).all(|(have, want)| want <= have)
+            && wanted.iter().all(|i| mix.takes[at].binary_search(i).is_ok())
+            && pots.admit(mix, *shape)
     };
-    if capped {
-        return i64::MAX;
-    }
-    (0..mix.n_shapes())
+    (0..mix.n_shapes() as u32)
         .filter(holds)
-        .map(|s| mix.prices[s])
+        .map(|s| (mix.prices[s as usize], s))
         .min()
-        .unwrap_or(i64::MAX)
 }
 
-/// Machines bought one by one at given values, without a fractional solution to start from.
-pub(super) fn buy_all(mix: &Mix, knapsack: &mut Knapsack<'_>, values: &[i64], budget: &mut Budget) -> Whole {
-    let mut whole = Whole {
-        left: mix.counts.clone(),
-        ..Whole::default()
-    };
-    fill(
-        mix,
-        knapsack,
-        values,
-        &mut Pots::of(mix),
-        &mut whole,
-        i64::MAX,
-        budget,
-    );
-    whole
+/// The first plan: machines bought at each of the opinions on what a pod is worth; the cheapest outcome.
+pub(super) fn first(mix: &Mix, searches: &mut Searches<'_>, opinions: &[Vec<i64>]) -> Whole {
+    let mut best: Option<Whole> = None;
+    for values in opinions {
+        let mut whole = Whole {
+            left: mix.counts.clone(),
+            ..Whole::default()
+        };
+        let values: Vec<i64> = values.iter().map(|v| (*v).max(1)).collect();
+        shop(mix, searches, &values, &mut Pots::of(mix), &mut whole);
+        if best.as_ref().is_none_or(|b| whole.better_than(b)) {
+            best = Some(whole);
+        }
+    }
+    best.unwrap_or_default()
 }
 
 /// Whole machines near a fractional solution.
 pub(super) fn round(
     mix: &Mix,
-    knapsack: &mut Knapsack<'_>,
+    searches: &mut Searches<'_>,
     generated: &Generated,
     budget: &mut Budget,
 ) -> Whole {
@@ -221,22 +286,29 @@ pub(super) fn round(
     };
     let mut pots = Pots::of(mix);
     buy_whole(mix, generated, &mut whole, &mut pots);
+    let values: Vec<i64> = generated.duals.iter().map(|v| (*v).max(1)).collect();
+    let mut best = whole.clone();
+    shop(mix, searches, &values, &mut pots.clone(), &mut best);
+    let active = whole.left.iter().filter(|n| **n > 0).count();
+    if active > DIVE_ITEMS_MAX || active == 0 {
+        return best;
+    }
     let mut filled = whole.clone();
+    let shapes = generated.shapes();
     fill(
         mix,
-        knapsack,
-        &generated.duals,
+        searches,
+        &shapes,
+        &values,
         &mut pots.clone(),
         &mut filled,
         i64::MAX,
         budget,
     );
-    let active = whole.left.iter().filter(|n| **n > 0).count();
-    if active > DIVE_ITEMS_MAX || active == 0 {
-        return filled;
+    if filled.better_than(&best) {
+        best = filled;
     }
-    let mut best = filled;
-    dive(mix, knapsack, generated, whole, pots, &mut best, budget);
+    dive(mix, searches, generated, whole, pots, &mut best, budget);
     best
 }
 
@@ -258,7 +330,7 @@ fn buy_whole(mix: &Mix, generated: &Generated, whole: &mut Whole, pots: &mut Pot
 /// Rounds one column up, solves for the rest, and so on; after each step also tries to just fill.
 fn dive(
     mix: &Mix,
-    knapsack: &mut Knapsack<'_>,
+    searches: &mut Searches<'_>,
     start: &Generated,
     mut whole: Whole,
     mut pots: Pots,
@@ -268,7 +340,7 @@ fn dive(
     let mut columns = start.columns.clone();
     while whole.left.iter().any(|n| *n > 0) && budget.left > 0 {
         let mut rest = budget.part(50);
-        let generated = generate(mix, knapsack, &whole.left, &columns, &[], &mut rest);
+        let generated = generate(mix, searches, &whole.left, &columns, &[], &mut rest);
         budget.spend(rest.spent);
         columns.clone_from(&generated.columns);
         let bought = whole.machines.len();
@@ -282,10 +354,7 @@ fn dive(
                 .max_by(|(c, a), (d, b)| {
                     let worth = |c: u32| -> i64 {
                         let wanted = trimmed(&columns[c as usize].1, &whole.left);
-                        wanted
-                            .iter()
-                            .map(|(i, n)| generated.duals[*i as usize] * i64::from(*n))
-                            .sum()
+                        worth_of(&wanted, &generated.duals)
                     };
                     a.total_cmp(b).then(worth(*c).cmp(&worth(*d))).then(d.cmp(c))
                 });
@@ -300,10 +369,12 @@ fn dive(
         }
         let mut filled = whole.clone();
         let price_max = best.price;
+        let values: Vec<i64> = generated.duals.iter().map(|v| (*v).max(1)).collect();
         if fill(
             mix,
-            knapsack,
-            &generated.duals,
+            searches,
+            &generated.shapes(),
+            &values,
             &mut pots.clone(),
             &mut filled,
             price_max,
@@ -334,8 +405,8 @@ impl Dice {
 /// Takes some machines away and packs their pods again, as long as steps are left; keeps what is cheaper.
 pub(super) fn search(
     mix: &Mix,
-    knapsack: &mut Knapsack<'_>,
-    duals: &[i64],
+    searches: &mut Searches<'_>,
+    generated: &Generated,
     whole: &mut Whole,
     budget: &mut Budget,
 ) {
@@ -347,11 +418,10 @@ pub(super) fn search(
         .machines
         .iter()
         .for_each(|(shape, _)| pots.change(mix, *shape, 1));
+    let duals = &generated.duals;
+    let shapes = generated.shapes();
     let waste = |(shape, pattern): &Choice| -> i64 {
-        let worth: i64 = pattern
-            .iter()
-            .map(|(item, n)| duals[*item as usize] * i64::from(*n))
-            .sum();
+        let worth = worth_of(pattern, duals);
         (mix.prices[*shape as usize] - worth) * 1_000_000 / mix.prices[*shape as usize].max(1)
     };
     let mut idle = 0;
@@ -393,8 +463,9 @@ pub(super) fn search(
         picked
             .iter()
             .for_each(|at| free.change(mix, whole.machines[*at].0, -1));
-        let cheaper = fill(mix, knapsack, &values, &mut free, &mut part, old_price, budget)
-            && part.left.iter().all(|n| *n == 0);
+        let cheaper = fill(
+            mix, searches, &shapes, &values, &mut free, &mut part, old_price, budget,
+        ) && part.left.iter().all(|n| *n == 0);
         budget.spend(1);
         if !cheaper {
             idle += 1;

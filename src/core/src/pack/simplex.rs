@@ -5,6 +5,8 @@
 
 /// Smaller numbers are noise.
 const TINY: f64 = 1e-9;
+/// Entries of the inverse below this are what rounding left of a zero.
+const NOTHING: f64 = 1e-13;
 
 /// A column: what a machine with this content costs and does.
 #[derive(Clone, Debug)]
@@ -33,7 +35,6 @@ pub(super) struct Master {
     /// Row-major inverse of the basis.
     inverse: Vec<f64>,
     amounts: Vec<f64>,
-    wanted: Vec<f64>,
     shortage_costs: Vec<f64>,
     pub(super) pivots: u64,
 }
@@ -63,7 +64,6 @@ impl Master {
             in_basis: Vec::new(),
             inverse,
             amounts,
-            wanted,
             shortage_costs,
             pivots: 0,
         }
@@ -140,7 +140,7 @@ impl Master {
         let mut duals = self.duals();
         let scale = self.shortage_costs.iter().fold(1.0, |m: f64, c| m.max(*c));
         while self.pivots < stop {
-            let Some(entering) = self.entering(&duals, scale) else {
+            let Some((reduced, entering)) = self.entering(&duals, scale) else {
                 return;
             };
             let direction = self.direction(entering);
@@ -157,13 +157,16 @@ impl Master {
                 }
             }
             let Some((ratio, _, at)) = leaving else { return };
-            self.pivot(entering, at, ratio, &direction);
-            duals = self.duals();
+            let changed = self.pivot(entering, at, ratio, &direction);
+            let row = &self.inverse[at * self.n_rows..][..self.n_rows];
+            for col in changed {
+                duals[col as usize] += reduced * row[col as usize];
+            }
         }
     }
 
-    /// The column with the most negative reduced cost.
-    fn entering(&self, duals: &[f64], scale: f64) -> Option<Basic> {
+    /// The column with the most negative reduced cost, and that cost.
+    fn entering(&self, duals: &[f64], scale: f64) -> Option<(f64, Basic)> {
         let mut best: Option<(f64, Basic)> = None;
         let mut consider = |reduced: f64, it: Basic| {
             if reduced < best.as_ref().map_or(-1e-10 * scale, |(b, _)| *b) {
@@ -188,10 +191,12 @@ impl Master {
                 consider(*dual, Basic::Surplus(row as u32));
             }
         }
-        best.map(|(_, it)| it)
+        best
     }
 
-    fn pivot(&mut self, entering: Basic, at: usize, ratio: f64, direction: &[f64]) {
+    /// Puts a column into the basis; returns the entries of the new row of the inverse that are not zero. Patterns
+    /// hold few kinds of pods, so that these are few too.
+    fn pivot(&mut self, entering: Basic, at: usize, ratio: f64, direction: &[f64]) -> Vec<u32> {
         let n = self.n_rows;
         for (row, d) in direction.iter().enumerate() {
             if row != at {
@@ -205,11 +210,27 @@ impl Master {
         let pivot = direction[at];
         let (before, rest) = self.inverse.split_at_mut(at * n);
         let (pivot_row, after) = rest.split_at_mut(n);
-        pivot_row.iter_mut().for_each(|x| *x /= pivot);
+        let mut filled: Vec<u32> = Vec::new();
+        for (col, x) in pivot_row.iter_mut().enumerate() {
+            *x /= pivot;
+            if x.abs() < NOTHING {
+                *x = 0.0;
+            } else {
+                filled.push(col as u32);
+            }
+        }
+        let sparse = filled.len() < n / 4;
         let rows = before.chunks_exact_mut(n).chain(after.chunks_exact_mut(n));
         let factors = direction[..at].iter().chain(&direction[at + 1..]);
         for (row, factor) in rows.zip(factors) {
-            if *factor != 0.0 {
+            if factor.abs() < NOTHING {
+                continue;
+            }
+            if sparse {
+                for col in &filled {
+                    row[*col as usize] -= factor * pivot_row[*col as usize];
+                }
+            } else {
                 row.iter_mut()
                     .zip(&*pivot_row)
                     .for_each(|(x, p)| *x -= factor * p);
@@ -223,6 +244,6 @@ impl Master {
         }
         self.basis[at] = entering;
         self.pivots += 1;
-        debug_assert_eq!(self.wanted.len(), n);
+        filled
     }
 }
