@@ -1,6 +1,6 @@
 //! The lower bound and its certificate; see [`crate::plan::Bound`] for what is proven and how.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use fixedbitset::FixedBitSet;
 
@@ -8,7 +8,7 @@ use super::{
     columns::{Budget, Choice, PROOF_STEPS_MAX, Searches, generate},
     compile::Problem,
     fit::{Part, add_part, times},
-    greedy::Scarce,
+    greedy::{Content, Hints, Scarce},
     knapsack::Knapsack,
     mix::{Component, Mix, Slot},
     offers::HOSTNAME,
@@ -25,6 +25,8 @@ use crate::{
 const ITEMS_MAX: usize = 1200;
 /// An excess of less than this part of the price is not worth a closer look.
 const ENOUGH: i64 = 4000;
+/// A proof that reaches this share of what it set out from, in thousandths, is not worth a second one.
+const NEAR_PERMILLE: i128 = 999;
 
 /// What the certificate is about: one lot for each demand of which pods are placed.
 pub(super) struct Terms {
@@ -40,7 +42,11 @@ pub(super) struct Terms {
 /// The most pods of a class that one machine can hold by its own hard rules.
 fn own_cap(problem: &Problem<'_>, class: ClassId) -> u32 {
     let ports = (!problem.shape(class).host_ports.is_empty()).then_some(1);
-    ports.into_iter().chain(caps(problem, class, false)).min().unwrap_or(u32::MAX)
+    ports
+        .into_iter()
+        .chain(caps(problem, class, false))
+        .min()
+        .unwrap_or(u32::MAX)
 }
 
 /// The same by what it prefers, if it does.
@@ -127,14 +133,8 @@ impl Terms {
         }
     }
 
-    /// The certificate, with values found within the budget. `machines` are contents of an offer, by demand, that are
-    /// known to be good.
-    pub(super) fn certify(
-        &self,
-        problem: &Problem<'_>,
-        machines: &[(u32, Vec<Part>)],
-        budget: &mut Budget,
-    ) -> Bound {
+    /// The certificate, with values found within the budget.
+    pub(super) fn certify(&self, problem: &Problem<'_>, hints: &Hints, budget: &mut Budget) -> Bound {
         let prices = self.shapes.iter().map(|s| list_price(problem, s.offer)).collect();
         let mix = Mix::new(problem, &self.lots, &self.caps, &self.shapes, prices, &self.slots);
         // Limits are no part of the certificate; reservations are.
@@ -143,14 +143,19 @@ impl Terms {
             stock: problem.offers.reservations.iter().map(|r| r.remaining).collect(),
         };
         let with_stock = mix.clone().with_pots(problem, &self.shapes, &scarce);
-        let known = self.known(&mix, machines);
+        let mut item_of = vec![u32::MAX; self.lots.len()];
+        for (item, lots) in mix.lots.iter().enumerate() {
+            lots.iter().for_each(|lot| item_of[*lot as usize] = item as u32);
+        }
+        let known = known(&mix, &item_of, &self.shapes, &hints.contents);
+        let worths = worths(&mix, &item_of, hints);
         let mut values = vec![0; mix.n_items()];
         let mut items_left = mix.n_items() as u64;
         for component in with_stock.components() {
             let n_items = component.mix.n_items() as u64;
             let mut share = budget.share(n_items, items_left);
             items_left -= n_items;
-            let inner = self.values_of(&component, &known, &mut share);
+            let inner = self.values_of(&component, &known, &worths, &mut share);
             budget.spend(share.spent);
             for (item, value) in component.items.iter().zip(inner) {
                 values[*item as usize] = value;
@@ -166,58 +171,55 @@ impl Terms {
         found
     }
 
-    /// The machines in terms of the mix.
-    fn known(&self, mix: &Mix, machines: &[(u32, Vec<Part>)]) -> Vec<Choice> {
-        let mut item_of = vec![u32::MAX; self.lots.len()];
-        for (item, lots) in mix.lots.iter().enumerate() {
-            lots.iter().for_each(|lot| item_of[*lot as usize] = item as u32);
-        }
-        let shape_of: BTreeMap<u32, u32> = (0_u32..)
-            .zip(&self.shapes)
-            .map(|(shape, it)| (it.offer, shape))
-            .collect();
-        let choice = |(offer, parts): &(u32, Vec<Part>)| {
-            let mut pattern: Vec<Part> = Vec::new();
-            for (demand, n) in parts {
-                add_part(&mut pattern, item_of[*demand as usize], *n);
-            }
-            pattern.sort_unstable();
-            Some((*shape_of.get(offer)?, pattern))
-        };
-        machines.iter().filter_map(choice).collect()
-    }
-
     /// Values of the items of a component that satisfy the first condition of the certificate.
-    fn values_of(&self, component: &Component, known: &[Choice], budget: &mut Budget) -> Vec<i64> {
+    fn values_of(
+        &self,
+        component: &Component,
+        known: &[Choice],
+        worths: &[i64],
+        budget: &mut Budget,
+    ) -> Vec<i64> {
         let mix = &component.mix;
         let sum = |values: &[i64]| -> i128 {
             let worth = |(v, n): (&i64, &u32)| i128::from(*v) * i128::from(*n);
             values.iter().zip(&mix.counts).map(worth).sum()
         };
-        let by_resources = Prices::of(mix).values(mix);
+        let prices = Prices::of(mix);
+        let mut best = prices.values(mix);
         if budget.left == 0 || mix.n_items() > ITEMS_MAX {
-            return by_resources;
+            return best;
         }
-        let known: Vec<Choice> = known
-            .iter()
-            .filter_map(|(shape, pattern)| component.inner(*shape, pattern))
-            .collect();
-        let mut searches = Searches::new(mix);
-        // Half for finding values, half for proving them.
-        let mut share = budget.part(50);
-        let generated = generate(mix, &mut searches, &mix.counts, &known, &by_resources, &mut share);
-        budget.spend(share.spent);
+        let mut searches = Searches::new(mix, &prices.units());
         let reserved: Vec<bool> = component
             .shapes
             .iter()
             .map(|s| self.shapes[*s as usize].reservation.is_some())
             .collect();
-        let found = scaled(mix, &mut searches, &reserved, generated.duals, budget);
-        if sum(&found) > sum(&by_resources) {
-            found
-        } else {
-            by_resources
+        // First what the purchase found pods to be worth: it had nearly the same question.
+        let hinted: Vec<i64> = component.items.iter().map(|i| worths[*i as usize]).collect();
+        let aim = sum(&hinted);
+        let mut share = budget.part(40);
+        let found = scaled(mix, &mut searches, &reserved, hinted, &mut share);
+        budget.spend(share.spent);
+        if sum(&found) > sum(&best) {
+            best = found;
         }
+        if sum(&best) >= aim / 1000 * NEAR_PERMILLE && aim > 0 {
+            return best;
+        }
+        let known: Vec<Choice> = known
+            .iter()
+            .filter_map(|(shape, pattern)| component.inner(*shape, pattern))
+            .collect();
+        // Half for finding values, half for proving them.
+        let mut share = budget.part(50);
+        let generated = generate(mix, &mut searches, &mix.counts, &known, &best, &mut share);
+        budget.spend(share.spent);
+        let found = scaled(mix, &mut searches, &reserved, generated.worths, budget);
+        if sum(&found) > sum(&best) {
+            best = found;
+        }
+        best
     }
 
     /// The certificate of resource prices, which satisfy its first condition as they are.
@@ -276,7 +278,7 @@ impl Terms {
             .map(|(n, v)| i128::from(*v) * i128::from(*n))
             .sum();
         sum -= self.worth_of_nodes(problem, mix, values, budget);
-        let mut knapsack = Knapsack::new(mix);
+        let mut knapsack = Knapsack::new(mix, &Prices::of(mix).units());
         for (stock, it) in problem.offers.reservations.iter().enumerate() {
             let mut excess = 0;
             for shape in (0..mix.n_shapes()).filter(|s| self.shapes[*s].reservation == Some(stock as u32)) {
@@ -323,7 +325,7 @@ impl Terms {
             pots: Vec::new(),
             ..mix.clone()
         };
-        let mut knapsack = Knapsack::new(&nodes);
+        let mut knapsack = Knapsack::new(&nodes, &[]);
         let worth = |(shape, n): (usize, &i128)| {
             i128::from(
                 knapsack
@@ -335,6 +337,60 @@ impl Terms {
     }
 }
 
+/// The contents in terms of the mix, on the cheapest shape that holds each.
+fn known(mix: &Mix, item_of: &[u32], shapes: &[Shape], contents: &[Content]) -> Vec<Choice> {
+    let shape_of: BTreeMap<u32, u32> = (0_u32..)
+        .zip(shapes)
+        .map(|(shape, it)| (it.offer, shape))
+        .collect();
+    let mut out: Vec<Choice> = Vec::with_capacity(contents.len());
+    for (offer, parts) in contents {
+        let mut pattern: Vec<Part> = Vec::new();
+        for (demand, n) in parts {
+            let item = item_of[*demand as usize];
+            if item != u32::MAX {
+                add_part(&mut pattern, item, *n);
+            }
+        }
+        pattern.sort_unstable();
+        let mut sum = vec![0; mix.n_res];
+        for (item, n) in &pattern {
+            sum.iter_mut()
+                .zip(mix.request(*item as usize))
+                .for_each(|(s, r)| *s += r * i64::from(*n));
+        }
+        let holds = |shape: &u32| {
+            let takes = &mix.takes[*shape as usize];
+            sum.iter()
+                .zip(mix.room(*shape as usize))
+                .all(|(want, have)| want <= have)
+                && pattern.iter().all(|(i, _)| takes.binary_search(i).is_ok())
+        };
+        // Shapes are in the order of their price.
+        let shape = shape_of.get(offer).copied();
+        if let Some(shape) = shape.or_else(|| (0..mix.n_shapes() as u32).find(holds)) {
+            out.push((shape, pattern));
+        }
+    }
+    out.sort_unstable();
+    out.dedup();
+    out
+}
+
+/// What a pod of each item was found to be worth, on average.
+fn worths(mix: &Mix, item_of: &[u32], hints: &Hints) -> Vec<i64> {
+    let mut sums: Vec<(i128, i128)> = vec![(0, 0); mix.n_items()];
+    for (demand, worth, pods) in &hints.worths {
+        if let Some(sum) = sums.get_mut(item_of[*demand as usize] as usize) {
+            sum.0 += i128::from(*worth) * i128::from(*pods);
+            sum.1 += i128::from(*pods);
+        }
+    }
+    sums.iter()
+        .map(|(worth, pods)| (worth / (*pods).max(1)) as i64)
+        .collect()
+}
+
 /// These values of the items, scaled down until no machine holds pods worth more than its price.
 fn scaled(
     mix: &Mix,
@@ -344,18 +400,37 @@ fn scaled(
     budget: &mut Budget,
 ) -> Vec<i64> {
     let mut worst: (i128, i128) = (1, 1);
+    let mut excess = |proven: i64, price: i64| {
+        if i128::from(proven) * worst.1 > worst.0 * i128::from(price) {
+            worst = (i128::from(proven), i128::from(price));
+        }
+        // What costs this much at the worst excess so far needs no closer look.
+        let floor = (i128::from(price) * worst.0 / worst.1) as i64;
+        floor + floor / ENOUGH
+    };
+    // Pods that may be cut bound most machines well enough; the others are looked at most promising first.
+    let mut open: Vec<(i64, usize)> = Vec::new();
     for shape in (0..mix.n_shapes()).filter(|s| !reserved[*s]) {
         let price = mix.prices[shape];
-        let floor = (i128::from(price) * worst.0 / worst.1) as i64;
-        let floor = floor + floor / ENOUGH;
-        let steps = budget.left.min(PROOF_STEPS_MAX);
-        let proven = searches
-            .knapsack
-            .prove(shape, &values, &mix.counts, floor, steps);
-        budget.spend(searches.steps());
-        if i128::from(proven.upper) * worst.1 > worst.0 * i128::from(price) {
-            worst = (i128::from(proven.upper), i128::from(price));
+        let floor = price + price / ENOUGH;
+        let upper = searches.knapsack.tighten(shape, &values, &mix.counts, floor);
+        if upper > floor {
+            open.push((
+                (i128::from(upper) * 1_000_000 / i128::from(price.max(1))) as i64,
+                shape,
+            ));
         }
+    }
+    open.sort_unstable_by_key(|(upper, shape)| (Reverse(*upper), *shape));
+    budget.spend(searches.steps());
+    let n_open = open.len() as u64;
+    for (at, (_, shape)) in open.into_iter().enumerate() {
+        let price = mix.prices[shape];
+        let floor = excess(0, price);
+        let steps = (budget.left / (n_open - at as u64) * 4).min(budget.left);
+        let proven = searches.knapsack.prove(shape, &values, &mix.counts, floor, steps);
+        budget.spend(searches.steps());
+        excess(proven.upper, price);
     }
     for value in &mut values {
         *value = (i128::from(*value) * worst.1 / worst.0) as i64;

@@ -19,12 +19,14 @@ const NODES_MAX: u32 = 400;
 const NODES_TIMES_ITEMS: u32 = 60_000;
 /// Items up to which the last patterns are sought by dynamic programming.
 const PROVED_MAX: usize = 200;
+/// Items times shapes up to which every look may be a thorough one.
+const SMALL: usize = 6_000;
+/// Shapes after which one look at them ends if it found anything.
+const PASS_MAX: usize = 150;
 /// Columns found after which the master problem has its turn again, unless it has very many rows.
 const COLUMNS_MIN: usize = 60;
 /// Steps of one thorough pricing.
 pub(super) const PROOF_STEPS_MAX: u64 = 2000;
-/// Entries of the master's inverse that a pivot changes in a step.
-const ENTRIES_PER_STEP: u64 = 20_000;
 /// A pattern must promise at least this share of its price, in millionths, to be worth a column.
 const PROMISE: i64 = 100;
 /// Leaving a pod out costs this many times its lone worth: more than any pattern that holds it.
@@ -76,8 +78,10 @@ pub(super) type Choice = (u32, Pattern);
 /// What column generation found.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Generated {
-    /// Worth of one pod of each item, nano-dollars.
+    /// Worth of one pod of each item at the end, nano-dollars.
     pub(super) duals: Vec<i64>,
+    /// The same as it is likely to prove most: the end is far from the truth when the steps run out before.
+    pub(super) worths: Vec<i64>,
     pub(super) columns: Vec<Choice>,
     /// (column, how often), fractional.
     pub(super) solution: Vec<(u32, f64)>,
@@ -127,16 +131,17 @@ pub(super) struct Searches<'a> {
 }
 
 impl<'a> Searches<'a> {
-    pub(super) fn new(mix: &'a Mix) -> Self {
+    /// `unit_prices` of the resources tell which of them are scarce.
+    pub(super) fn new(mix: &'a Mix, unit_prices: &[f64]) -> Self {
         Self {
             quick: Quick::new(mix),
-            knapsack: Knapsack::new(mix),
+            knapsack: Knapsack::new(mix, unit_prices),
         }
     }
 
     /// The work since the last call.
     pub(super) fn steps(&mut self) -> u64 {
-        self.quick.steps() + self.knapsack.steps() - 1
+        self.quick.steps() + self.knapsack.steps()
     }
 }
 
@@ -157,11 +162,8 @@ impl Queue {
 
     fn sort(&mut self) {
         let ratios = &self.ratios;
-        self.order.sort_by(|a, b| {
-            ratios[*b as usize]
-                .total_cmp(&ratios[*a as usize])
-                .then(a.cmp(b))
-        });
+        self.order
+            .sort_by(|a, b| ratios[*b as usize].total_cmp(&ratios[*a as usize]).then(a.cmp(b)));
     }
 }
 
@@ -230,14 +232,13 @@ pub(super) fn generate(
         add(choice.clone(), &mut master, &mut out.columns);
     }
     let mut queue = Queue::new(mix.n_shapes());
+    let small = rows.len() * mix.n_shapes() <= SMALL;
     let columns_max = COLUMNS_MIN.max(rows.len() / 4);
     let mut center = center.to_vec();
     let mut smooth = !center.is_empty();
     loop {
-        let before = master.pivots;
-        let n_rows = master.n_rows as u64;
-        master.solve(1 + budget.left / (1 + n_rows * n_rows / ENTRIES_PER_STEP));
-        budget.spend((master.pivots - before) * (1 + n_rows * n_rows / ENTRIES_PER_STEP));
+        master.solve(1 + budget.left);
+        budget.spend(master.steps());
         let duals = master.duals();
         out.duals = vec![0; mix.n_items()];
         for (row, item) in rows.iter().enumerate() {
@@ -263,14 +264,23 @@ pub(super) fn generate(
                 .map(|(c, d)| c / 10 * 6 + d / 10 * 4)
                 .collect();
             let mut worst = (1, 1);
-            searches.quick.sort(&between, counts);
+            if !small {
+                searches.quick.sort(&between, counts);
+            }
             queue.sort();
-            for shape in queue.order.iter().map(|s| *s as usize) {
-                if budget.left == 0 || found >= columns_max {
+            for (looked, shape) in queue.order.iter().map(|s| *s as usize).enumerate() {
+                if budget.left == 0 || found >= columns_max || found > 0 && looked >= PASS_MAX {
                     break;
                 }
-                let (worth, pattern) = searches.quick.best(shape, counts);
-                budget.spend(searches.quick.steps() - 1);
+                let (worth, pattern) = if small {
+                    let best = searches
+                        .knapsack
+                        .best(shape, &between, counts, floors[shape], NODES_MAX);
+                    (best.worth, best.pattern)
+                } else {
+                    searches.quick.best(shape, counts)
+                };
+                budget.spend(searches.steps());
                 queue.ratios[shape] = worth as f64 / floors[shape] as f64;
                 if i128::from(worth) * worst.1 > worst.0 * i128::from(floors[shape]) {
                     worst = (i128::from(worth), i128::from(floors[shape]));
@@ -288,7 +298,8 @@ pub(super) fn generate(
                     .sum();
                 sum * worst.1 / worst.0.max(1)
             };
-            if found < columns_max && proof(&between, worst) > proof(&center, (1, 1)) {
+            let all_seen = queue.ratios.iter().all(|ratio| ratio.is_finite());
+            if all_seen && found < columns_max && proof(&between, worst) > proof(&center, (1, 1)) {
                 center = between
                     .iter()
                     .map(|v| (i128::from(*v) * worst.1 / worst.0) as i64)
@@ -298,7 +309,11 @@ pub(super) fn generate(
         }
         // A quick look at every shape first; when that finds nothing, a thorough one.
         for depth in [Depth::Quick, Depth::Search, Depth::Prove] {
-            if found > 0 || depth == Depth::Prove && rows.len() > PROVED_MAX {
+            if small && depth == Depth::Quick {
+                continue;
+            }
+            let enough = if depth == Depth::Quick { columns_max / 8 } else { 0 };
+            if found > enough || depth == Depth::Prove && rows.len() > PROVED_MAX {
                 break;
             }
             if depth == Depth::Quick {
@@ -306,8 +321,9 @@ pub(super) fn generate(
             }
             queue.sort();
             let nodes_max = (NODES_TIMES_ITEMS / rows.len().max(1) as u32).clamp(20, NODES_MAX);
-            for shape in queue.order.iter().map(|s| *s as usize) {
-                if budget.left == 0 || found >= columns_max {
+            for (looked, shape) in queue.order.iter().map(|s| *s as usize).enumerate() {
+                let passed = found > enough && looked >= PASS_MAX;
+                if budget.left == 0 || found >= columns_max || passed {
                     break;
                 }
                 let floor = floors[shape];
@@ -315,11 +331,13 @@ pub(super) fn generate(
                     Depth::Quick => {
                         let best = searches.quick.best(shape, counts);
                         queue.ratios[shape] = best.0 as f64 / floor as f64;
-                        budget.spend(searches.quick.steps() - 1);
+                        budget.spend(searches.steps());
                         best
                     }
                     Depth::Search => {
-                        let best = searches.knapsack.best(shape, &out.duals, counts, floor, nodes_max);
+                        let best = searches
+                            .knapsack
+                            .best(shape, &out.duals, counts, floor, nodes_max);
                         budget.spend(searches.knapsack.steps());
                         (best.worth, best.pattern)
                     }
@@ -336,9 +354,16 @@ pub(super) fn generate(
             }
         }
         if found == 0 {
+            // Nothing is worth more than its price any more, so these prove themselves.
+            center.clone_from(&out.duals);
             break;
         }
     }
+    out.worths = if center.is_empty() {
+        out.duals.clone()
+    } else {
+        center
+    };
     out.solution = master.solution();
     out
 }

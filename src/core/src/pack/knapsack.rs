@@ -11,7 +11,7 @@ use super::{
 /// Units into which each resource of a machine is divided.
 const UNITS: i64 = 1 << 20;
 /// Sum of the weights of all resources.
-const WEIGHTS: i64 = 1 << 10;
+const WEIGHTS: i64 = 1 << 20;
 
 /// What was found for one machine.
 #[derive(Clone, Debug, Default)]
@@ -50,24 +50,24 @@ pub(super) struct Knapsack<'a> {
 }
 
 impl<'a> Knapsack<'a> {
-    pub(super) fn new(mix: &'a Mix) -> Self {
-        let even = WEIGHTS / mix.n_res.max(1) as i64;
-        let mut weights = vec![even; mix.n_res];
-        if let Some(first) = weights.first_mut() {
-            *first += WEIGHTS - even * mix.n_res as i64;
-        }
+    /// `unit_prices` of the resources tell which of them are scarce.
+    pub(super) fn new(mix: &'a Mix, unit_prices: &[f64]) -> Self {
         Self {
             mix,
             parts: vec![Vec::new(); mix.n_shapes()],
-            weights: vec![weights; mix.n_shapes()],
+            weights: (0..mix.n_shapes())
+                .map(|s| weights(mix, unit_prices, s))
+                .collect(),
             entries: Vec::new(),
             work: 0,
         }
     }
 
-    /// The work since the last call, in steps of roughly ten microseconds; at least one.
+    /// The work since the last call, in steps of roughly ten microseconds.
     pub(super) fn steps(&mut self) -> u64 {
-        1 + std::mem::take(&mut self.work) / 1000
+        let steps = self.work / 1000;
+        self.work %= 1000;
+        steps
     }
 
     /// The best content of a shape for these values if it is worth more than `floor`, looking at no more than
@@ -170,7 +170,7 @@ impl<'a> Knapsack<'a> {
     /// Moves the weights towards what the relaxed content uses too much of; leaves `entries` sorted for the best
     /// weights and returns their bound. A bound that is no more than the floor is tight enough.
     pub(super) fn tighten(&mut self, shape: usize, values: &[i64], counts: &[u32], floor: i64) -> i64 {
-        const ROUNDS: usize = 3;
+        const ROUNDS: usize = 4;
         self.list(shape, values, counts);
         if self.entries.is_empty() {
             return 0;
@@ -347,6 +347,22 @@ impl<'a> Knapsack<'a> {
         };
         all.into_iter().map(line).collect()
     }
+}
+
+/// Weights in proportion to what each resource of the shape costs at these prices; even where they say nothing.
+fn weights(mix: &Mix, unit_prices: &[f64], shape: usize) -> Vec<i64> {
+    let costs = mix.room(shape).iter().zip(unit_prices);
+    let costs: Vec<f64> = costs.map(|(room, price)| *room as f64 * price).collect();
+    let sum: f64 = costs.iter().sum();
+    let even = 1.0 / mix.n_res.max(1) as f64;
+    let part = |cost: &f64| if sum > 0.0 { cost / sum } else { even };
+    let mut weights: Vec<i64> = costs.iter().map(|c| (part(c) * WEIGHTS as f64) as i64).collect();
+    let rest = WEIGHTS - weights.iter().sum::<i64>();
+    let largest = (0..mix.n_res).max_by_key(|r| (weights[*r], mix.n_res - r));
+    if let Some(largest) = largest {
+        weights[largest] += rest;
+    }
+    weights
 }
 
 /// The part of each resource of the shape, in [`UNITS`], that each item it takes would use; a hair less, because the

@@ -40,13 +40,21 @@ pub(super) struct Slot {
 impl Slot {
     /// The admitted host groups that force the most machines, as far as their members carry the rule themselves:
     /// whichever of those comes last would break it.
-    pub(super) fn of(problem: &Problem<'_>, lots: &[Lot], admitted: impl Fn(&HostGroup) -> bool) -> Vec<Self> {
+    pub(super) fn of(
+        problem: &Problem<'_>,
+        lots: &[Lot],
+        admitted: impl Fn(&HostGroup) -> bool,
+    ) -> Vec<Self> {
         let hosts = &problem.topology.hosts;
         let mut pods: Vec<u64> = vec![0; hosts.len()];
         let mut lots_in: Vec<u32> = vec![0; hosts.len()];
         for lot in lots.iter().filter(|lot| lot.left > 0) {
             let class = lot.class as usize;
-            for group in problem.topology.host_rules[class].groups.iter().map(|g| *g as usize) {
+            for group in problem.topology.host_rules[class]
+                .groups
+                .iter()
+                .map(|g| *g as usize)
+            {
                 if hosts[group].carriers.contains(class) && hosts[group].members.contains(class) {
                     pods[group] += u64::from(lot.left);
                     lots_in[group] += 1;
@@ -119,6 +127,9 @@ impl Mix {
         mix.takes = vec![Vec::new(); shapes.len()];
         let mut ids: FxHashMap<(Vec<i64>, FixedBitSet, u32), u32> = FxHashMap::default();
         let mut kinds: FxHashMap<FixedBitSet, u32> = FxHashMap::default();
+        // Most lots are like an earlier one, which is cheaper to see than what they have in common with the shapes.
+        let mut seen: FxHashMap<(Vec<i64>, &FixedBitSet, &FixedBitSet, u32), (u32, u32)> =
+            FxHashMap::default();
         for (idx, lot) in lots.iter().enumerate().filter(|(_, lot)| lot.left > 0) {
             let mut request = problem.demands[lot.demand as usize].request.clone();
             request.extend(
@@ -126,16 +137,19 @@ impl Mix {
                     .iter()
                     .map(|slot| i64::from(slot.members.contains(lot.class as usize))),
             );
-            let mut on = FixedBitSet::with_capacity(shapes.len());
-            on.extend((0..shapes.len()).filter(|s| lot.offers.contains(shapes[*s].offer as usize)));
-            // A cap that no machine can reach says nothing and would only tell lots apart.
-            let most = on.ones().map(|s| times(mix.room(s), &request)).max().unwrap_or(0);
-            let cap = caps[idx].min(most);
-            let cap = if cap == most { u32::MAX } else { cap };
-            let next = mix.counts.len() as u32;
-            let item = *ids
-                .entry((request, on, cap))
-                .or_insert_with_key(|(request, on, _)| {
+            let like = (request, &lot.offers, &lot.allowed, caps[idx]);
+            let (item, cap) = if let Some(known) = seen.get(&like) {
+                *known
+            } else {
+                let request = &like.0;
+                let mut on = FixedBitSet::with_capacity(shapes.len());
+                on.extend((0..shapes.len()).filter(|s| lot.offers.contains(shapes[*s].offer as usize)));
+                // A cap that no machine can reach says nothing and would only tell lots apart.
+                let most = on.ones().map(|s| times(mix.room(s), request)).max().unwrap_or(0);
+                let cap = if caps[idx] >= most { u32::MAX } else { caps[idx] };
+                let next = mix.counts.len() as u32;
+                let item = *ids.entry((request.clone(), on, cap)).or_insert(next);
+                if item == next {
                     mix.requests.extend(request);
                     mix.counts.push(0);
                     mix.caps.push(0);
@@ -146,9 +160,15 @@ impl Mix {
                     );
                     let kind = kinds.len() as u32;
                     mix.kinds.push(*kinds.entry(allowed).or_insert(kind));
-                    on.ones().for_each(|s| mix.takes[s].push(next));
-                    next
-                });
+                    for (shape, takes) in mix.takes.iter_mut().enumerate() {
+                        if lot.offers.contains(shapes[shape].offer as usize) {
+                            takes.push(next);
+                        }
+                    }
+                }
+                seen.insert(like, (item, cap));
+                (item, cap)
+            };
             mix.counts[item as usize] += lot.left;
             // Caps hold for each lot: a machine may take that many of every one of them.
             mix.caps[item as usize] = mix.caps[item as usize].saturating_add(cap);
@@ -298,7 +318,10 @@ impl Component {
     pub(super) fn inner(&self, shape: u32, pattern: &[(u32, u32)]) -> Option<(u32, Pattern)> {
         let shape = self.shapes.binary_search(&shape).ok()?;
         let part = |(item, n): &(u32, u32)| Some((self.items.binary_search(item).ok()? as u32, *n));
-        Some((shape as u32, pattern.iter().map(part).collect::<Option<Pattern>>()?))
+        Some((
+            shape as u32,
+            pattern.iter().map(part).collect::<Option<Pattern>>()?,
+        ))
     }
 
     /// A pattern of the component in the numbers of the whole.

@@ -1,7 +1,7 @@
 //! The packing engine: which machines should be bought for the pods that wait, and what runs where.
 //!
 //! `compile` turns names into numbers once. `place` runs the solve: existing room first, then `domains` (spread,
-//! affinity), then machines, found by `greedy` over the `shapes` worth looking at. `launch` turns a machine content
+//! affinity), then machines, found by `optimize` over the `shapes` worth looking at. `launch` turns a machine content
 //! into an order, `bound` proves how cheap it could be at best, `explain` says why a pod has no place.
 //!
 //! Nothing in the solve loop hashes or compares a text.
@@ -58,14 +58,16 @@ pub(crate) fn plan(snapshot: &Snapshot, catalog: &Catalog, policy: &Policy) -> (
         .collect();
     let machines = contents(&state);
     let kept = kept_caps(&problem, &state, &placed, &machines);
-    let bound = bound::Terms::new(&problem, &placed, kept).certify(&problem, &machines, &mut state.budget);
+    let mut hints = std::mem::take(&mut state.hints);
+    hints.contents.extend(machines);
+    let bound = bound::Terms::new(&problem, &placed, kept).certify(&problem, &hints, &mut state.budget);
     let mut plan = write(&state, bound);
     plan.id = plan_id(&plan, snapshot).into();
     (plan, report(&state))
 }
 
 /// What the machines to buy hold: distinct (offer, pods by demand).
-fn contents(state: &place::State<'_>) -> Vec<(u32, Vec<fit::Part>)> {
+fn contents(state: &place::State<'_>) -> Vec<greedy::Content> {
     let of_bin = |bin: &place::Bin| {
         let mut parts = Vec::with_capacity(bin.shares.len());
         for (lot, n) in &bin.shares {
@@ -85,7 +87,7 @@ fn kept_caps(
     problem: &compile::Problem<'_>,
     state: &place::State<'_>,
     placed: &[u32],
-    machines: &[(u32, Vec<fit::Part>)],
+    machines: &[greedy::Content],
 ) -> Vec<(ClassId, u32)> {
     let mut most = vec![0; problem.demands.len()];
     let parts = machines.iter().map(|(_, parts)| parts);

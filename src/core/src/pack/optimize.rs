@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use super::{
-    columns::{Budget, Choice, Searches, generate, lone},
+    columns::{Budget, Choice, Generated, Searches, generate, lone},
     fit::{Part, add_part, host_limit, take, times},
-    greedy::{Batch, Packing, Room, Scarce, Share, pack},
+    greedy::{Batch, Content, Hints, Packing, Room, Scarce, Share, pack},
     mix::{Mix, Slot},
     prices::Prices,
     round::{self, Whole},
@@ -13,6 +13,8 @@ use super::{
 
 /// Items up to which the master problem is solved: its inverse has the square of that many entries.
 const ITEMS_MAX: usize = 1200;
+/// Looks at machines when what is left is given to larger ones.
+const GROW_LOOKS_MAX: u64 = 400_000;
 
 /// Packs the lots of the room; takes what it buys from `scarce`.
 pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget) -> Packing {
@@ -24,13 +26,14 @@ pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget
         room.shapes,
         scarce,
     );
-    let (mut first, mut final_) = (Vec::new(), Vec::new());
+    let (mut first, mut final_, mut hints) = (Vec::new(), Vec::new(), Hints::default());
     let mut items_left = mix.n_items() as u64;
     for component in mix.components() {
         let inner = &component.mix;
-        let mut searches = Searches::new(inner);
         // Two opinions on what a pod is worth: by the resources it takes, and as its share of a machine of its own.
-        let by_resources = Prices::of(inner).values(inner);
+        let prices = Prices::of(inner);
+        let by_resources = prices.values(inner);
+        let mut searches = Searches::new(inner, &prices.units());
         let alone = lone(inner, &inner.counts)
             .into_iter()
             .map(|it| it.map_or(0, |(_, _, worth)| worth))
@@ -40,7 +43,19 @@ pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget
         let mut share = budget.share(inner.n_items() as u64, items_left);
         items_left -= inner.n_items() as u64;
         let whole = if share.left > 0 && inner.n_items() <= ITEMS_MAX {
-            price_driven(inner, &mut searches, &by_resources, start, &mut share)
+            let (whole, generated) = price_driven(inner, &mut searches, &by_resources, start, &mut share);
+            for (column, _) in &generated.solution {
+                let (shape, pattern) = &generated.columns[*column as usize];
+                let content = hint(room, &mix, component.outer(*shape, pattern));
+                hints.contents.push(content);
+            }
+            for (item, worth) in component.items.iter().zip(&generated.worths) {
+                for lot in &mix.lots[*item as usize] {
+                    let lot = &room.lots[*lot as usize];
+                    hints.worths.push((lot.demand, *worth, lot.left));
+                }
+            }
+            whole
         } else {
             start
         };
@@ -55,7 +70,20 @@ pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget
         }
     }
     *scarce = best_scarce;
+    best.hints = hints;
     best
+}
+
+/// A pattern as a content of an offer, by demand.
+fn hint(room: &Room<'_>, mix: &Mix, (shape, pattern): Choice) -> Content {
+    let mut parts = Vec::with_capacity(pattern.len());
+    for (item, n) in &pattern {
+        if let Some(lot) = mix.lots[*item as usize].first() {
+            add_part(&mut parts, room.lots[*lot as usize].demand, *n);
+        }
+    }
+    parts.sort_unstable();
+    (room.shapes[shape as usize].offer, parts)
 }
 
 /// Host groups that no class in them has given up.
@@ -71,14 +99,14 @@ fn better(a: &Packing, b: &Packing) -> bool {
     (left(a), a.score) < (left(b), b.score)
 }
 
-/// Column generation, rounding and local search.
+/// Column generation, rounding and local search; also the fractional solution.
 fn price_driven(
     mix: &Mix,
     searches: &mut Searches<'_>,
     center: &[i64],
     start: Whole,
     budget: &mut Budget,
-) -> Whole {
+) -> (Whole, Generated) {
     let mut known = start.machines.clone();
     known.sort_unstable();
     known.dedup();
@@ -93,7 +121,8 @@ fn price_driven(
     }
     round::tighten(mix, &mut whole);
     round::search(mix, searches, &generated, &mut whole, budget);
-    whole
+    round::merge(mix, &mut whole);
+    (whole, generated)
 }
 
 /// Gives the items of each machine to lots, minding what pods of different classes think of each other; packs what
@@ -144,6 +173,7 @@ fn realize(room: &Room<'_>, scarce: &Scarce, mix: &Mix, machines: &[Choice]) -> 
             bin.put(room, lot, wanted, &mut out.left);
         }
     }
+    grow(room, &mut bins, &mut out.left, &mut scarce);
     for bin in bins {
         out.score += room.shapes[bin.shape as usize].score;
         match out.batches.last_mut() {
@@ -156,12 +186,41 @@ fn realize(room: &Room<'_>, scarce: &Scarce, mix: &Mix, machines: &[Choice]) -> 
         }
     }
     if out.left.iter().any(|n| *n > 0) {
-        let rest = pack(room, &out.left.clone(), &mut scarce, &room.lone_values());
+        let rest = pack(room, &out.left.clone(), &mut scarce, &room.lone_values(&out.left));
         out.batches.extend(rest.batches);
         out.left = rest.left;
         out.score += rest.score;
     }
     (out, scarce)
+}
+
+/// Exchanges machines for slightly larger ones that take what is left, where that costs less than a machine for it.
+fn grow(room: &Room<'_>, bins: &mut [Realized], left: &mut [u32], scarce: &mut Scarce) {
+    let alone = room.lone_values(left);
+    let mut looks = GROW_LOOKS_MAX;
+    for lot in 0..room.lots.len() as u32 {
+        while left[lot as usize] > 0 {
+            let mut best: Option<(i64, usize, u32)> = None;
+            for (at, bin) in bins.iter().enumerate() {
+                if looks == 0 {
+                    return;
+                }
+                looks -= 1;
+                let extra = best.map_or(alone[lot as usize] / 1000, |(extra, ..)| extra);
+                if let Some((extra, shape)) = bin.larger(room, lot, extra, scarce) {
+                    best = Some((extra, at, shape));
+                }
+            }
+            let Some((_, at, shape)) = best else { break };
+            let bin = &mut bins[at];
+            scarce.give_back(room.problem, room.shapes[bin.shape as usize].offer as usize);
+            scarce.buy(room.problem, room.shapes[shape as usize].offer as usize, 1);
+            bin.become_shape(room, shape);
+            if bin.put(room, lot, 1, left) == 0 {
+                break;
+            }
+        }
+    }
 }
 
 /// A machine being filled with lots.
@@ -181,6 +240,53 @@ impl Realized {
             parts: Vec::new(),
             shares: Vec::new(),
         }
+    }
+
+    /// The cheapest larger shape that holds one pod of the lot too for less than `extra` more.
+    fn larger(&self, room: &Room<'_>, lot: u32, extra: i64, scarce: &Scarce) -> Option<(i64, u32)> {
+        let it = &room.lots[lot as usize];
+        let topology = &room.problem.topology;
+        if !room.is_free(it.class) && host_limit(topology, room.soft_ignored, &self.parts, it.class) == 0 {
+            return None;
+        }
+        let (request, own) = (room.request(lot), room.shape_room(self.shape as usize));
+        let score = room.shapes[self.shape as usize].score;
+        // Shapes are in the order of their score.
+        for (shape, larger) in room.shapes.iter().enumerate().skip(self.shape as usize + 1) {
+            if larger.score - score >= extra {
+                return None;
+            }
+            let amounts = room
+                .shape_room(shape)
+                .iter()
+                .zip(own)
+                .zip(&self.room)
+                .zip(request);
+            let holds = amounts
+                .into_iter()
+                .all(|(((new, old), free), want)| new - old + free >= *want);
+            let offer = larger.offer as usize;
+            let admits = |lot: u32| room.lots[lot as usize].offers.contains(offer);
+            if holds
+                && admits(lot)
+                && self.shares.iter().all(|(lot, _)| admits(*lot))
+                && scarce.most(room.problem, offer) > 0
+            {
+                return Some((larger.score - score, shape as u32));
+            }
+        }
+        None
+    }
+
+    fn become_shape(&mut self, room: &Room<'_>, shape: u32) {
+        let (old, new) = (
+            room.shape_room(self.shape as usize),
+            room.shape_room(shape as usize),
+        );
+        for (free, (old, new)) in self.room.iter_mut().zip(old.iter().zip(new)) {
+            *free += new - old;
+        }
+        self.shape = shape;
     }
 
     fn put(&mut self, room: &Room<'_>, lot: u32, wanted: u32, left: &mut [u32]) -> u32 {

@@ -10,7 +10,7 @@ use super::{
     compile::{Problem, attach},
     domains::{self, Cell, Cells, Counts},
     fit::{Part, add_part, host_limit, take, times},
-    greedy::{Room, Scarce, Share},
+    greedy::{Hints, Room, Scarce, Share},
     optimize::optimize,
     shapes::{Lot, undominated},
 };
@@ -55,6 +55,7 @@ pub(super) struct State<'a> {
     /// Cells in which no machine can be bought any more for a demand.
     blocked: BTreeSet<(u32, Vec<u32>)>,
     pub(super) budget: Budget,
+    pub(super) hints: Hints,
 }
 
 impl<'a> State<'a> {
@@ -87,6 +88,7 @@ impl<'a> State<'a> {
             left: problem.demands.iter().map(|d| d.pods.len() as u32).collect(),
             blocked: BTreeSet::new(),
             budget: Budget::new(problem.policy.steps_max),
+            hints: Hints::default(),
         }
     }
 
@@ -493,6 +495,8 @@ impl<'a> State<'a> {
             let mut share = self.budget.part(70);
             let packing = optimize(&room, &mut self.scarce, &mut share);
             self.budget.spend(share.spent);
+            self.hints.contents.extend(packing.hints.contents);
+            self.hints.worths.extend(packing.hints.worths);
             for batch in &packing.batches {
                 for _ in 0..batch.times {
                     let mut bin = Bin::new(self.problem, shapes[batch.shape as usize].offer);

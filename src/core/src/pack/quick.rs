@@ -16,7 +16,7 @@ use super::{
 /// How much more the resource in question counts than its price.
 const ACCENTS: [f64; 2] = [3.0, 12.0];
 /// Resources that are accented: those that cost most.
-const ACCENTED: usize = 3;
+const ACCENTED: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct Quick<'a> {
@@ -56,9 +56,11 @@ impl<'a> Quick<'a> {
         }
     }
 
-    /// The work since the last call, in steps of roughly ten microseconds; at least one.
+    /// The work since the last call, in steps of roughly ten microseconds.
     pub(super) fn steps(&mut self) -> u64 {
-        1 + std::mem::take(&mut self.work) / 2000
+        let steps = self.work / 1000;
+        self.work %= 1000;
+        steps
     }
 
     /// Sorts the wanted items for these values.
@@ -110,12 +112,17 @@ impl<'a> Quick<'a> {
                     worth += self.values[at] * i64::from(n);
                     self.content.push((*item, n));
                     take(&mut self.room, request, n);
-                    if self.room.iter().zip(&self.least).any(|(have, least)| have < least) {
+                    if self
+                        .room
+                        .iter()
+                        .zip(&self.least)
+                        .any(|(have, least)| have < least)
+                    {
                         break;
                     }
                 }
             }
-            self.work += looked;
+            self.work += 20 + looked;
             if worth > best.0 {
                 best = (worth, self.content.clone());
             }

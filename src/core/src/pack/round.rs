@@ -4,12 +4,18 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use super::{
     columns::{Budget, Choice, Generated, Searches, generate, worth_of},
-    fit::times,
+    fit::{add_part, times},
     mix::{Mix, Pattern},
 };
 
 /// Items up to which the rest of a rounding is solved again and again; with more, it is only filled.
 const DIVE_ITEMS_MAX: usize = 150;
+/// How often the values of the first plan are corrected, and items times shapes up to which that is quick.
+const CORRECTIONS: usize = 3;
+const CORRECTED_MAX: usize = 1_500_000;
+/// Looks at pairs of machines that could be one, and at shapes for each.
+const MERGE_LOOKS_MAX: usize = 1_000_000;
+const MERGE_SHAPES: usize = 20;
 /// Knapsack nodes when filling one machine for good.
 const FILL_NODES_MAX: u32 = 500;
 /// Shapes that are searched thoroughly when filling one machine: the best by a quick look.
@@ -130,10 +136,9 @@ fn fill(
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         for (_, shape) in ranked.iter().take(SEARCHED_MAX) {
             let floor = (best.0 * mix.prices[*shape as usize] as f64) as i64;
-            let found =
-                searches
-                    .knapsack
-                    .best(*shape as usize, values, &whole.left, floor, FILL_NODES_MAX);
+            let found = searches
+                .knapsack
+                .best(*shape as usize, values, &whole.left, floor, FILL_NODES_MAX);
             if found.worth > floor {
                 best = (per_price(found.worth, *shape), *shape, found.pattern);
             }
@@ -256,21 +261,135 @@ fn cheapest_enough(mix: &Mix, left: &[u32], pots: &Pots) -> Option<(i64, u32)> {
         .min()
 }
 
-/// The first plan: machines bought at each of the opinions on what a pod is worth; the cheapest outcome.
+/// The first plan: machines bought at each of the opinions on what a pod is worth, and then at corrected ones: what
+/// had to go on a wasteful machine is worth more than it seemed, and is served earlier. The cheapest outcome.
 pub(super) fn first(mix: &Mix, searches: &mut Searches<'_>, opinions: &[Vec<i64>]) -> Whole {
-    let mut best: Option<Whole> = None;
-    for values in opinions {
+    let buy = |values: &[i64], searches: &mut Searches<'_>| {
         let mut whole = Whole {
             left: mix.counts.clone(),
             ..Whole::default()
         };
         let values: Vec<i64> = values.iter().map(|v| (*v).max(1)).collect();
         shop(mix, searches, &values, &mut Pots::of(mix), &mut whole);
-        if best.as_ref().is_none_or(|b| whole.better_than(b)) {
-            best = Some(whole);
+        whole
+    };
+    let mut best: Option<(Whole, &Vec<i64>)> = None;
+    for values in opinions {
+        let whole = buy(values, searches);
+        if best.as_ref().is_none_or(|(b, _)| whole.better_than(b)) {
+            best = Some((whole, values));
         }
     }
-    best.unwrap_or_default()
+    let Some((mut best, values)) = best else {
+        return Whole::default();
+    };
+    let (mut values, mut last) = (values.clone(), best.clone());
+    if mix.n_items() * mix.n_shapes() <= CORRECTED_MAX {
+        for _ in 0..CORRECTIONS {
+            values = corrected(mix, &values, &last);
+            last = buy(&values, searches);
+            if last.better_than(&best) {
+                best = last.clone();
+            }
+        }
+    }
+    tighten(mix, &mut best);
+    merge(mix, &mut best);
+    best
+}
+
+/// Each value moved halfway to what pods of the item cost, sharing each machine's price by worth.
+fn corrected(mix: &Mix, values: &[i64], whole: &Whole) -> Vec<i64> {
+    let mut costs: Vec<f64> = vec![0.0; values.len()];
+    for (shape, pattern) in &whole.machines {
+        let worth = worth_of(pattern, values).max(1) as f64;
+        let ratio = mix.prices[*shape as usize] as f64 / worth;
+        for (item, n) in pattern {
+            costs[*item as usize] += ratio * f64::from(*n) / f64::from(mix.counts[*item as usize].max(1));
+        }
+    }
+    let moved = |(value, ratio): (&i64, &f64)| (*value as f64 * (1.0 + ratio) / 2.0) as i64;
+    values.iter().zip(&costs).map(moved).collect()
+}
+
+/// Puts the contents of two machines on one that costs less than both; or just as much, if one of them has what keeps
+/// pods apart and must stand anyway, and the other has nothing of it.
+pub(super) fn merge(mix: &Mix, whole: &mut Whole) {
+    let mut pots = Pots::of(mix);
+    whole
+        .machines
+        .iter()
+        .for_each(|(shape, _)| pots.change(mix, *shape, 1));
+    let mut order: Vec<u32> = (0..mix.n_shapes() as u32).collect();
+    order.sort_by_key(|s| (mix.prices[*s as usize], *s));
+    let sum_of = |pattern: &Pattern| -> Vec<i64> {
+        let mut sum = vec![0; mix.n_res];
+        for (item, n) in pattern {
+            sum.iter_mut()
+                .zip(mix.request(*item as usize))
+                .for_each(|(s, r)| *s += r * i64::from(*n));
+        }
+        sum
+    };
+    let slots = mix.n_res - mix.n_slots..mix.n_res;
+    whole.machines.sort_unstable();
+    let machines = std::mem::take(&mut whole.machines);
+    let mut sums: Vec<Vec<i64>> = machines.iter().map(|(_, pattern)| sum_of(pattern)).collect();
+    let mut machines: Vec<Option<Choice>> = machines.into_iter().map(Some).collect();
+    let mut looks = MERGE_LOOKS_MAX;
+    for at in 0..machines.len() {
+        let mut other = at + 1;
+        while other < machines.len() && looks > 0 {
+            let (Some((a, first)), Some((b, second))) = (&machines[at], &machines[other]) else {
+                other += 1;
+                if machines[at].is_none() {
+                    break;
+                }
+                continue;
+            };
+            looks -= 1;
+            // No machine has more of a slot than this one has.
+            let room = mix.room(*a as usize);
+            let clash = slots.clone().any(|r| sums[at][r] + sums[other][r] > room[r]);
+            let saves_one = slots.clone().any(|r| (sums[at][r] > 0) != (sums[other][r] > 0));
+            let price = mix.prices[*a as usize] + mix.prices[*b as usize];
+            let limit = price - i64::from(!saves_one);
+            if clash {
+                other += 1;
+                continue;
+            }
+            let sum: Vec<i64> = sums[at].iter().zip(&sums[other]).map(|(x, y)| x + y).collect();
+            let mut both = first.clone();
+            let holds = |shape: u32, both: &Pattern| {
+                let room = mix.room(shape as usize);
+                let takes = &mix.takes[shape as usize];
+                sum.iter().zip(room).all(|(want, have)| want <= have)
+                    && both.iter().all(|(i, _)| takes.binary_search(i).is_ok())
+                    && pots.admit(mix, shape)
+            };
+            let dearest = order.partition_point(|s| mix.prices[*s as usize] <= limit);
+            let mut best = None;
+            second.iter().for_each(|(item, n)| add_part(&mut both, *item, *n));
+            both.sort_unstable();
+            let capped = both.iter().all(|(i, n)| *n <= mix.caps[*i as usize]);
+            let mut near = order[..dearest].iter().rev().take(MERGE_SHAPES);
+            if capped && near.any(|s| holds(*s, &both)) {
+                best = order[..dearest].iter().copied().find(|s| holds(*s, &both));
+            }
+            looks = looks.saturating_sub(MERGE_SHAPES);
+            if let Some(shape) = best {
+                pots.change(mix, *a, -1);
+                pots.change(mix, *b, -1);
+                pots.change(mix, shape, 1);
+                whole.price += mix.prices[shape as usize] - price;
+                sums[at] = sum;
+                machines[at] = Some((shape, both));
+                machines[other] = None;
+            }
+            other += 1;
+        }
+    }
+    whole.machines = machines.into_iter().flatten().collect();
 }
 
 /// Whole machines near a fractional solution.

@@ -28,6 +28,9 @@ enum Effort {
 /// range, so that it ends at a hundred-thousandth of the greatest density.
 const NARROWINGS_MAX: usize = 30;
 
+/// Items near the least point among whose pairs the exact one is sought.
+const CORNER_ITEMS: usize = 5;
+
 /// Nodes of the search before it gives up: a few seconds.
 const NODES_MAX: u64 = 20_000_000;
 
@@ -239,12 +242,49 @@ fn pair(items: &[Item], room: &[i64], r: usize, s: usize) -> Vec<i128> {
             low = left;
         }
     }
-    let (left, right) = (follow(low), follow(high));
-    if value(&left) <= value(&right) {
-        left
-    } else {
-        right
+    let near = [follow(low), follow(high)];
+    let exact = near.iter().flat_map(|lambda| corners(items, room, r, s, lambda));
+    let mut all: Vec<Vec<i128>> = exact.collect();
+    all.extend(near.iter().cloned());
+    all.into_iter()
+        .min_by_key(|lambda| value(lambda))
+        .unwrap_or_default()
+}
+
+/// The least point is one where two items are exactly paid for: those of the items that are nearly so.
+fn corners(items: &[Item], room: &[i64], r: usize, s: usize, lambda: &[i128]) -> Vec<Vec<i128>> {
+    let mut nearly: Vec<&Item> = items.iter().collect();
+    nearly.sort_by_cached_key(|item| {
+        let off = i128::from(item.worth) * SCALE - dot(lambda, &item.size);
+        off.abs() / i128::from(item.worth.max(1))
+    });
+    nearly.truncate(CORNER_ITEMS);
+    let mut found = Vec::new();
+    for (i, a) in nearly.iter().enumerate() {
+        for b in &nearly[i + 1..] {
+            found.extend(paying(a, b, r, s, room.len()));
+        }
     }
+    found
+}
+
+/// Multipliers of resources `r` and `s` under which both items cost what they are worth, or a hair more.
+fn paying(a: &Item, b: &Item, r: usize, s: usize, resources: usize) -> Option<Vec<i128>> {
+    let [ar, as_, br, bs] = [a.size[r], a.size[s], b.size[r], b.size[s]].map(i128::from);
+    let [aw, bw] = [a.worth, b.worth].map(i128::from);
+    let determinant = ar.checked_mul(bs)?.checked_sub(as_.checked_mul(br)?)?;
+    if determinant == 0 {
+        return None;
+    }
+    let times = |x: i128, y: i128, z: i128, w: i128| x.checked_mul(y)?.checked_sub(z.checked_mul(w)?);
+    let lambda_r = times(aw, bs, as_, bw)?.checked_mul(SCALE)? / determinant;
+    let lambda_s = times(ar, bw, aw, br)?.checked_mul(SCALE)? / determinant;
+    if lambda_r < 0 || lambda_s < 0 {
+        return None;
+    }
+    let mut lambda = vec![0; resources];
+    (lambda[r], lambda[s]) = (lambda_r + 1, lambda_s + 1);
+    Some(lambda)
 }
 
 /// The multiplier of `r` that makes the bound least while the others stay: the bound falls while items that

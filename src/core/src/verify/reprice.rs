@@ -352,10 +352,7 @@ fn check_groups(snapshot: &Snapshot, plan: &Plan) -> Result<(), CertificateError
         let spread = |a: &PodClass| {
             a.spread.iter().any(|c| {
                 let all = |b: &&PodClass| b.namespace == a.namespace && selects(&c.selector, &b.labels);
-                c.hard
-                    && &*c.topology_key == HOSTNAME_LABEL
-                    && c.max_skew <= *cap
-                    && classes.iter().all(all)
+                c.hard && &*c.topology_key == HOSTNAME_LABEL && c.max_skew <= *cap && classes.iter().all(all)
             })
         };
         if !(apart && *cap >= 1 || classes.iter().all(|class| spread(class))) {
