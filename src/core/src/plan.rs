@@ -62,8 +62,12 @@ pub struct Plan {
 ///   required anti-affinity over `kubernetes.io/hostname` that selects its own pods; the `max_skew` of each
 ///   hard spread over `kubernetes.io/hostname` that selects its own pods (an empty node may always stand
 ///   beside, so the least count is zero); and the entry of `caps`, if any.
-/// * A *pattern* of a place is a count `x(c)` for each class that may use it, `0 ≤ x(c) ≤ cap(c)`, whose
-///   requests together fit into its room. `K(place)` is the greatest `Σ w(c)·x(c)` over its patterns, or
+/// * A *group* is an entry of `groups`: classes of which one machine can hold only so many pods together. Either it
+///   is one, and every two pods of its classes keep each other away (a host port of theirs clashes, or one has a
+///   required anti-affinity over `kubernetes.io/hostname` that selects the other); or every class of it has a hard
+///   spread over `kubernetes.io/hostname` with that `max_skew` or less which selects all of them.
+/// * A *pattern* of a place is a count `x(c)` for each class that may use it, `0 ≤ x(c) ≤ cap(c)`, with no more
+///   pods of a group than it allows, whose requests together fit into its room. `K(place)` is the greatest `Σ w(c)·x(c)` over its patterns, or
 ///   anything above it: any upper bound on `K` proves as well, only less.
 ///
 /// # What has to hold
@@ -87,6 +91,8 @@ pub struct Bound {
     /// `kubernetes.io/hostname`, selecting the class's own pods. The bound then speaks of plans that keep
     /// them too. Ascending.
     pub caps: Vec<(ClassId, u32)>,
+    /// Classes, ascending, and how many pods of them all one machine can hold at most.
+    pub groups: Vec<(Vec<ClassId>, u32)>,
 }
 
 /// One machine to buy.

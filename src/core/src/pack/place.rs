@@ -14,7 +14,7 @@ use super::{
     compile::{Demand, Problem, attach},
     domains::{self, Cell, Cells, Counts},
     fit::{Part, add_part, host_limit, take, times},
-    greedy::{Room, Scarce, Share},
+    greedy::{Hints, Room, Scarce, Share},
     launch,
     optimize::optimize,
     shapes::{Lot, undominated},
@@ -67,6 +67,7 @@ pub(super) struct State<'a> {
     /// must run beside others and come last, or it depends on the offer of their machine whether they count.
     doubtful: bool,
     pub(super) budget: Budget,
+    pub(super) hints: Hints,
 }
 
 impl<'a> State<'a> {
@@ -100,6 +101,7 @@ impl<'a> State<'a> {
             blocked: BTreeSet::new(),
             doubtful: uncertain(problem),
             budget: Budget::new(problem.policy.steps_max),
+            hints: Hints::default(),
         }
     }
 
@@ -419,6 +421,8 @@ impl<'a> State<'a> {
             let mut share = self.budget.part(70);
             let packing = optimize(&room, &mut self.scarce, &mut share);
             self.budget.spend(share.spent);
+            self.hints.contents.extend(packing.hints.contents);
+            self.hints.worths.extend(packing.hints.worths);
             for batch in &packing.batches {
                 for _ in 0..batch.times {
                     let mut bin = Bin::new(self.problem, shapes[batch.shape as usize].offer);

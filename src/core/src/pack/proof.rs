@@ -41,7 +41,7 @@ impl Knapsack<'_> {
         floor: i64,
         steps_max: u64,
     ) -> Found {
-        let upper = self.tighten(shape, values, counts);
+        let upper = self.tighten(shape, values, counts, floor);
         if upper <= floor {
             return Found {
                 upper,

@@ -103,6 +103,7 @@ impl State<'_> {
         let problem = self.problem;
         let mut state = Self::new(problem);
         state.budget = self.budget;
+        state.hints.clone_from(&self.hints);
         // Which preferences still hold is not known.
         state.soft_ignored.insert_range(..);
         for (node, offer, pods) in machines {
