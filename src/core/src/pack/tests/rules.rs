@@ -286,7 +286,7 @@ fn host_ports() {
     let types = "type s cpu=4 mem=16 price=1\npool p\n";
     check(&format!("{types}pod a x2 cpu=1 port=80"), "s a: a | s a: a");
     check(
-        &format!("{types}pod a cpu=1 port=80\npod b cpu=1 port=80\npod c cpu=1 port=81"),
+        &format!("{types}pod a cpu=1 port=80\npod b cpu=4 port=80\npod c cpu=1 port=81"),
         "s a: a + c | s a: b",
     );
     check(
