@@ -23,6 +23,8 @@ use crate::{
 
 /// Items up to which column generation looks for values.
 const ITEMS_MAX: usize = 1200;
+/// A machine may use the steps of so many, as others need none.
+const STEPS_LENT: u64 = 8;
 /// An excess of less than this part of the price is not worth a closer look.
 const ENOUGH: i64 = 4000;
 /// A proof that reaches this share of what it set out from, in thousandths, is not worth a second one.
@@ -220,7 +222,7 @@ impl Terms {
         let hinted: Vec<i64> = component.items.iter().map(|i| worths[*i as usize]).collect();
         let aim = sum(&hinted);
         let mut share = budget.part(40);
-        let found = scaled(mix, &mut searches, &reserved, hinted, &mut share);
+        let found = lowered(mix, &mut searches, &reserved, hinted, &mut share);
         budget.spend(share.spent);
         if sum(&found) > sum(&best) {
             best = found;
@@ -236,7 +238,7 @@ impl Terms {
         let mut share = budget.part(50);
         let generated = generate(mix, &mut searches, &mix.counts, &known, &best, &mut share);
         budget.spend(share.spent);
-        let found = scaled(mix, &mut searches, &reserved, generated.worths, budget);
+        let found = lowered(mix, &mut searches, &reserved, generated.worths, budget);
         if sum(&found) > sum(&best) {
             best = found;
         }
@@ -412,8 +414,10 @@ fn worths(mix: &Mix, item_of: &[u32], hints: &Hints) -> Vec<i64> {
         .collect()
 }
 
-/// These values of the items, scaled down until no machine holds pods worth more than its price.
-fn scaled(
+/// These values of the items, lowered until no machine holds pods worth more than its price. What holds for a machine
+/// still holds when values fall, so one machine after the other is made to satisfy it, the largest first: pods that may
+/// be cut say most about those.
+fn lowered(
     mix: &Mix,
     searches: &mut Searches<'_>,
     reserved: &[bool],
@@ -421,37 +425,43 @@ fn scaled(
     budget: &mut Budget,
 ) -> Vec<i64> {
     let mut worst: (i128, i128) = (1, 1);
-    let mut excess = |proven: i64, price: i64| {
-        if i128::from(proven) * worst.1 > worst.0 * i128::from(price) {
-            worst = (i128::from(proven), i128::from(price));
-        }
-        // What costs this much at the worst excess so far needs no closer look.
-        let floor = (i128::from(price) * worst.0 / worst.1) as i64;
-        floor + floor / ENOUGH
-    };
-    // Pods that may be cut bound most machines well enough; the others are looked at most promising first.
-    let mut open: Vec<(i64, usize)> = Vec::new();
-    for shape in (0..mix.n_shapes()).filter(|s| !reserved[*s]) {
+    let mut order: Vec<usize> = (0..mix.n_shapes()).filter(|s| !reserved[*s]).collect();
+    order.sort_by_key(|s| (Reverse(mix.prices[*s]), *s));
+    let n_shapes = order.len() as u64;
+    for (at, shape) in order.into_iter().enumerate() {
         let price = mix.prices[shape];
         let floor = price + price / ENOUGH;
-        let upper = searches.knapsack.tighten(shape, &values, &mix.counts, floor);
-        if upper > floor {
-            open.push((
-                (i128::from(upper) * 1_000_000 / i128::from(price.max(1))) as i64,
-                shape,
-            ));
-        }
-    }
-    open.sort_unstable_by_key(|(upper, shape)| (Reverse(*upper), *shape));
-    budget.spend(searches.steps());
-    let n_open = open.len() as u64;
-    for (at, (_, shape)) in open.into_iter().enumerate() {
-        let price = mix.prices[shape];
-        let floor = excess(0, price);
-        let steps = (budget.left / (n_open - at as u64) * 4).min(budget.left);
+        let steps = (budget.left / (n_shapes - at as u64) * STEPS_LENT).min(budget.left);
         let proven = searches.knapsack.prove(shape, &values, &mix.counts, floor, steps);
         budget.spend(searches.steps());
-        excess(proven.upper, price);
+        if proven.upper <= floor {
+            // So small an excess is taken off all values in the end.
+            if i128::from(proven.upper) * worst.1 > worst.0 * i128::from(price) {
+                worst = (i128::from(proven.upper), i128::from(price));
+            }
+            continue;
+        }
+        // Either all its pods are worth less in proportion, or none more than its fair share of the machine.
+        let scale = |value: i64| (i128::from(value) * i128::from(price) / i128::from(proven.upper)) as i64;
+        let scaled: Vec<(u32, i64)> = mix.takes[shape]
+            .iter()
+            .map(|item| (*item, scale(values[*item as usize])))
+            .collect();
+        let fair: Vec<(u32, i64)> = searches
+            .knapsack
+            .fair(price)
+            .map(|(item, worth)| (item, worth.min(values[item as usize])))
+            .collect();
+        let loss = |lower: &[(u32, i64)]| -> i128 {
+            let of = |(item, value): &(u32, i64)| {
+                i128::from(values[*item as usize] - value) * i128::from(mix.counts[*item as usize])
+            };
+            lower.iter().map(of).sum()
+        };
+        let lower = if loss(&fair) < loss(&scaled) { fair } else { scaled };
+        for (item, value) in lower {
+            values[item as usize] = value;
+        }
     }
     for value in &mut values {
         *value = (i128::from(*value) * worst.1 / worst.0) as i64;

@@ -13,6 +13,9 @@ const UNITS: i64 = 1 << 20;
 /// Sum of the weights of all resources.
 const WEIGHTS: i64 = 1 << 20;
 
+/// Rounds of moving the weights for a search.
+const ROUNDS: usize = 4;
+
 /// What was found for one machine.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Found {
@@ -80,7 +83,7 @@ impl<'a> Knapsack<'a> {
         floor: i64,
         nodes_max: u32,
     ) -> Found {
-        let upper = self.tighten(shape, values, counts, floor);
+        let upper = self.tighten(shape, values, counts, floor, ROUNDS);
         if upper <= floor {
             return Found {
                 upper,
@@ -169,8 +172,14 @@ impl<'a> Knapsack<'a> {
 
     /// Moves the weights towards what the relaxed content uses too much of; leaves `entries` sorted for the best
     /// weights and returns their bound. A bound that is no more than the floor is tight enough.
-    pub(super) fn tighten(&mut self, shape: usize, values: &[i64], counts: &[u32], floor: i64) -> i64 {
-        const ROUNDS: usize = 4;
+    pub(super) fn tighten(
+        &mut self,
+        shape: usize,
+        values: &[i64],
+        counts: &[u32],
+        floor: i64,
+        rounds: usize,
+    ) -> i64 {
         self.list(shape, values, counts);
         if self.entries.is_empty() {
             return 0;
@@ -184,7 +193,7 @@ impl<'a> Knapsack<'a> {
         let mut best_weights = self.weights[shape].clone();
         let mut step = WEIGHTS as f64 / 4.0;
         let mut improved = true;
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             // Nothing is used too much: the bound is what fits.
             let over = usage.iter().map(|u| u / UNITS as f64 - 1.0).fold(0.0, f64::max);
             if over < 1e-3 {
@@ -222,6 +231,15 @@ impl<'a> Knapsack<'a> {
             self.list(shape, values, counts);
         }
         best
+    }
+
+    /// The most that a pod of each listed item may be worth so that no content of the shape is worth more than `price`,
+    /// by the weights alone: (item, worth). Contents take no more than the whole room, so shares of it at its price do.
+    pub(super) fn fair(&self, price: i64) -> impl Iterator<Item = (u32, i64)> {
+        let per_share = price as f64 / (UNITS * WEIGHTS) as f64 * (1.0 - 1e-9);
+        self.entries
+            .iter()
+            .map(move |entry| (entry.item, (entry.share as f64 * per_share) as i64))
     }
 
     /// Depth first, most of the densest first. Returns the worth (0 when nothing exceeds the floor), how many of each
@@ -351,8 +369,9 @@ impl<'a> Knapsack<'a> {
 
 /// Weights in proportion to what each resource of the shape costs at these prices; even where they say nothing.
 fn weights(mix: &Mix, unit_prices: &[f64], shape: usize) -> Vec<i64> {
-    let costs = mix.room(shape).iter().zip(unit_prices);
-    let costs: Vec<f64> = costs.map(|(room, price)| *room as f64 * price).collect();
+    let price = |r: usize| unit_prices.get(r).copied().unwrap_or(0.0);
+    let costs = mix.room(shape).iter().enumerate();
+    let costs: Vec<f64> = costs.map(|(r, room)| (*room).max(0) as f64 * price(r)).collect();
     let sum: f64 = costs.iter().sum();
     let even = 1.0 / mix.n_res.max(1) as f64;
     let part = |cost: &f64| if sum > 0.0 { cost / sum } else { even };

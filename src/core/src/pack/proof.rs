@@ -13,6 +13,8 @@ use super::{
 
 /// States after which the proof stops and settles for a weaker bound.
 const STATES_MAX: usize = 20_000;
+/// Rounds of moving the weights before contents are enumerated.
+pub(super) const ROUNDS: usize = 16;
 /// Work of one state, see [`Knapsack::work`].
 const WORK_PER_STATE: u64 = 30;
 
@@ -41,7 +43,7 @@ impl Knapsack<'_> {
         floor: i64,
         steps_max: u64,
     ) -> Found {
-        let upper = self.tighten(shape, values, counts, floor);
+        let upper = self.tighten(shape, values, counts, floor, ROUNDS);
         if upper <= floor {
             return Found {
                 upper,

@@ -16,7 +16,7 @@ use super::{
 /// How much more the resource in question counts than its price.
 const ACCENTS: [f64; 2] = [3.0, 12.0];
 /// Resources that are accented: those that cost most.
-const ACCENTED: usize = 2;
+const ACCENTED: usize = 3;
 
 #[derive(Debug)]
 pub(super) struct Quick<'a> {
