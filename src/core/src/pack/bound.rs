@@ -221,8 +221,14 @@ impl Terms {
         // First what the purchase found pods to be worth: it had nearly the same question.
         let hinted: Vec<i64> = component.items.iter().map(|i| worths[*i as usize]).collect();
         let aim = sum(&hinted);
-        let mut share = budget.part(40);
-        let found = lowered(mix, &mut searches, &reserved, hinted, &mut share);
+        let mut share = budget.part(20);
+        let found = lowered(mix, &mut searches, &reserved, hinted.clone(), &mut share);
+        budget.spend(share.spent);
+        if sum(&found) > sum(&best) {
+            best = found;
+        }
+        let mut share = budget.part(25);
+        let found = scaled(mix, &mut searches, &reserved, hinted, &mut share);
         budget.spend(share.spent);
         if sum(&found) > sum(&best) {
             best = found;
@@ -238,7 +244,7 @@ impl Terms {
         let mut share = budget.part(50);
         let generated = generate(mix, &mut searches, &mix.counts, &known, &best, &mut share);
         budget.spend(share.spent);
-        let found = lowered(mix, &mut searches, &reserved, generated.worths, budget);
+        let found = scaled(mix, &mut searches, &reserved, generated.worths, budget);
         if sum(&found) > sum(&best) {
             best = found;
         }
@@ -257,7 +263,7 @@ impl Terms {
             .sum();
         let mut sum = total;
         for ((room, items), n) in self.nodes_alike(problem, mix) {
-            sum -= i128::from(prices.room(room, &items)) * n;
+            sum -= i128::from(prices.room(&room, &items)) * n;
         }
         for (stock, it) in problem.offers.reservations.iter().enumerate() {
             let from = (0..mix.n_shapes()).filter(|s| self.shapes[*s].reservation == Some(stock as u32));
@@ -315,15 +321,16 @@ impl Terms {
         self.bound(mix, values, sum)
     }
 
-    /// Existing machines by free room and the items they admit, with how many there are of each.
-    fn nodes_alike<'a>(&self, problem: &'a Problem<'_>, mix: &Mix) -> BTreeMap<(&'a [i64], Vec<u32>), i128> {
-        let mut alike: BTreeMap<(&[i64], Vec<u32>), i128> = BTreeMap::new();
+    /// Existing machines by free room, slots included, and the items they admit, with how many there are of each.
+    fn nodes_alike(&self, problem: &Problem<'_>, mix: &Mix) -> BTreeMap<(Vec<i64>, Vec<u32>), i128> {
+        let mut alike: BTreeMap<(Vec<i64>, Vec<u32>), i128> = BTreeMap::new();
         for node in (0..problem.snapshot.nodes.len()).filter(|n| !problem.snapshot.nodes[*n].leaving) {
             let place = problem.n_offers() + node;
-            let room = problem.free_room(node);
+            let mut room = problem.free_room(node).to_vec();
+            room.extend(self.slots.iter().map(|slot| i64::from(slot.room)));
             let admits = |item: &u32| {
                 let lots = &mix.lots[*item as usize];
-                times(room, mix.request(*item as usize)) > 0
+                times(&room, mix.request(*item as usize)) > 0
                     && lots.iter().any(|lot| {
                         problem.demands[self.lots[*lot as usize].demand as usize]
                             .allowed
@@ -412,6 +419,35 @@ fn worths(mix: &Mix, item_of: &[u32], hints: &Hints) -> Vec<i64> {
     sums.iter()
         .map(|(worth, pods)| (worth / (*pods).max(1)) as i64)
         .collect()
+}
+
+/// These values of the items, all lowered by the same part until no machine holds pods worth more than its price.
+fn scaled(
+    mix: &Mix,
+    searches: &mut Searches<'_>,
+    reserved: &[bool],
+    mut values: Vec<i64>,
+    budget: &mut Budget,
+) -> Vec<i64> {
+    let mut worst: (i128, i128) = (1, 1);
+    let order: Vec<usize> = (0..mix.n_shapes()).filter(|s| !reserved[*s]).collect();
+    let n_shapes = order.len() as u64;
+    for (at, shape) in order.into_iter().enumerate() {
+        let price = mix.prices[shape];
+        // What costs this much at the worst excess so far needs no closer look.
+        let floor = (i128::from(price) * worst.0 / worst.1) as i64;
+        let floor = floor + floor / ENOUGH;
+        let steps = (budget.left / (n_shapes - at as u64) * STEPS_LENT).min(budget.left);
+        let proven = searches.knapsack.prove(shape, &values, &mix.counts, floor, steps);
+        budget.spend(searches.steps());
+        if i128::from(proven.upper) * worst.1 > worst.0 * i128::from(price) {
+            worst = (i128::from(proven.upper), i128::from(price));
+        }
+    }
+    for value in &mut values {
+        *value = (i128::from(*value) * worst.1 / worst.0) as i64;
+    }
+    values
 }
 
 /// These values of the items, lowered until no machine holds pods worth more than its price. What holds for a machine

@@ -13,6 +13,8 @@ const UNITS: i64 = 1 << 20;
 /// Sum of the weights of all resources.
 const WEIGHTS: i64 = 1 << 20;
 
+/// The part of a fair share that is granted.
+const FAIR: f64 = 0.999;
 /// Rounds of moving the weights for a search.
 const ROUNDS: usize = 4;
 
@@ -235,8 +237,9 @@ impl<'a> Knapsack<'a> {
 
     /// The most that a pod of each listed item may be worth so that no content of the shape is worth more than `price`,
     /// by the weights alone: (item, worth). Contents take no more than the whole room, so shares of it at its price do.
+    /// A little less, because whoever checks has to find such weights again.
     pub(super) fn fair(&self, price: i64) -> impl Iterator<Item = (u32, i64)> {
-        let per_share = price as f64 / (UNITS * WEIGHTS) as f64 * (1.0 - 1e-9);
+        let per_share = price as f64 / (UNITS * WEIGHTS) as f64 * FAIR;
         self.entries
             .iter()
             .map(move |entry| (entry.item, (entry.share as f64 * per_share) as i64))

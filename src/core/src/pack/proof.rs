@@ -14,7 +14,7 @@ use super::{
 /// States after which the proof stops and settles for a weaker bound.
 const STATES_MAX: usize = 20_000;
 /// Rounds of moving the weights before contents are enumerated.
-pub(super) const ROUNDS: usize = 16;
+const ROUNDS: usize = 16;
 /// Work of one state, see [`Knapsack::work`].
 const WORK_PER_STATE: u64 = 30;
 
