@@ -36,6 +36,7 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
         let snapshot = context.index().snapshot(&catalog, now).snapshot;
         reopen_abandoned(&context, &decided).await;
         decided.retain(|name| context.index().claim(name).is_some());
+        finish_undone(&context, &mut decided).await;
 
         let (plan, report) = disrupt::emptiness(&snapshot, now);
         let findings = plimsoll_core::lint::lint(&snapshot, &catalog, &plan);
@@ -93,7 +94,35 @@ async fn carry_out<P: CloudProvider>(
                 nodeclaim = claim,
                 "removal dropped, the machine is no longer empty"
             ),
-            Err(error) => tracing::warn!(nodeclaim = claim, error = chain(&error), "removal failed"),
+            Err(error) => {
+                tracing::warn!(nodeclaim = claim, error = chain(&error), "removal failed");
+                if error.is_unclear() {
+                    // The claim may be leaving: its node must not open again before a later pass knows.
+                    decided.insert(claim.to_owned());
+                }
+            }
+        }
+    }
+}
+
+/// Removals whose last call had no clear outcome: the node is closed, so it can only be tried again.
+async fn finish_undone<P: CloudProvider>(context: &Context<P>, decided: &mut BTreeSet<String>) {
+    let stays = |name: &&String| {
+        let index = context.index();
+        let claim = index.claim(name);
+        claim.is_some_and(|c| c.metadata.deletion_timestamp.is_none())
+    };
+    let undone: Vec<String> = decided.iter().filter(stays).cloned().collect();
+    for claim in undone {
+        match remove(context, &claim).await {
+            Ok(true) => tracing::info!(nodeclaim = claim, "finished an interrupted removal"),
+            Ok(false) => drop(decided.remove(&claim)),
+            Err(error) => {
+                tracing::warn!(nodeclaim = claim, error = chain(&error), "removal failed again");
+                if !error.is_unclear() {
+                    decided.remove(&claim);
+                }
+            }
         }
     }
 }

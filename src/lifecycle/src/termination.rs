@@ -8,7 +8,7 @@ use plimsoll_api::{conditions, labels, nodeclaim::NodeClaim, taints};
 use plimsoll_provider::Termination;
 use plimsoll_state::{
     NodeView,
-    node::{has_taint, is_ready},
+    node::{has_label, has_taint, is_ready},
     pod::PodState,
 };
 use serde_json::{Map, Value, json};
@@ -59,7 +59,9 @@ pub(crate) fn finalize(view: &NodeView, now: Timestamp, pass: &mut Pass) {
 
     let mut status = claim.status.clone().unwrap_or_default();
     let registered = conditions::is_true(&status.conditions, conditions::REGISTERED);
-    if let Some(node) = view.nodes.first().filter(|_| registered) {
+    // A node is opened before its claim says so: it may have pods.
+    let opened = |node: &&Arc<Node>| registered || has_label(node, labels::REGISTERED);
+    if let Some(node) = view.nodes.first().filter(opened) {
         if let Some(patch) = close_patch(node) {
             pass.effects.push(Effect::PatchNode {
                 name: node_name(node),

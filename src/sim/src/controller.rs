@@ -323,7 +323,7 @@ impl Controller {
                 task.failed = true;
             }
             Job::Disrupt(round) => {
-                round.abandon(request, &mut self.decided);
+                round.abandon(request, failure, &mut self.decided);
                 task.queue.clear();
             }
             Job::Order { .. } | Job::Recount => {
