@@ -215,7 +215,7 @@ impl<'de> Visitor<'de> for Document<'_> {
                 .map(|(key, value)| format!("{key:?}:{value}"))
                 .collect();
             let whole = RawValue::from_string(format!("{{{}}}", body.join(",")));
-            take(&*whole.map_err(serde::de::Error::custom)?);
+            take(&whole.map_err(serde::de::Error::custom)?);
             return Ok(());
         }
         let of = |name: &str| {

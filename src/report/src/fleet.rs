@@ -10,7 +10,7 @@ use plimsoll_api::labels;
 use plimsoll_core::{
     catalog::{Catalog, InstanceType, TypeId},
     requirement::{Operator, Requirement},
-    resources::Resources,
+    resources::{CPU, Resources},
     snapshot::{Labels, Node, NodeStage, Pool, Snapshot, Taint},
 };
 use plimsoll_state::Index;
@@ -57,6 +57,10 @@ const CONTROL_PLANE_LABELS: [&str; 2] = [
 
 /// Cluster Autoscaler's annotation on nodes.
 const SCALE_DOWN_DISABLED: &str = "cluster-autoscaler.kubernetes.io/scale-down-disabled";
+
+/// A report proposes no machine with more than this many times the vCPUs of the largest its group has now: sizes of a
+/// family cost the same per vCPU, and a few giants are not what somebody who runs many small machines wants.
+const GROWTH_MAX: i64 = 2;
 
 /// Group of the nodes that carry none of [`GROUP_LABELS`].
 const UNGROUPED: &str = "nodes";
@@ -232,13 +236,16 @@ fn make_up_pools(
         let nodes: Vec<&Node> = members.iter().map(|at| &snapshot.nodes[*at]).collect();
         let in_use: BTreeSet<&Arc<str>> = values(&nodes, labels::INSTANCE_TYPE);
         let arches = values(&nodes, labels::ARCH);
+        let cpu = |amounts: &Resources| amounts.get(CPU).copied().unwrap_or(0);
+        let cpu_max = GROWTH_MAX * nodes.iter().map(|n| cpu(&n.capacity)).max().unwrap_or(0);
         let wanted = |t: &InstanceType| {
             let runs = t
                 .requirements
                 .iter()
                 .filter(|r| &*r.key == labels::ARCH)
                 .all(|r| arches.iter().any(|a| r.matches(Some(a))));
-            in_use.contains(&t.name) || (runs && (!offline || aws::is_ordinary(&t.name)))
+            let fits = runs && cpu(&t.capacity) <= cpu_max;
+            in_use.contains(&t.name) || (fits && (!offline || aws::is_ordinary(&t.name)))
         };
         let types = (0..catalog.types.len() as u32).map(TypeId);
         let types = types.filter(|id| wanted(&catalog.types[id.0 as usize])).collect();

@@ -1,6 +1,8 @@
 //! The kinds a report reads, in one table: what is listed live, taken from files, kept in snapshots, and asked for in
 //! the role of a cluster reader.
 
+use std::{collections::BTreeMap, fmt::Write as _};
+
 /// A kind of object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
@@ -145,5 +147,51 @@ impl Kind {
         } else {
             format!("{}.{}", self.plural, self.group)
         }
+    }
+}
+
+/// The ClusterRole that lets an account make reports and plans, and nothing else.
+pub fn reader_role() -> String {
+    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for kind in &KINDS {
+        groups.entry(kind.group).or_default().push(kind.plural);
+    }
+    let mut out = String::from(
+        "# All that `plimsoll report`, `plan`, `explain` and `snapshot` ask for. Generated from the table of kinds they \
+         read.\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata:\n  name: plimsoll-reader\n  labels:\n    \
+         app.kubernetes.io/name: plimsoll\n    app.kubernetes.io/managed-by: plimsoll\nrules:\n",
+    );
+    for (group, mut plurals) in groups {
+        plurals.sort_unstable();
+        let _ = write!(
+            out,
+            "- apiGroups: [{group:?}]\n  resources: [{}]\n  verbs: [get, list]\n",
+            plurals.join(", ")
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_may_hold_a_secret_is_read() {
+        for kind in &KINDS {
+            assert!(
+                !["secrets", "configmaps"].contains(&kind.plural),
+                "{}",
+                kind.plural
+            );
+        }
+        let role = reader_role();
+        assert!(
+            !role.contains('*') && role.matches("verbs: [get, list]").count() == 5,
+            "{role}"
+        );
+        assert_eq!(KINDS[0].path(), "/api/v1/nodes");
+        assert_eq!(KINDS[2].path(), "/apis/policy/v1/poddisruptionbudgets");
+        assert_eq!(KINDS[2].resource(), "poddisruptionbudgets.policy");
     }
 }

@@ -23,14 +23,22 @@ pub fn thousands(number: u64) -> String {
     out
 }
 
-/// Cores with one decimal.
+/// Cores, with one decimal below a hundred.
 pub(crate) fn cores(milli: i64) -> String {
-    format!("{:.1}", milli as f64 / 1000.0)
+    short(milli as f64 / 1000.0)
 }
 
-/// GiB with one decimal.
+/// GiB, with one decimal below a hundred.
 pub(crate) fn gib(bytes: i64) -> String {
-    format!("{:.1}", bytes as f64 / f64::from(1 << 30))
+    short(bytes as f64 / f64::from(1 << 30))
+}
+
+fn short(amount: f64) -> String {
+    if amount < 99.95 {
+        format!("{amount:.1}")
+    } else {
+        thousands(amount.round() as u64)
+    }
 }
 
 /// A share in whole percent; nothing of nothing is zero.
@@ -60,5 +68,6 @@ mod tests {
             assert_eq!(dollars(amount), text);
         }
         assert_eq!((percent(1, 3), percent(1, 0)), (33, 0));
+        assert_eq!((cores(1500), cores(35_520_600)), ("1.5".into(), "35,521".into()));
     }
 }

@@ -479,7 +479,7 @@ fn note_selectors(value: &Value, keys: &mut BTreeSet<String>) {
             for (field, value) in map {
                 match (field.as_str(), value) {
                     ("matchLabels" | "nodeSelector", Value::Object(labels)) => {
-                        keys.extend(labels.keys().cloned())
+                        keys.extend(labels.keys().cloned());
                     }
                     ("key" | "topologyKey", Value::String(key)) => {
                         keys.insert(key.clone());

@@ -206,7 +206,7 @@ pub enum Action {
 pub struct Part {
     pub namespace: String,
     pub pods: u32,
-    /// Of the machine: the larger of their shares of CPU and of memory, in thousandths.
+    /// Their share, in thousandths, of what the machine has less of: CPU or memory.
     pub permille: u32,
 }
 
@@ -586,16 +586,25 @@ fn filled(cluster: &Cluster, pods: &[usize], allocatable: &plimsoll_core::resour
         entry.1 += request(class, CPU);
         entry.2 += request(class, MEMORY);
     }
-    let permille = |used: i64, resource: &str| {
-        let whole = amount(allocatable, resource).max(1);
-        (i128::from(used) * 1000 / i128::from(whole)) as u32
-    };
+    let whole = (
+        amount(allocatable, CPU).max(1),
+        amount(allocatable, MEMORY).max(1),
+    );
+    let permille = |used: i64, whole: i64| (i128::from(used) * 1000 / i128::from(whole)) as u32;
+    let total = by_namespace
+        .values()
+        .fold((0, 0), |sum, (_, cpu, memory)| (sum.0 + cpu, sum.1 + memory));
+    let by_cpu = permille(total.0, whole.0) >= permille(total.1, whole.1);
     let mut parts: Vec<Part> = by_namespace
         .into_iter()
         .map(|(namespace, (pods, cpu, memory))| Part {
             namespace: namespace.to_string(),
             pods,
-            permille: permille(cpu, CPU).max(permille(memory, MEMORY)),
+            permille: if by_cpu {
+                permille(cpu, whole.0)
+            } else {
+                permille(memory, whole.1)
+            },
         })
         .collect();
     parts.sort_by(|a, b| b.permille.cmp(&a.permille).then(a.namespace.cmp(&b.namespace)));
@@ -644,10 +653,11 @@ fn notes(cluster: &Cluster, policy: &Policy) -> Vec<String> {
     if !cluster.pools_made_up.is_empty() {
         notes.push(format!(
             "machines without a NodePool ({}) are planned as if each group could buy its own types and current \
-             general, compute and memory types of the same architecture",
+             general, compute and memory types of the same architecture, up to twice as large",
             cluster.pools_made_up.join(", ")
         ));
     }
+    notes.push("pods are kept spread over zones only where they ask for it".into());
     notes.push(format!(
         "plans were searched for {} steps; what was not found may still be there, down to the bound",
         policy.steps_max

@@ -40,7 +40,9 @@ pub(crate) fn spending(cluster: &Cluster) -> (Vec<Spend>, Vec<Spend>, Idle) {
         let (cpu, memory) = (request(class, CPU), request(class, MEMORY));
         used[node_at].0 += cpu;
         used[node_at].1 += memory;
-        let price = node.price.map_or(0.0, |p| p.dollars());
+        let price = node
+            .price
+            .map_or(0.0, plimsoll_core::catalog::MicroDollars::dollars);
         let share =
             |used: i64, resource: &str| used as f64 / amount(&node.allocatable, resource).max(1) as f64;
         let dollars = price * (share(cpu, CPU) + share(memory, MEMORY)) / 2.0;
@@ -91,7 +93,9 @@ pub(crate) fn spending(cluster: &Cluster) -> (Vec<Spend>, Vec<Spend>, Idle) {
     }
     let (mut idle_cpu, mut idle_memory) = (0.0, 0.0);
     for (node, (cpu, memory)) in snapshot.nodes.iter().zip(used) {
-        let price = node.price.map_or(0.0, |p| p.dollars());
+        let price = node
+            .price
+            .map_or(0.0, plimsoll_core::catalog::MicroDollars::dollars);
         let free = |used: i64, resource: &str| {
             let whole = amount(&node.allocatable, resource).max(1);
             (whole - used).max(0) as f64 / whole as f64

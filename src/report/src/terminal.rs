@@ -191,7 +191,11 @@ fn restraints(report: &SavingsReport, colour: Colour, out: &mut String) {
                 kind.fix,
             );
             let rows: Vec<_> = report.restraints.iter().filter(|r| r.kind == kind.kind).collect();
-            for r in rows.iter().filter(|r| r.per_month.is_some_and(is_worth_a_line)).take(ROWS_MAX / 2) {
+            for r in rows
+                .iter()
+                .filter(|r| r.per_month.is_some_and(is_worth_a_line))
+                .take(ROWS_MAX / 2)
+            {
                 let now = if r.for_ever { "" } else { " (at the moment)" };
                 let _ = writeln!(
                     out,

@@ -187,7 +187,7 @@ fn raw(object: &Value) -> Result<Box<RawValue>, WhatIfError> {
 }
 
 fn take(dump: &mut Dump, object: &Value) -> Result<(), WhatIfError> {
-    dump.take(&*raw(object)?);
+    dump.take(&raw(object)?);
     Ok(())
 }
 

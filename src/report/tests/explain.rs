@@ -11,7 +11,7 @@ use plimsoll_core::{
     catalog::MicroDollars,
     policy::{MinValuesPolicy, Policy, PreferencePolicy},
 };
-use plimsoll_report::{ExplainError, Prices, dump, explain, reasons, redact};
+use plimsoll_report::{ExplainError, Prices, dump, explain, kinds, reasons, redact};
 use serde_json::{Value, json};
 
 fn now() -> Timestamp {
@@ -303,6 +303,38 @@ fn a_running_pod_says_what_holds_it_and_a_pool_what_it_may_still_do() {
     }
 }
 
+/// Links between pages lead somewhere, and commands name what the program has.
+#[test]
+fn links_of_the_documentation_lead_somewhere() {
+    let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let docs = std::fs::read_dir(root.join("docs"))
+        .unwrap()
+        .map(|e| e.unwrap().path());
+    let top = ["README.md", "ARCHITECTURE.md", "SECURITY.md", "SAFETY.md"].map(|name| root.join(name));
+    let mut links = 0;
+    for page in docs
+        .chain(top)
+        .filter(|p| p.extension().is_some_and(|e| e == "md"))
+    {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for (at, _) in text.match_indices("](") {
+            let rest = &text[at + 2..];
+            let target = rest[..rest.find(')').unwrap()].split('#').next().unwrap();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            links += 1;
+            let found = page.parent().unwrap().join(target);
+            assert!(
+                found.exists(),
+                "{} links to {target}, which is not there",
+                page.display()
+            );
+        }
+    }
+    assert!(links > 5, "{links} links were looked at");
+}
+
 /// Pages of the documentation that the program knows better.
 #[test]
 fn generated_pages_are_up_to_date() {
@@ -310,6 +342,7 @@ fn generated_pages_are_up_to_date() {
     for (name, text) in [
         ("reason-codes.md", reasons::page()),
         ("snapshot.md", redact::page()),
+        ("reader-role.yaml", kinds::reader_role()),
     ] {
         let path = format!("{root}{name}");
         if std::env::var_os("UPDATE_DOCS").is_some() {

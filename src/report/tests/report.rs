@@ -212,7 +212,7 @@ fn annotations_and_pods_without_a_controller_cost_what_their_removal_would_save(
             json!({ "metadata": { "annotations": annotation } }),
         );
         let (held, free) = with_and_without(&items, |item| {
-            merge(item, json!({ "metadata": { "annotations": null } }))
+            merge(item, json!({ "metadata": { "annotations": null } }));
         });
         let month = month_of(&held, RestraintKind::DoNotDisrupt, "shop/Deployment/web");
         assert!(close(
@@ -230,7 +230,7 @@ fn annotations_and_pods_without_a_controller_cost_what_their_removal_would_save(
         json!({ "metadata": { "annotations": { "karpenter.sh/do-not-disrupt": "true" } } }),
     );
     let (held, free) = with_and_without(&items, |item| {
-        merge(item, json!({ "metadata": { "annotations": null } }))
+        merge(item, json!({ "metadata": { "annotations": null } }));
     });
     let month = month_of(&held, RestraintKind::NodeDoNotDisrupt, "n0");
     assert!(close(
@@ -428,13 +428,19 @@ fn json_yaml_and_several_documents_say_the_same() {
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
     let yaml = serde_saphyr::to_string(&list).unwrap();
     assert_eq!(whole, report_of_dump(&dump::read(yaml.as_bytes()).unwrap()));
-    let one_by_one: String = items.iter().map(|i| format!("{i}\n")).collect();
-    assert_eq!(whole, report_of_dump(&dump::read(one_by_one.as_bytes()).unwrap()));
-    let documents: String = items
+    let one_by_one: Vec<String> = items.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        whole,
+        report_of_dump(&dump::read(one_by_one.join("\n").as_bytes()).unwrap())
+    );
+    let documents: Vec<String> = items
         .iter()
-        .map(|i| format!("---\n{}", serde_saphyr::to_string(i).unwrap()))
+        .map(|i| serde_saphyr::to_string(i).unwrap())
         .collect();
-    assert_eq!(whole, report_of_dump(&dump::read(documents.as_bytes()).unwrap()));
+    assert_eq!(
+        whole,
+        report_of_dump(&dump::read(documents.join("\n---\n").as_bytes()).unwrap())
+    );
 }
 
 #[test]
@@ -601,7 +607,7 @@ fn every_form_of_the_report_shows_the_same_money() {
     }
     assert_eq!(csv(&report, CsvTable::Nodes).lines().count(), 7);
     let script = commands(&report, &dump.index);
-    for node in report.nodes.iter() {
+    for node in &report.nodes {
         let drained = script.contains(&format!("kubectl drain {} ", node.name));
         assert_eq!(drained, node.action == Action::Remove, "{}", node.name);
     }

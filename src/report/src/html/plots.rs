@@ -18,8 +18,10 @@ const LEVELS: [(&str, u32); 5] = [
 ];
 /// From this many machines on they are small squares coloured by how full they are.
 pub(super) const BOXES_MAX: usize = 120;
-/// Squares per row.
-const COLUMNS: usize = 60;
+/// Squares per row, and more of them where there would be many rows.
+const COLUMNS: usize = 50;
+const COLUMNS_OF_MANY: usize = 100;
+const MANY: usize = 1500;
 
 /// Text that may stand anywhere in HTML.
 pub(super) fn escape(text: &str) -> String {
@@ -174,20 +176,25 @@ pub(super) fn machines(machines: &[Machine<'_>], colours: &Colours, out: &mut St
 }
 
 fn squares(machines: &[Machine<'_>], out: &mut String) {
-    let rows = machines.len().div_ceil(COLUMNS);
+    let columns = if machines.len() > MANY {
+        COLUMNS_OF_MANY
+    } else {
+        COLUMNS
+    };
+    let rows = machines.len().div_ceil(columns);
     let mut paths = vec![String::new(); LEVELS.len()];
     let mut filled: Vec<u32> = machines.iter().map(Machine::permille).collect();
     // Sorted, the picture is a histogram that can be compared at a glance.
     filled.sort_unstable();
     for (at, permille) in filled.iter().enumerate() {
         let level = LEVELS.iter().position(|(_, below)| permille < below);
-        let (x, y) = (at % COLUMNS * 10, at / COLUMNS * 10);
+        let (x, y) = (at % columns * 10, at / columns * 10);
         let _ = write!(paths[level.unwrap_or(LEVELS.len() - 1)], "M{x} {y}h9v9h-9z");
     }
     let _ = write!(
         out,
         "<svg class=grid viewBox=\"0 0 {} {}\" role=img aria-label=\"{} machines by how full they are\">",
-        COLUMNS * 10,
+        columns * 10,
         rows * 10,
         machines.len()
     );
