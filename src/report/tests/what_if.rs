@@ -114,7 +114,7 @@ fn workloads_pools_and_prices_change_the_plan_and_the_difference_is_shown() {
 
     let gone = "---\n{apiVersion: karpenter.sh/v1, kind: NodePool, metadata: {name: default, uid: pool, annotations: \
                 {plimsoll.dev/what-if: delete}}, spec: {disruption: {consolidateAfter: 30s}, template: {spec: {requirements: \
-                [], nodeClassRef: {group: g, kind: k, name: n}}}}}";
+                [], nodeClassRef: {group: g, kind: K, name: default}}}}}";
     let (plan, text) = after(gone);
     assert!(plan.launches.is_empty());
     assert!(
