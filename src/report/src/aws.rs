@@ -242,7 +242,7 @@ mod tests {
             Some((96_000, false)),
             "AWS does not sell it there"
         );
-        assert_eq!(offer("eu-west-1b", "on-demand"), Some((114_000, true)));
+        assert_eq!(offer("eu-west-1b", "on-demand"), Some((107_000, true)));
         assert_eq!(offer("test-zone-a", "on-demand"), None);
         assert_eq!(m5.allocatable[CPU], 1930);
         // 8192 - 614 - 255 - 29 × 11 - 100 MiB

@@ -462,9 +462,15 @@ impl Redactor {
             self.looked_at.contains(key) || LABELS.iter().any(|p| listed(p))
         };
         for object in &mut self.kept {
-            for pointer in ["/metadata/labels", "/spec/template/metadata/labels"] {
-                if let Some(Value::Object(labels)) = object.pointer_mut(pointer) {
+            for pointer in ["/metadata", "/spec/template/metadata"] {
+                let Some(Value::Object(metadata)) = object.pointer_mut(pointer) else {
+                    continue;
+                };
+                if let Some(Value::Object(labels)) = metadata.get_mut("labels") {
                     labels.retain(|key, _| counts(key));
+                    if labels.is_empty() {
+                        metadata.remove("labels");
+                    }
                 }
             }
         }
