@@ -3,8 +3,13 @@
 mod args;
 mod controller;
 mod crds;
+mod explain;
+mod live;
 mod pack;
 mod plan;
+mod report;
+mod snapshot;
+mod source;
 
 use std::process::ExitCode;
 
@@ -17,8 +22,11 @@ fn main() -> ExitCode {
     let result = match args.command {
         Command::Controller(options) => controller::run(*options),
         Command::Crds => crds::run(),
+        Command::Explain(options) => explain::run(&options),
         Command::Pack(options) => pack::run(&options),
         Command::Plan(options) => plan::run(&options),
+        Command::Report(options) => report::run(&options),
+        Command::Snapshot(options) => snapshot::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -43,6 +43,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "plimsoll-report",
+        &["plimsoll-api", "plimsoll-core", "plimsoll-state"],
+    ),
+    (
         "plimsoll",
         &[
             "plimsoll-api",
@@ -50,6 +54,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "plimsoll-core",
             "plimsoll-kwok",
             "plimsoll-provider",
+            "plimsoll-report",
+            "plimsoll-state",
         ],
     ),
     ("plimsoll-bench", &["plimsoll-core"]),
@@ -63,6 +69,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &["kube", "k8s-openapi", "tokio", "tracing", "rand"],
     ),
     ("plimsoll-sim", &["tokio"]),
+    ("plimsoll-report", &["tokio"]),
 ];
 
 #[test]

@@ -14,6 +14,7 @@ pub mod pod;
 mod promises;
 mod slim;
 pub mod storage;
+mod workload;
 
 pub use index::{Bindings, Index, NodeView, Observe, PROMISE_WINDOW, Peers, Touched};
 pub use lower::{
