@@ -100,7 +100,7 @@ async fn page(client: &Client, kind: &Kind, next: &str) -> Result<Page, kube::Er
 pub(crate) async fn dump(client: &Client) -> anyhow::Result<(Dump, Vec<String>)> {
     let mut dump = Dump::default();
     let missing = each_object(client, |kind, object| {
-        dump.take_as(&kind.api_version(), kind.kind, object)
+        dump.take_as(&kind.api_version(), kind.kind, object);
     })
     .await?;
     Ok((dump, missing))

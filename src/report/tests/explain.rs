@@ -25,6 +25,7 @@ fn ask(items: &[Value], subject: &str) -> Result<String, ExplainError> {
     let policy = Policy {
         preferences: PreferencePolicy::Respect,
         min_values: MinValuesPolicy::Strict,
+        nomination: true,
         steps_max: 100,
         types_per_launch_max: 60,
         interruption_cost: MicroDollars(0),

@@ -28,6 +28,7 @@ fn policy() -> Policy {
     Policy {
         preferences: PreferencePolicy::Respect,
         min_values: MinValuesPolicy::Strict,
+        nomination: true,
         steps_max: 200,
         types_per_launch_max: 60,
         interruption_cost: MicroDollars(0),

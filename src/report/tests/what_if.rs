@@ -64,6 +64,7 @@ fn made(changes: Option<&WhatIf>) -> Result<(Snapshot, Plan, Report), WhatIfErro
     let policy = Policy {
         preferences: PreferencePolicy::Respect,
         min_values: MinValuesPolicy::Strict,
+        nomination: true,
         steps_max: 100,
         types_per_launch_max: 60,
         interruption_cost: MicroDollars(0),
