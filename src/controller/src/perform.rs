@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
@@ -84,7 +84,13 @@ impl<P: CloudProvider> Context<P> {
                 .is_some_and(|next| matches!(next, Effect::Nominate { .. }))
             {
                 let together = stream::iter(nominations.drain(..)).buffer_unordered(NOMINATIONS);
-                together.try_collect::<()>().await?;
+                // Best effort: one pod that cannot be nominated must not keep a machine closed.
+                let log = async |answer: Result<(), PerformError>| {
+                    if let Err(error) = answer {
+                        tracing::warn!(error = chain(&error), "nomination failed");
+                    }
+                };
+                together.for_each(log).await;
                 if matches!(effects.peek(), Some(Effect::OpenNode { .. })) {
                     self.nominations_are_heard().await;
                 }

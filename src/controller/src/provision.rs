@@ -72,9 +72,6 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
         if !recount {
             recount = pass(&context, Buy::Everything).await.unclear;
         }
-        if recount {
-            context.provision.notify_one();
-        }
     }
 }
 
@@ -266,7 +263,8 @@ async fn assign<P: CloudProvider>(context: &Context<P>, snapshot: &Snapshot, pla
             let waits = index
                 .pod(&pod.key)
                 .is_some_and(|p| p.uid == pod.uid && p.node.is_none());
-            if node.stage == NodeStage::Initialized && waits {
+            // Machines of claims are nominated for by their own passes.
+            if node.claim.is_none() && node.stage == NodeStage::Initialized && waits {
                 let (pod, uid) = (pod.key.clone(), pod.uid.clone());
                 nominations.push(Effect::Nominate {
                     pod,

@@ -226,14 +226,16 @@ fn register(
         .as_ref()
         .map_or(Duration::ZERO, |t| since(t.0, now));
     let can_nominate = settings.nominate && !view.promised.is_empty();
-    let catching_up = node_patch(claim, node);
-    let peers_wait = if can_nominate {
+    let late = waited >= OPENING_WINDOW;
+    let peers_wait = if can_nominate && closed {
         wait_for_peers(view, node, now)
     } else {
         None
     };
-    let ready = !can_nominate || (accepts_pods(node) && peers_wait.is_none()) || waited >= OPENING_WINDOW;
-    if catching_up.is_none() && ready {
+    let ready = !can_nominate || !closed || (accepts_pods(node) && peers_wait.is_none()) || late;
+    let catching_up = node_patch(claim, node);
+    if ready && (catching_up.is_none() || late) {
+        pass.effects.extend(catching_up);
         if can_nominate {
             nominate(view, node, false, pass);
         }
@@ -244,8 +246,11 @@ fn register(
                 taint,
             });
         }
-        set.set_true(conditions::REGISTERED);
-        status.node_name.clone_from(&node.metadata.name);
+        // Should it be there with several effects, the next pass takes the next one off.
+        if count_taints(node, taints::UNREGISTERED) <= 1 {
+            set.set_true(conditions::REGISTERED);
+            status.node_name.clone_from(&node.metadata.name);
+        }
         return;
     }
     set.set_unknown(
@@ -254,7 +259,9 @@ fn register(
         "Node is kept closed until it, and the machines bought with it, are ready for their pods",
     );
     pass.effects.extend(catching_up);
-    pass.again_in(OPENING_WINDOW.saturating_sub(waited));
+    if !late {
+        pass.again_in(OPENING_WINDOW.saturating_sub(waited));
+    }
     if let Some(wait) = peers_wait {
         pass.again_in(wait);
     }
@@ -451,7 +458,8 @@ fn node_patch(claim: &NodeClaim, node: &Node) -> Option<Effect> {
         metadata.insert("finalizers".into(), json!(all));
     }
     let owners = node.metadata.owner_references.as_deref().unwrap_or_default();
-    if !owners.iter().any(|o| o.kind == "NodeClaim") {
+    let first = !owners.iter().any(|o| o.kind == "NodeClaim");
+    if first {
         let owner = json!({
             "apiVersion": "karpenter.sh/v1", "kind": "NodeClaim", "name": name(claim),
             "uid": claim.metadata.uid, "blockOwnerDeletion": true,
@@ -466,7 +474,8 @@ fn node_patch(claim: &NodeClaim, node: &Node) -> Option<Effect> {
         .and_then(|s| s.taints.clone())
         .unwrap_or_default();
     let mut wanted = has.clone();
-    if !has_label(node, labels::DO_NOT_SYNC_TAINTS) && !has_label(node, labels::REGISTERED) {
+    // Once only: an agent may have taken its start-up taint off a node that is still closed.
+    if first && !has_label(node, labels::DO_NOT_SYNC_TAINTS) && !has_label(node, labels::REGISTERED) {
         for taint in claim
             .spec
             .taints
@@ -605,6 +614,11 @@ pub(crate) fn has_finalizer(claim: &NodeClaim) -> bool {
         .iter()
         .flatten()
         .any(|f| f == labels::TERMINATION_FINALIZER)
+}
+
+fn count_taints(node: &Node, key: &str) -> usize {
+    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+    taints.filter(|t| t.key == key).count()
 }
 
 fn same_taint(a: &Taint, b: &Taint) -> bool {

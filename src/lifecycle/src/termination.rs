@@ -263,6 +263,8 @@ pub(crate) fn with_disrupted(node: &Node) -> Vec<k8s_openapi::api::core::v1::Tai
         .as_ref()
         .and_then(|s| s.taints.clone())
         .unwrap_or_default();
-    all.push(taints::disrupted());
+    if !has_taint(node, taints::DISRUPTED) {
+        all.push(taints::disrupted());
+    }
     all
 }

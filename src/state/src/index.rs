@@ -162,16 +162,21 @@ impl Index {
         std::mem::take(&mut self.touched)
     }
 
-    fn peers(&self, claim: &str) -> Peers {
-        let mut peers = Peers::default();
-        for other in self.closed_machines_of_plan(claim) {
+    fn peers(&self, claim: &NodeClaim) -> Peers {
+        let Some(plan) = plan_of(claim).filter(|_| is_closed(claim)) else {
+            return Peers::default();
+        };
+        let mut peers = Peers {
+            joining: self.ordering.as_deref() == Some(plan),
+            last_ready: None,
+        };
+        let others = self.closed_machines(plan);
+        for other in others.filter(|other| other.metadata.name != claim.metadata.name) {
             match self.sole_node(other).filter(|node| accepts_pods(node)) {
                 Some(node) => peers.last_ready = peers.last_ready.max(ready_since(node)),
                 None => peers.joining = true,
             }
         }
-        let plan = self.claim(claim).and_then(|claim| plan_of(claim));
-        peers.joining |= plan.is_some() && plan == self.ordering.as_deref();
         peers
     }
 
@@ -186,23 +191,10 @@ impl Index {
         ordered.iter().for_each(|claim| self.touch_claim(claim));
     }
 
-    /// The claims of the same plan whose machines are not open yet, unless this one is.
-    fn closed_machines_of_plan(&self, claim: &str) -> impl Iterator<Item = &Arc<NodeClaim>> {
-        let is_closed = |claim: &NodeClaim| {
-            let conditions = claim.status.as_ref().map(|s| s.conditions.as_slice());
-            let opened = conditions::is_true(conditions.unwrap_or_default(), conditions::REGISTERED);
-            !opened && claim.metadata.deletion_timestamp.is_none()
-        };
-        let own = self.claim(claim).filter(|claim| is_closed(claim));
-        let own = own.and_then(|claim| plan_of(claim));
-        let all = own.map(|own| (own, self.claims()));
-        all.into_iter().flat_map(move |(own, claims)| {
-            claims.filter(move |other| {
-                plan_of(other) == Some(own)
-                    && other.metadata.name.as_deref() != Some(claim)
-                    && is_closed(other)
-            })
-        })
+    /// The claims of a plan whose machines are not open yet.
+    fn closed_machines(&self, plan: &str) -> impl Iterator<Item = &Arc<NodeClaim>> {
+        self.claims()
+            .filter(move |claim| plan_of(claim) == Some(plan) && is_closed(claim))
     }
 
     /// The Node of a claim, when there is exactly one.
@@ -289,12 +281,13 @@ impl Index {
             .map(|n| self.storage.attachments_of(n, &pods))
             .unwrap_or_default();
         let last_pod_event = node_name.and_then(|n| self.last_pod_event.get(n)).copied();
+        let peers = self.peers(&object);
         Some(NodeView {
             claim: object,
             nodes,
             pods,
             promised,
-            peers: self.peers(claim),
+            peers,
             attachments,
             last_pod_event,
         })
@@ -459,15 +452,18 @@ impl Index {
         }
     }
 
-    /// Machines that were bought together with this node's wait for each other.
-    fn touch_peers(&mut self, node: &str) {
-        let claim = self.nodes.get(node).and_then(|n| self.claim_of_node(n));
-        let peers: Vec<String> = claim
-            .into_iter()
-            .flat_map(|claim| self.closed_machines_of_plan(claim))
+    /// Machines of a plan wait for the last of them: was it the last?
+    fn touch_peers(&mut self, plan: &str) {
+        let accepts = |peer: &NodeClaim| self.sole_node(peer).is_some_and(|node| accepts_pods(node));
+        let peers: Vec<&Arc<NodeClaim>> = self.closed_machines(plan).collect();
+        if peers.iter().any(|peer| !accepts(peer)) {
+            return;
+        }
+        let names: Vec<String> = peers
+            .iter()
             .filter_map(|peer| peer.metadata.name.clone())
             .collect();
-        peers.iter().for_each(|peer| self.touch_claim(peer));
+        names.iter().for_each(|peer| self.touch_claim(peer));
     }
 
     /// Takes in a claim unless something newer is known. None: a watch says it exists.
@@ -492,13 +488,21 @@ impl Index {
             self.claims_by_provider_id.insert(id, name.clone());
         }
         self.touch_claim(&name);
-        self.claims.insert(
-            name,
-            ClaimEntry {
-                object: Arc::new(object),
-                unconfirmed_since,
-            },
-        );
+        let object = Arc::new(object);
+        let entry = ClaimEntry {
+            object: object.clone(),
+            unconfirmed_since,
+        };
+        let before = self.claims.insert(name, entry).map(|entry| entry.object);
+        // The machine may have been ready before its claim named it; or it will never be.
+        let named = |claim: &NodeClaim| claim.status.as_ref().and_then(|s| s.provider_id.clone());
+        let joined = before.as_deref().and_then(named) != named(&object)
+            && self.sole_node(&object).is_some_and(|node| accepts_pods(node));
+        let leaves = object.metadata.deletion_timestamp.is_some()
+            && before.is_some_and(|before| before.metadata.deletion_timestamp.is_none());
+        if let Some(plan) = plan_of(&object).filter(|_| joined || leaves) {
+            self.touch_peers(plan);
+        }
         self.touched.capacity = true;
         self.touched.pools = true;
         self.revision += 1;
@@ -510,6 +514,9 @@ impl Index {
                 self.claims_by_provider_id.remove(id);
             }
             self.touch_claim(name);
+            if let Some(plan) = plan_of(&entry.object) {
+                self.touch_peers(plan);
+            }
             self.touched.capacity = true;
             self.touched.pools = true;
             self.revision += 1;
@@ -561,7 +568,7 @@ impl Index {
                 self.waits_again(pod);
             }
         }
-        if self.claims.contains_key(&*target) {
+        if pod.nominated_node.is_none() && self.claims.contains_key(&*target) {
             self.touch_claim(&target);
         }
     }
@@ -618,6 +625,13 @@ fn intern<T: Eq + std::hash::Hash>(set: &mut FxHashSet<Arc<T>>, value: T) -> Arc
     let shared = Arc::new(value);
     set.insert(shared.clone());
     shared
+}
+
+/// Neither open for pods yet nor leaving.
+fn is_closed(claim: &NodeClaim) -> bool {
+    let conditions = claim.status.as_ref().map(|s| s.conditions.as_slice());
+    let opened = conditions::is_true(conditions.unwrap_or_default(), conditions::REGISTERED);
+    !opened && claim.metadata.deletion_timestamp.is_none()
 }
 
 fn plan_of(claim: &NodeClaim) -> Option<&str> {
@@ -767,7 +781,11 @@ impl Observe<Node> for Index {
         self.nodes.insert(name, Arc::new(object));
         self.touch_claim_of_node(&shared);
         if became_ready {
-            self.touch_peers(&shared);
+            let claim = self.nodes.get(&*shared).and_then(|n| self.claim_of_node(n));
+            let claim = claim.and_then(|name| self.claim(name)).cloned();
+            if let Some(plan) = claim.as_deref().and_then(plan_of) {
+                self.touch_peers(plan);
+            }
         }
         self.touched.capacity = true;
         self.touched.pools = true;
