@@ -14,6 +14,7 @@ mod eviction;
 mod garbage;
 mod lease;
 mod metrics;
+mod nominations;
 mod perform;
 mod pools;
 mod provision;
