@@ -20,6 +20,8 @@ pub(crate) struct Context<P> {
     pub(crate) settings: Settings,
     /// The ordinary client: retries by itself where the server asks for it.
     pub(crate) client: Client,
+    /// For calls that must not be made twice.
+    pub(crate) no_retry: Client,
     pub(crate) provider: P,
     pub(crate) metrics: Metrics,
     pub(crate) events: Recorder,
@@ -44,6 +46,7 @@ impl<P> Context<P> {
         config: Config,
         settings: Settings,
         client: Client,
+        no_retry: Client,
         provider: P,
         metrics: Metrics,
         events: Recorder,
@@ -54,6 +57,7 @@ impl<P> Context<P> {
             config,
             settings,
             client,
+            no_retry,
             provider,
             metrics,
             events,

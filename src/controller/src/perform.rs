@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Resource,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    core::DeserializeGuard,
 };
 use plimsoll_api::{conditions, nodeclaim::NodeClaim, taints};
 use plimsoll_lifecycle::Effect;
@@ -17,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use crate::{context::Context, nominations};
+use crate::{context::Context, nominations, watch};
 
 /// No call outside a watch takes longer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -167,7 +168,8 @@ impl<P: CloudProvider> Context<P> {
 
     /// Creates a claim and takes it into the index at once: the next plan must know it.
     pub(crate) async fn create_claim(&self, claim: &NodeClaim) -> Result<NodeClaim, PerformError> {
-        let api = Api::<NodeClaim>::all(self.client.clone());
+        // Each repetition by the client itself would be another claim, with another name.
+        let api = Api::<NodeClaim>::all(self.no_retry.clone());
         let created = bounded("create a NodeClaim", api.create(&PostParams::default(), claim)).await?;
         self.update(|index, now| index.created_claim(created.clone(), now));
         Ok(created)
@@ -176,11 +178,19 @@ impl<P: CloudProvider> Context<P> {
     /// Takes in every claim the API server has: after a creation whose outcome is not known, a claim may exist that
     /// no record here knows of, and planning without it could buy twice.
     pub(crate) async fn recount_claims(&self) -> Result<(), PerformError> {
-        let api = Api::<NodeClaim>::all(self.client.clone());
+        let api = Api::<DeserializeGuard<NodeClaim>>::all(self.client.clone());
         let claims = bounded("list NodeClaims", api.list(&ListParams::default())).await?;
+        let (mut known, mut unreadable) = (Vec::new(), Vec::new());
+        for guarded in claims.items {
+            match watch::readable("nodeclaims.karpenter.sh", guarded) {
+                Ok(claim) => known.push(claim),
+                Err(meta) => unreadable.push(meta),
+            }
+        }
         self.update(|index, now| {
-            for claim in claims.items {
-                index.created_claim(claim, now);
+            index.counted(known, now);
+            for meta in &unreadable {
+                Observe::<NodeClaim>::unreadable(index, meta);
             }
         });
         Ok(())

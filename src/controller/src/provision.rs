@@ -53,6 +53,7 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
     let mut recount = false;
     loop {
         let _ = tokio::time::timeout(PERIOD, context.provision.notified()).await;
+        recount |= context.index().overdue(Timestamp::now());
         if recount && let Err(error) = context.recount_claims().await {
             tracing::warn!(error = chain(&error), "no plan before the NodeClaims are known");
             continue;

@@ -91,6 +91,7 @@ pub async fn run<P: CloudProvider>(
             config,
             Settings { nominate },
             client.clone(),
+            no_retry.clone(),
             make_provider(client),
             metrics.clone(),
             events,
@@ -98,7 +99,7 @@ pub async fn run<P: CloudProvider>(
             Index::default(),
         );
         // A replica in waiting keeps its index warm, so that it can act as soon as it leads.
-        let _watches = watch::start(&context, &sync);
+        let mut watches = watch::start(&context, &sync);
         let mut tasks = JoinSet::new();
         tasks.spawn(writer);
         synced(&sync).await;
@@ -117,10 +118,9 @@ pub async fn run<P: CloudProvider>(
         };
         tokio::select! {
             () = lost => Err(RunError::LeadershipLost),
-            Some(ended) = tasks.join_next() => match ended {
-                Ok(()) => Ok(()),
-                Err(error) => Err(RunError::Stopped(error)),
-            },
+            // Nothing acts on a picture that has stopped moving.
+            Some(ended) = watches.join_next() => ended.map_err(RunError::Stopped),
+            Some(ended) = tasks.join_next() => ended.map_err(RunError::Stopped),
         }
     };
     let result = tokio::select! {

@@ -32,9 +32,8 @@ use crate::{
 
 type SharedLabels = Arc<Vec<(Arc<str>, Arc<str>)>>;
 
-/// A claim we created ourselves stays known for this long without the watch confirming it, so that a list
-/// that is older than the creation cannot make us launch the same machine twice. Longer than a watch takes to
-/// notice that its connection is dead and to list again.
+/// A claim we created ourselves is not asked about for this long although the watch has not confirmed it. Longer than
+/// a watch takes to notice that its connection is dead and to list again.
 const UNCONFIRMED_WINDOW: SignedDuration = SignedDuration::from_mins(2);
 
 /// How long the UID of something that is gone is remembered; longer than any call may take.
@@ -60,6 +59,13 @@ struct ClaimEntry {
     unconfirmed_since: Option<Timestamp>,
 }
 
+impl ClaimEntry {
+    fn is_overdue(&self, now: Timestamp) -> bool {
+        let since = self.unconfirmed_since;
+        since.is_some_and(|since| now.duration_since(since) > UNCONFIRMED_WINDOW)
+    }
+}
+
 /// How pods that had a place in a plan were bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bindings {
@@ -79,6 +85,8 @@ pub struct Index {
     nodes_by_provider_id: BTreeMap<String, BTreeSet<String>>,
     claims: BTreeMap<String, ClaimEntry>,
     claims_by_provider_id: BTreeMap<String, String>,
+    /// Names of claims that exist and that this version cannot read.
+    unreadable_claims: BTreeSet<String>,
     pub(crate) node_pools: BTreeMap<String, Arc<NodePool>>,
     /// Shape of each DaemonSet's template, by key.
     pub(crate) daemon_sets: BTreeMap<Arc<str>, Arc<PodClass>>,
@@ -122,6 +130,11 @@ impl Index {
 
     pub fn claims(&self) -> impl Iterator<Item = &Arc<NodeClaim>> {
         self.claims.values().map(|entry| &entry.object)
+    }
+
+    /// Names of claims that exist and that this version cannot read. Their machines are theirs all the same.
+    pub fn unreadable_claims(&self) -> &BTreeSet<String> {
+        &self.unreadable_claims
     }
 
     pub fn claim(&self, name: &str) -> Option<&Arc<NodeClaim>> {
@@ -194,22 +207,33 @@ impl Index {
     }
 
     /// Drops promises that will not be kept: their machine is gone or leaving, or has been usable for
-    /// [`PROMISE_WINDOW`]. Claims that no watch ever confirmed go too. The pods count as waiting again.
+    /// [`PROMISE_WINDOW`]. The pods count as waiting again.
     pub fn expire(&mut self, now: Timestamp) {
         self.break_promises(now);
         self.gone.retain(|_, at| now.duration_since(*at) <= GONE_WINDOW);
-        let lost: Vec<String> = self
-            .claims
-            .iter()
-            .filter(|(_, entry)| {
-                entry
-                    .unconfirmed_since
-                    .is_some_and(|since| now.duration_since(since) > UNCONFIRMED_WINDOW)
-            })
+    }
+
+    /// Whether a claim we created has not been confirmed by the watch in time. Then only the API server knows: list all
+    /// claims and tell [`Index::counted`] before the next plan.
+    pub fn overdue(&self, now: Timestamp) -> bool {
+        self.claims.values().any(|entry| entry.is_overdue(now))
+    }
+
+    /// Takes in all claims the API server has, by a list that was asked for just now. It may hold some whose creation
+    /// was never answered, and lack some that were created and have gone again.
+    pub fn counted(&mut self, claims: Vec<NodeClaim>, now: Timestamp) {
+        let listed: BTreeSet<Option<String>> = claims.iter().map(|c| c.metadata.uid.clone()).collect();
+        let overdue = self.claims.iter().filter(|(_, entry)| entry.is_overdue(now));
+        let gone: Vec<String> = overdue
+            .filter(|(_, entry)| !listed.contains(&entry.object.metadata.uid))
             .map(|(name, _)| name.clone())
             .collect();
-        for name in lost {
-            self.forget_claim(&name);
+        gone.iter().for_each(|name| self.forget_claim(name));
+        for entry in self.claims.values_mut() {
+            entry.unconfirmed_since = entry.unconfirmed_since.map(|_| now);
+        }
+        for claim in claims {
+            self.created_claim(claim, now);
         }
     }
 

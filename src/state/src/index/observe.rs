@@ -24,6 +24,8 @@ pub trait Observe<K> {
     fn apply(&mut self, object: K, now: Timestamp);
     fn delete(&mut self, object: &K, now: Timestamp);
     fn reset(&mut self, objects: Vec<K>, now: Timestamp);
+    /// An object of that name exists and cannot be read.
+    fn unreadable(&mut self, _meta: &ObjectMeta) {}
     /// The answer to one of our own writes, ahead of the watch.
     fn answered(&mut self, object: K, now: Timestamp) {
         self.apply(object, now);
@@ -116,7 +118,7 @@ impl Observe<slim::Pod> for Index {
 }
 
 impl Observe<Node> for Index {
-    fn apply(&mut self, mut object: Node, _now: Timestamp) {
+    fn apply(&mut self, mut object: Node, now: Timestamp) {
         // Never read, and the larger half of a Node.
         object.metadata.managed_fields = None;
         if let Some(status) = &mut object.status {
@@ -132,6 +134,12 @@ impl Observe<Node> for Index {
                 .is_some_and(|old| is_older(&object.metadata, &old.metadata))
         {
             return;
+        }
+        if let Some(old) = self.nodes.get(&name).cloned()
+            && old.metadata.uid != object.metadata.uid
+        {
+            // The name was reused: the old Node's deletion was not seen.
+            self.delete(&*old, now);
         }
         if self
             .nodes
@@ -233,7 +241,12 @@ fn is_heartbeat(old: &Node, new: &Node) -> bool {
 
 impl Observe<NodeClaim> for Index {
     fn apply(&mut self, object: NodeClaim, _now: Timestamp) {
+        self.unreadable_claims.remove(&object_key(&object.metadata));
         self.store_claim(object, None);
+    }
+
+    fn unreadable(&mut self, meta: &ObjectMeta) {
+        self.unreadable_claims.insert(object_key(meta));
     }
 
     /// An answer does not stand for the watch: the claim stays unconfirmed if it was, and one that the index
@@ -251,6 +264,7 @@ impl Observe<NodeClaim> for Index {
     }
 
     fn delete(&mut self, object: &NodeClaim, now: Timestamp) {
+        self.unreadable_claims.remove(&object_key(&object.metadata));
         self.bury(&object.metadata, now);
         self.forget_claim(&object_key(&object.metadata));
     }
@@ -268,6 +282,7 @@ impl Observe<NodeClaim> for Index {
             self.bury(&meta, now);
             self.forget_claim(&name);
         }
+        self.unreadable_claims.clear();
         for object in objects {
             self.apply(object, now);
         }
