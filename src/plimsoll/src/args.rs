@@ -27,6 +27,9 @@ pub(crate) enum Command {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Provider {
+    /// EC2 instances.
+    #[cfg(feature = "aws")]
+    Aws,
     /// Nodes without machines, for demos and tests.
     Kwok,
 }
@@ -57,6 +60,9 @@ pub(crate) struct ControllerOptions {
     pub(crate) provider: Provider,
     #[command(flatten)]
     pub(crate) planning: Planning,
+    #[cfg(feature = "aws")]
+    #[command(flatten)]
+    pub(crate) aws: crate::aws::AwsOptions,
     #[arg(long, env = "METRICS_PORT", default_value_t = 8080)]
     pub(crate) metrics_port: u16,
     #[arg(long, env = "HEALTH_PROBE_PORT", default_value_t = 8081)]
@@ -121,6 +127,9 @@ pub(crate) struct PlanOptions {
     pub(crate) provider: Provider,
     #[command(flatten)]
     pub(crate) planning: Planning,
+    #[cfg(feature = "aws")]
+    #[command(flatten)]
+    pub(crate) aws: crate::aws::AwsOptions,
     /// Plan for all pods as if no machine of ours existed: what the whole would cost bought at once.
     #[arg(long)]
     pub(crate) all_pods: bool,
@@ -129,7 +138,7 @@ pub(crate) struct PlanOptions {
     pub(crate) json: bool,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<GoDuration>()
         .map(|d| d.as_duration())
         .map_err(|error| format!("{error}; write it like 1s or 500ms"))

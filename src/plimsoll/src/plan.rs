@@ -27,6 +27,11 @@ pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<()> {
             .context("cannot read the cluster")?;
         let pools: Vec<_> = index.node_pools().cloned().collect();
         let catalog = match options.provider {
+            #[cfg(feature = "aws")]
+            Provider::Aws => {
+                let prepared = plimsoll_aws::prepare(options.aws.settings()?).await?;
+                prepared.provider(client).catalog(&pools).await?
+            }
             Provider::Kwok => KwokCloud::new(client).catalog(&pools).await?,
         };
         anyhow::Ok((index.snapshot(&catalog, Timestamp::now()).snapshot, catalog))
