@@ -1,7 +1,7 @@
 //! Where the testbed keeps what it builds and what it runs: outside the checkout, so that a clean clone starts warm.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
@@ -28,12 +28,21 @@ pub fn cargo_target() -> Result<PathBuf> {
     }
 }
 
+/// This package in the checkout that is being worked on. Not the one it was built in: clones share built files.
+fn package() -> PathBuf {
+    let run_by_cargo = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let run_by_script = || env::var_os("PLIMSOLL_CHECKOUT").map(|root| PathBuf::from(root).join("e2e"));
+    run_by_cargo
+        .or_else(run_by_script)
+        .unwrap_or_else(|| PathBuf::from("e2e"))
+}
+
 /// The directory of Plimsoll's CRDs.
 pub fn crds() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds")
+    package().join("../crds")
 }
 
 /// A file of this crate, for manifests that are read at run time.
 pub fn manifest(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests").join(name)
+    package().join("manifests").join(name)
 }

@@ -51,6 +51,8 @@ pub const CAPACITY_RESERVED: &str = "reserved";
 
 /// Finalizer on NodeClaims and Nodes: the machine is drained and terminated before the object goes.
 pub const TERMINATION_FINALIZER: &str = "karpenter.sh/termination";
+/// Annotation of a NodeClaim: the plan it comes from. Ours, not upstream's.
+pub const PLAN: &str = "plimsoll.dev/plan";
 
 /// Label of the kwok provider: the T-shirt size, e.g. `4x`.
 pub const KWOK_INSTANCE_SIZE: &str = "karpenter.kwok.sh/instance-size";

@@ -11,8 +11,8 @@ use crate::{
     perform::{PerformError, chain},
 };
 
-/// Passes under way at once: bounds calls to the API server and the cloud.
-pub(crate) const WORKERS: usize = 64;
+/// Passes under way at once: bounds calls to the API server and the cloud. The machines of one plan open together.
+pub(crate) const WORKERS: usize = 160;
 
 /// A claim that keeps failing is looked at this often.
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use kube::Client;
 use plimsoll_core::catalog::Catalog;
 use plimsoll_lifecycle::Settings;
 use plimsoll_state::Index;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{claims, config::Config, events::Recorder, eviction::Evictions, metrics::Metrics, queue::Queue};
 
@@ -27,6 +27,8 @@ pub(crate) struct Context<P> {
     pub(crate) provision: Notify,
     pub(crate) disrupt: Notify,
     pub(crate) pools: Notify,
+    /// When kube-scheduler will have heard of the latest nominations.
+    pub(crate) heard: Mutex<Option<Instant>>,
     index: Mutex<Index>,
     catalog: Mutex<Arc<Catalog>>,
 }
@@ -58,6 +60,7 @@ impl<P> Context<P> {
             provision: Notify::new(),
             disrupt: Notify::new(),
             pools: Notify::new(),
+            heard: Mutex::default(),
             index: Mutex::new(index),
             catalog: Mutex::default(),
         })

@@ -1,18 +1,18 @@
 //! The disruption loop: finds empty machines, closes them, looks again, lets them go.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
-use plimsoll_api::{nodeclaim::NodeClaim, taints};
-use plimsoll_core::{
-    disrupt,
-    plan::{Plan, Removal},
-    report::KeepReason,
-    snapshot::Snapshot,
-};
+use k8s_openapi::api::core::v1::Node;
+use plimsoll_api::taints;
+use plimsoll_core::{catalog::MicroDollars, disrupt, report::KeepReason, snapshot::Snapshot};
 use plimsoll_lifecycle::{Effect, EventType, Subject, disruption};
 use plimsoll_provider::CloudProvider;
-use plimsoll_state::NodeView;
+use plimsoll_state::node::has_taint;
 
 use crate::{
     context::Context,
@@ -36,12 +36,26 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
         let snapshot = context.index().snapshot(&catalog, now).snapshot;
         reopen_abandoned(&context, &decided).await;
         decided.retain(|name| context.index().claim(name).is_some());
+        // Deletions without a clear outcome: whether their claims are leaving is not known, so they are tried again.
+        let undone: Vec<String> = {
+            let index = context.index();
+            let stays = |claim: &&String| {
+                let claim = index.claim(claim);
+                claim.is_some_and(|c| c.metadata.deletion_timestamp.is_none())
+            };
+            decided.iter().filter(stays).cloned().collect()
+        };
 
         let (plan, report) = disrupt::emptiness(&snapshot, now);
         let findings = plimsoll_core::lint::lint(&snapshot, &catalog, &plan);
         context.metrics.eligible(plan.removals.len());
         if findings.is_empty() {
-            carry_out(&context, &snapshot, &plan, &mut decided).await;
+            let planned = plan.removals.iter().filter_map(|removal| {
+                let claim = snapshot.nodes[removal.node.0 as usize].claim.as_deref()?;
+                Some((claim.to_owned(), removal.saves))
+            });
+            let removals: BTreeMap<_, _> = undone.into_iter().map(|c| (c, None)).chain(planned).collect();
+            carry_out(&context, removals, &mut decided).await;
         } else {
             tracing::error!(plan = %plan.id, ?findings, "plan failed its own checks, nothing is done");
         }
@@ -57,20 +71,16 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
     }
 }
 
+/// Closes the nodes of these claims, and deletes the claims whose nodes are empty once they are closed.
 async fn carry_out<P: CloudProvider>(
     context: &Context<P>,
-    snapshot: &Snapshot,
-    plan: &Plan,
+    removals: BTreeMap<String, Option<MicroDollars>>,
     decided: &mut BTreeSet<String>,
 ) {
     let mut closed = Vec::new();
-    for removal in &plan.removals {
-        let node = &snapshot.nodes[removal.node.0 as usize];
-        let Some(claim) = node.claim.as_deref() else {
-            continue;
-        };
-        match close(context, claim).await {
-            Ok(true) => closed.push((claim, removal)),
+    for (claim, saves) in removals {
+        match close(context, &claim).await {
+            Ok(true) => closed.push((claim, saves)),
             Ok(false) => tracing::debug!(
                 nodeclaim = claim,
                 "removal dropped, the machine is not what the plan saw"
@@ -82,18 +92,17 @@ async fn carry_out<P: CloudProvider>(
         return;
     }
     tokio::time::sleep(BINDINGS_LAND).await;
-    for (claim, removal) in closed {
-        match remove(context, claim).await {
-            Ok(true) => {
-                decided.insert(claim.to_owned());
+    for (claim, saves) in closed {
+        match remove(context, &claim).await {
+            Removal::Done => {
                 context.metrics.decision("delete", "empty");
-                log_removal(claim, removal);
+                let saves_per_hour = saves.map(MicroDollars::dollars);
+                tracing::info!(nodeclaim = claim, saves_per_hour, "removing empty machine");
+                decided.insert(claim);
             }
-            Ok(false) => tracing::debug!(
-                nodeclaim = claim,
-                "removal dropped, the machine is no longer empty"
-            ),
-            Err(error) => tracing::warn!(nodeclaim = claim, error = chain(&error), "removal failed"),
+            // Its node must not open again before it is known whether the claim is leaving.
+            Removal::Unclear => drop(decided.insert(claim)),
+            Removal::Dropped => drop(decided.remove(&claim)),
         }
     }
 }
@@ -109,56 +118,74 @@ async fn close<P: CloudProvider>(context: &Context<P>, name: &str) -> Result<boo
     context.perform(close).await.map(|()| true)
 }
 
-fn log_removal(claim: &str, removal: &Removal) {
-    let saves_per_hour = removal.saves.map(plimsoll_core::catalog::MicroDollars::dollars);
-    tracing::info!(nodeclaim = claim, saves_per_hour, "removing empty machine");
+enum Removal {
+    Done,
+    /// The claim may have been deleted.
+    Unclear,
+    /// It was not; the node opens again now or with the next pass.
+    Dropped,
 }
 
-/// Whether the claim of a closed node was deleted.
-async fn remove<P: CloudProvider>(context: &Context<P>, name: &str) -> Result<bool, PerformError> {
+/// Deletes the claim of a closed node if nothing is on it.
+async fn remove<P: CloudProvider>(context: &Context<P>, name: &str) -> Removal {
     let Some(view) = context.index().view(name) else {
-        return Ok(false);
+        return Removal::Dropped;
     };
-    let Some(node) = view.node() else { return Ok(false) };
+    let Some(node) = view.node() else {
+        return Removal::Dropped;
+    };
 
     // Not from the index: what counts is what the API server says after the node was closed.
     let node_name = node.metadata.name.as_deref().unwrap_or_default();
-    let pods = context.pods_on(node_name).await?;
+    let pods = match context.pods_on(node_name).await {
+        Ok(pods) => pods,
+        Err(error) => {
+            tracing::warn!(nodeclaim = name, error = chain(&error), "removal dropped");
+            return Removal::Dropped;
+        }
+    };
     let effects = disruption::confirm_empty(&view.claim, node, &pods);
     let deletes = effects.iter().any(|e| matches!(e, Effect::DeleteClaim { .. }));
-    context.perform_all(effects).await?;
-    Ok(deletes)
+    match context.perform_all(effects).await {
+        Ok(()) if deletes => Removal::Done,
+        Ok(()) => {
+            tracing::debug!(
+                nodeclaim = name,
+                "removal dropped, the machine is no longer empty"
+            );
+            Removal::Dropped
+        }
+        Err(error) => {
+            tracing::warn!(nodeclaim = name, error = chain(&error), "removal failed");
+            if deletes && error.is_unclear() {
+                Removal::Unclear
+            } else {
+                Removal::Dropped
+            }
+        }
+    }
 }
 
 /// Takes the taint off nodes that were closed by a process that did not live to decide.
 async fn reopen_abandoned<P: CloudProvider>(context: &Context<P>, decided: &BTreeSet<String>) {
-    let abandoned: Vec<NodeView> = {
+    let abandoned: Vec<Arc<Node>> = {
         let index = context.index();
-        let stays = |claim: &NodeClaim| claim.metadata.deletion_timestamp.is_none();
-        let names = index
-            .claims()
-            .filter(|c| stays(c))
-            .filter_map(|c| c.metadata.name.as_deref());
-        names
-            .filter(|name| !decided.contains(*name))
-            .filter_map(|name| index.view(name))
-            .collect()
+        let stays = |node: &Node| {
+            let claim = index.claim_of_node(node).filter(|name| !decided.contains(*name));
+            let claim = claim.and_then(|name| index.claim(name));
+            claim.is_some_and(|c| c.metadata.deletion_timestamp.is_none())
+        };
+        let closed =
+            |node: &Node| has_taint(node, taints::DISRUPTED) && node.metadata.deletion_timestamp.is_none();
+        index.nodes().filter(|n| closed(n) && stays(n)).cloned().collect()
     };
-    for view in abandoned {
-        let Some(node) = view.node() else { continue };
-        let closed = node
-            .spec
-            .iter()
-            .flat_map(|s| s.taints.iter().flatten())
-            .any(|t| t.key == taints::DISRUPTED);
-        if closed && node.metadata.deletion_timestamp.is_none() {
-            tracing::info!(
-                node = node.metadata.name,
-                "opening a node that an unfinished disruption had closed"
-            );
-            if let Err(error) = context.perform(disruption::reopen(node)).await {
-                tracing::warn!(error = chain(&error), "node could not be opened again");
-            }
+    for node in &abandoned {
+        tracing::info!(
+            node = node.metadata.name,
+            "opening a node that an unfinished disruption had closed"
+        );
+        if let Err(error) = context.perform(disruption::reopen(node)).await {
+            tracing::warn!(error = chain(&error), "node could not be opened again");
         }
     }
 }

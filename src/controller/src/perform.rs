@@ -1,28 +1,39 @@
 //! Effects become calls.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Resource,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
-use plimsoll_api::{conditions, nodeclaim::NodeClaim};
+use plimsoll_api::{conditions, nodeclaim::NodeClaim, taints};
 use plimsoll_lifecycle::Effect;
 use plimsoll_provider::{CloudProvider, LaunchRequest, ProviderError, Termination};
 use plimsoll_state::{Observe, pod::PodState};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::context::Context;
 
 /// No call outside a watch takes longer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// No node has this name. A pod is nominated here for a moment so that its next nomination is a change.
+const LOOK_AGAIN: &str = "look-again.plimsoll.dev";
 /// Nominations under way at once for one node.
 const NOMINATIONS: usize = 32;
+/// How long kube-scheduler may take to hear of one nomination, when many come at once.
+const HEARD_PER_POD: Duration = Duration::from_millis(1);
+/// Nominations are taken for heard after this long, however many there are.
+const HEARD_MAX: Duration = Duration::from_secs(2);
 /// A launch or termination may take the cloud a while.
 const CLOUD_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -43,9 +54,23 @@ pub(crate) enum PerformError {
     },
 }
 
+impl PerformError {
+    /// The call may have been carried out although it failed.
+    pub(crate) fn is_unclear(&self) -> bool {
+        match self {
+            Self::Api {
+                source: kube::Error::Api(status),
+                ..
+            } => status.code >= 500,
+            Self::Timeout(..) | Self::Api { .. } => true,
+            Self::Conflict | Self::Provider { .. } => false,
+        }
+    }
+}
+
 impl<P: CloudProvider> Context<P> {
-    /// Performs effects in order; the first that fails ends it. Nominations that follow each other go out
-    /// together: the node they are for opens right after, and a scheduling attempt in between would undo them.
+    /// Performs effects in order; the first that fails ends it. Nominations that follow each other go out together,
+    /// and kube-scheduler gets the time to take them in before the node they are for opens.
     pub(crate) async fn perform_all(&self, effects: Vec<Effect>) -> Result<(), PerformError> {
         let (mut nominations, mut effects) = (Vec::new(), effects.into_iter().peekable());
         while let Some(effect) = effects.next() {
@@ -59,10 +84,37 @@ impl<P: CloudProvider> Context<P> {
                 .is_some_and(|next| matches!(next, Effect::Nominate { .. }))
             {
                 let together = stream::iter(nominations.drain(..)).buffer_unordered(NOMINATIONS);
-                together.try_collect::<()>().await?;
+                // Best effort: one pod that cannot be nominated must not keep a machine closed.
+                let log = async |answer: Result<(), PerformError>| {
+                    if let Err(error) = answer {
+                        tracing::warn!(error = chain(&error), "nomination failed");
+                    }
+                };
+                together.for_each(log).await;
+                if matches!(effects.peek(), Some(Effect::OpenNode { .. })) {
+                    self.nominations_are_heard().await;
+                }
             }
         }
         Ok(())
+    }
+
+    /// kube-scheduler hears of nominations and of open nodes through two watches, and no node must overtake. Nodes
+    /// whose pods are being nominated at the same time open at the same time: a pod that is tried between the first
+    /// and its own loses its nomination.
+    async fn nominations_are_heard(&self) {
+        let begun = Instant::now();
+        let pods = u32::try_from(self.index().promised_pods()).unwrap_or(u32::MAX);
+        let own = begun + HEARD_PER_POD.saturating_mul(pods).min(HEARD_MAX);
+        let lock = || self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heard = *lock().get_or_insert(own);
+        if heard < own {
+            (*lock(), heard) = (Some(own), own);
+        }
+        while Instant::now() < heard && begun.elapsed() < 2 * HEARD_MAX {
+            tokio::time::sleep_until(heard).await;
+            heard = lock().unwrap_or(own);
+        }
     }
 
     /// Boxed, because what follows from an answer is performed the same way.
@@ -101,6 +153,7 @@ impl<P: CloudProvider> Context<P> {
                 Ok(())
             }
             Effect::DeleteClaim { name, uid, reason } => self.delete_claim(&name, uid, reason).await,
+            Effect::OpenNode { name, uid, taint } => self.open_node(&name, &uid, taint).await,
             Effect::DeleteNode { name, uid } => {
                 let api = Api::<Node>::all(self.client.clone());
                 gone_is_fine(bounded("delete a Node", api.delete(&name, &with_uid(&uid))).await)
@@ -108,7 +161,12 @@ impl<P: CloudProvider> Context<P> {
             Effect::Launch(claim) => self.launch(&claim).await,
             Effect::Terminate { claim, provider_id } => self.terminate(&claim, provider_id).await,
             Effect::Probe(claim) => self.probe(&claim).await,
-            Effect::Nominate { pod, uid, node } => self.nominate(&pod, &uid, node).await,
+            Effect::Nominate {
+                pod,
+                uid,
+                node,
+                look_again,
+            } => self.nominate(&pod, &uid, &node, look_again).await,
             Effect::Evict { pod, uid, node } => {
                 self.evictions.add(pod, uid, node);
                 Ok(())
@@ -141,6 +199,19 @@ impl<P: CloudProvider> Context<P> {
         let created = bounded("create a NodeClaim", api.create(&PostParams::default(), claim)).await?;
         self.update(|index, now| index.created_claim(created.clone(), now));
         Ok(created)
+    }
+
+    /// Takes in every claim the API server has: after a creation whose outcome is not known, a claim may exist that
+    /// no record here knows of, and planning without it could buy twice.
+    pub(crate) async fn recount_claims(&self) -> Result<(), PerformError> {
+        let api = Api::<NodeClaim>::all(self.client.clone());
+        let claims = bounded("list NodeClaims", api.list(&ListParams::default())).await?;
+        self.update(|index, now| {
+            for claim in claims.items {
+                index.created_claim(claim, now);
+            }
+        });
+        Ok(())
     }
 
     async fn delete_claim(&self, name: &str, uid: String, reason: &'static str) -> Result<(), PerformError> {
@@ -255,22 +326,51 @@ impl<P: CloudProvider> Context<P> {
         self.perform_all(effects).await
     }
 
-    async fn nominate(&self, pod: &str, uid: &str, node: Option<String>) -> Result<(), PerformError> {
-        let (namespace, name) = pod.split_once('/').unwrap_or_default();
-        let api = Api::<plimsoll_state::Pod>::namespaced(self.client.clone(), namespace);
-        let patch =
-            Patch::Merge(json!({ "metadata": { "uid": uid }, "status": { "nominatedNodeName": node } }));
-        let params = PatchParams::default();
-        let what = "nominate a node for a Pod";
-        match bounded(what, api.patch_subresource("status", name, &params, &patch)).await {
-            // Bound before we could say where to, or replaced by another pod of that name.
+    async fn open_node(&self, name: &str, uid: &str, taint: usize) -> Result<(), PerformError> {
+        let steps = json!([
+            { "op": "test", "path": "/metadata/uid", "value": uid },
+            { "op": "test", "path": format!("/spec/taints/{taint}/key"), "value": taints::UNREGISTERED },
+            { "op": "remove", "path": format!("/spec/taints/{taint}") },
+            { "op": "add", "path": "/metadata/labels/karpenter.sh~1registered", "value": "true" },
+        ]);
+        let steps = serde_json::from_value(steps).expect("these are operations of a JSON Patch");
+        let api = Api::<Node>::all(self.client.clone());
+        let patch = Patch::Json::<()>(steps);
+        match bounded("open a Node", api.patch(name, &PatchParams::default(), &patch)).await {
+            Ok(node) => self.observe(Some(node)),
+            // A test failed, or the Node has gone: the list of taints is not what it was.
             Err(PerformError::Api {
                 source: kube::Error::Api(status),
                 ..
-            }) if status.is_invalid() => Ok(()),
-            Err(PerformError::Conflict) => Ok(()),
-            answer => gone_is_fine(answer),
+            }) if status.is_invalid() || status.is_not_found() => return Err(PerformError::Conflict),
+            Err(error) => return Err(error),
         }
+        Ok(())
+    }
+
+    async fn nominate(&self, pod: &str, uid: &str, node: &str, look_again: bool) -> Result<(), PerformError> {
+        let (namespace, name) = pod.split_once('/').unwrap_or_default();
+        let api = Api::<plimsoll_state::Pod>::namespaced(self.client.clone(), namespace);
+        // A change from one node to another makes kube-scheduler try the pods it has given up; from none to one it
+        // does not.
+        let steps = [look_again.then_some(LOOK_AGAIN), Some(node)];
+        for node in steps.into_iter().flatten() {
+            let patch =
+                Patch::Merge(json!({ "metadata": { "uid": uid }, "status": { "nominatedNodeName": node } }));
+            let params = PatchParams::default();
+            let what = "nominate a node for a Pod";
+            match bounded(what, api.patch_subresource("status", name, &params, &patch)).await {
+                Ok(_) => {}
+                // Bound before we could say where to, or replaced by another pod of that name.
+                Err(PerformError::Api {
+                    source: kube::Error::Api(status),
+                    ..
+                }) if status.is_invalid() || status.is_not_found() => return Ok(()),
+                Err(PerformError::Conflict) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     async fn patch<K>(

@@ -49,24 +49,38 @@ enum Buy {
 
 pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
     let mut last_arrival: Option<Instant> = None;
+    let mut broken_promises = 0;
+    let mut recount = false;
     loop {
         let _ = tokio::time::timeout(PERIOD, context.provision.notified()).await;
+        if recount && let Err(error) = context.recount_claims().await {
+            tracing::warn!(error = chain(&error), "no plan before the NodeClaims are known");
+            continue;
+        }
+        recount = false;
         context.update(plimsoll_state::Index::expire);
         if context.index().waiting() == 0 {
             context.metrics.waiting(0);
             continue;
         }
-        let quiet = last_arrival.is_none_or(|at| at.elapsed() >= QUIET);
-        last_arrival = Some(gather(&context, quiet).await);
-        pass(&context, Buy::Everything).await;
+        // Where one pod lost its place, others are about to; they are better planned together.
+        let broken = std::mem::replace(&mut broken_promises, context.index().broken_promises());
+        let quiet = broken == broken_promises && last_arrival.is_none_or(|at| at.elapsed() >= QUIET);
+        let (arrived, early) = gather(&context, quiet).await;
+        last_arrival = Some(arrived);
+        recount = early.unclear;
+        if !recount {
+            recount = pass(&context, Buy::Everything).await.unclear;
+        }
     }
 }
 
-/// Returns when the burst is over or has lasted as long as it may, with the time the last pod came.
-async fn gather<P: CloudProvider>(context: &Arc<Context<P>>, quiet: bool) -> Instant {
+/// Returns when the burst is over or has lasted as long as it may, with the time the last pod came and what was
+/// bought meanwhile.
+async fn gather<P: CloudProvider>(context: &Arc<Context<P>>, quiet: bool) -> (Instant, Bought) {
     let (idle, begun) = (context.config.batch_idle, Instant::now());
     let (mut seen, mut last) = (context.index().arrivals(), begun);
-    let mut early = quiet;
+    let mut bought = Bought::default();
     loop {
         tokio::time::sleep(TICK).await;
         let arrivals = context.index().arrivals();
@@ -80,16 +94,25 @@ async fn gather<P: CloudProvider>(context: &Arc<Context<P>>, quiet: bool) -> Ins
             idle
         };
         if last.elapsed() >= pause || lasted >= context.config.batch_max {
-            return last;
+            return (last, bought);
         }
-        if early && lasted >= EARLY {
-            early = pass(context, Buy::Settled).await == 0;
+        if quiet && bought == Bought::default() && lasted >= EARLY {
+            bought = pass(context, Buy::Settled).await;
         }
     }
 }
 
-/// Plans once and acts on it. Returns how many machines were ordered.
-async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> usize {
+/// What came of a pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Bought {
+    /// Claims created.
+    claims: usize,
+    /// A claim may have been created without our knowing.
+    unclear: bool,
+}
+
+/// Plans once and acts on it.
+async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> Bought {
     let begun = Instant::now();
     let catalog = context.catalog();
     let (lowered, waiting) = {
@@ -97,7 +120,8 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> usize {
         (index.snapshot(&catalog, Timestamp::now()), index.waiting())
     };
     context.metrics.waiting(waiting);
-    let policy = context.config.policy.clone();
+    let mut policy = context.config.policy.clone();
+    policy.nomination = context.settings.nominate;
     // Planning is pure computation; the loops that serve watches must not wait for it.
     let planned = tokio::task::spawn_blocking(move || {
         let (plan, report) = provision::provision(&lowered.snapshot, &catalog, &policy);
@@ -109,7 +133,7 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> usize {
         Ok(planned) => planned,
         Err(error) => {
             tracing::error!(%error, "planning failed, nothing is done");
-            return 0;
+            return Bought::default();
         }
     };
     context
@@ -119,7 +143,7 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> usize {
         tracing::error!(plan = %plan.id, %finding, "plan failed one of its own checks");
     }
     if findings.iter().any(Finding::forbids_acting) {
-        return 0;
+        return Bought::default();
     }
     if buy == Buy::Everything {
         tell(context, &lowered, &report);
@@ -133,7 +157,7 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> usize {
         }
     };
     if launches.is_empty() {
-        return 0;
+        return Bought::default();
     }
     tracing::info!(
         plan = %plan.id,
@@ -146,12 +170,20 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> usize {
         planned_in_ms = begun.elapsed().as_millis(),
         "buying machines"
     );
+    context.update(|index, _| index.ordering(Some(&plan.id)));
     let orders: Vec<_> = launches
         .into_iter()
         .map(|launch| order(context, &lowered.snapshot, &catalog, &plan, launch))
         .collect();
-    let created: Vec<bool> = stream::iter(orders).buffer_unordered(CREATIONS).collect().await;
-    created.into_iter().filter(|created| *created).count()
+    let bought = stream::iter(orders)
+        .buffer_unordered(CREATIONS)
+        .fold(Bought::default(), async |all, one| Bought {
+            claims: all.claims + one.claims,
+            unclear: all.unclear || one.unclear,
+        })
+        .await;
+    context.update(|index, _| index.ordering(None));
+    bought
 }
 
 /// Creates the claim of one launch, unless what it was planned for is gone.
@@ -161,7 +193,7 @@ async fn order<P: CloudProvider>(
     catalog: &Catalog,
     plan: &Plan,
     launch: &Launch,
-) -> bool {
+) -> Bought {
     let pods: Vec<_> = launch
         .pods
         .iter()
@@ -180,7 +212,7 @@ async fn order<P: CloudProvider>(
             Some(pool) if wanted => order::claim(launch, pool, catalog, &plan.id),
             _ => {
                 tracing::info!(plan = %plan.id, pool = %launch.pool, "launch dropped, its pods or its pool are gone");
-                return false;
+                return Bought::default();
             }
         }
     };
@@ -188,7 +220,10 @@ async fn order<P: CloudProvider>(
         Ok(created) => created,
         Err(error) => {
             tracing::warn!(pool = %launch.pool, error = chain(&error), "NodeClaim not created");
-            return false;
+            return Bought {
+                claims: 0,
+                unclear: error.is_unclear(),
+            };
         }
     };
     let name = created.metadata.name.clone().unwrap_or_default();
@@ -210,7 +245,10 @@ async fn order<P: CloudProvider>(
             .events
             .publish(&subject, EventType::Normal, NOMINATED, note);
     }
-    true
+    Bought {
+        claims: 1,
+        unclear: false,
+    }
 }
 
 /// Remembers which waiting pods have a place on machines that exist or are coming, and tells
@@ -225,12 +263,14 @@ async fn assign<P: CloudProvider>(context: &Context<P>, snapshot: &Snapshot, pla
             let waits = index
                 .pod(&pod.key)
                 .is_some_and(|p| p.uid == pod.uid && p.node.is_none());
-            if node.stage == NodeStage::Initialized && waits {
+            // Machines of claims are nominated for by their own passes.
+            if node.claim.is_none() && node.stage == NodeStage::Initialized && waits {
                 let (pod, uid) = (pod.key.clone(), pod.uid.clone());
                 nominations.push(Effect::Nominate {
                     pod,
                     uid,
-                    node: Some(node.name.to_string()),
+                    node: node.name.to_string(),
+                    look_again: true,
                 });
             }
         }

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod policy;
 pub mod problem;
 pub mod provision;
+pub mod repack;
 pub mod report;
 pub mod requirement;
 pub mod resources;

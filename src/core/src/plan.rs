@@ -20,6 +20,8 @@ pub struct Plan {
     /// Pods that were waiting and get a place on a machine that exists or was ordered.
     pub assignments: Vec<Assignment>,
     pub removals: Vec<Removal>,
+    /// What it costs that kube-scheduler chooses places by itself; None where it follows the plan.
+    pub padding: Option<Padding>,
     /// Sum of the launches' prices.
     pub launch_price: MicroDollars,
     /// No set of machines that places the same pods under the same snapshot can cost less.
@@ -60,8 +62,12 @@ pub struct Plan {
 ///   required anti-affinity over `kubernetes.io/hostname` that selects its own pods; the `max_skew` of each
 ///   hard spread over `kubernetes.io/hostname` that selects its own pods (an empty node may always stand
 ///   beside, so the least count is zero); and the entry of `caps`, if any.
-/// * A *pattern* of a place is a count `x(c)` for each class that may use it, `0 ≤ x(c) ≤ cap(c)`, whose
-///   requests together fit into its room. `K(place)` is the greatest `Σ w(c)·x(c)` over its patterns, or
+/// * A *group* is an entry of `groups`: classes of which one machine can hold only so many pods together. Either it
+///   is one, and every two pods of its classes keep each other away (a host port of theirs clashes, or one has a
+///   required anti-affinity over `kubernetes.io/hostname` that selects the other); or every class of it has a hard
+///   spread over `kubernetes.io/hostname` with that `max_skew` or less which selects all of them.
+/// * A *pattern* of a place is a count `x(c)` for each class that may use it, `0 ≤ x(c) ≤ cap(c)`, with no more
+///   pods of a group than it allows, whose requests together fit into its room. `K(place)` is the greatest `Σ w(c)·x(c)` over its patterns, or
 ///   anything above it: any upper bound on `K` proves as well, only less.
 ///
 /// # What has to hold
@@ -85,6 +91,8 @@ pub struct Bound {
     /// `kubernetes.io/hostname`, selecting the class's own pods. The bound then speaks of plans that keep
     /// them too. Ascending.
     pub caps: Vec<(ClassId, u32)>,
+    /// Classes, ascending, and how many pods of them all one machine can hold at most.
+    pub groups: Vec<(Vec<ClassId>, u32)>,
 }
 
 /// One machine to buy.
@@ -125,6 +133,16 @@ pub struct Offered {
 pub struct Assignment {
     pub pod: PodId,
     pub node: NodeId,
+}
+
+/// Machines beyond what the pods need, so that they all bind wherever kube-scheduler puts each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Padding {
+    /// Part of [`Plan::launch_price`].
+    pub price: MicroDollars,
+    /// Pods that a replay of the padded plan left pending. Above zero only when no padding helped; the plan is then
+    /// the unpadded one.
+    pub unbound: u32,
 }
 
 /// One machine to give back.

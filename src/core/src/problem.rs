@@ -180,7 +180,7 @@ impl Problem {
         {
             namespaces.entry(namespace.clone()).or_default();
         }
-        let policy = cluster::policy(root.get("policy").as_ref())?;
+        let policy = cluster::policy(root.get("policy").as_ref(), pods.len())?;
         Ok(Self {
             catalog,
             policy,

@@ -31,9 +31,11 @@ pub enum PodReason {
     Taint { pool: Arc<str>, taint: Arc<str> },
     /// Label requirements of pod and pool exclude each other.
     Requirements { pool: Arc<str>, requirement: Arc<str> },
-    /// No type of the pool that fits the requirements holds the requests.
+    /// No type of the pool holds the requests together with what the pod requires.
     Resources {
         pool: Arc<str>,
+        /// The requirements without which a type would hold them; empty when none would.
+        within: Arc<str>,
         request: Arc<str>,
         largest: Arc<str>,
     },

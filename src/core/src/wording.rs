@@ -17,13 +17,15 @@ impl fmt::Display for PodReason {
             }
             Self::Resources {
                 pool,
+                within,
                 request,
                 largest,
             } => {
-                write!(
-                    f,
-                    "no instance type of NodePool {pool} the pod may use holds {request}; the largest holds {largest}"
-                )
+                write!(f, "no instance type of NodePool {pool}")?;
+                if !within.is_empty() {
+                    write!(f, " with {within}")?;
+                }
+                write!(f, " holds {request}; the largest holds {largest}")
             }
             Self::Offering { pool, requirement } => {
                 write!(

@@ -14,7 +14,10 @@ use plimsoll_api::{
     taints,
 };
 use plimsoll_provider::{Machine, ProviderError};
-use plimsoll_state::NodeView;
+use plimsoll_state::{
+    NodeView,
+    node::{accepts_pods, has_label, has_taint, is_ready, ready_since, taint_position},
+};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -29,6 +32,12 @@ const REGISTRATION_TIMEOUT: Duration = Duration::from_mins(15);
 /// How long a registered node is kept closed so that its planned pods can be nominated right before it
 /// opens. Bounded, because a network plugin might need it open in order to become ready.
 const OPENING_WINDOW: Duration = Duration::from_secs(15);
+/// Machines of one plan open together while they keep becoming ready with pauses no longer than this: every opening
+/// makes kube-scheduler try all waiting pods, and those whose own machine is still closed are tried in vain, or take
+/// the place of others. (The times are whole seconds.)
+const PEERS_PAUSE: Duration = Duration::from_secs(5);
+/// The longest a ready node waits for the others of its plan.
+const PEERS_WINDOW: Duration = Duration::from_secs(10);
 /// Upstream's minimum gap between two writes of `status.lastPodEventTime`.
 const POD_EVENT_GAP: Duration = Duration::from_secs(10);
 /// Condition messages are cut here, as upstream's are.
@@ -86,6 +95,7 @@ pub fn reconcile(
     if launched {
         register(view, settings, now, &mut status, &mut pass);
         initialize(view, now, &mut status, &mut pass);
+        renew_nominations(view, settings, &mut pass);
         settle(view, consolidate_after, now, &mut status, &mut pass);
         push_status(claim, &status, &mut pass);
         give_up(
@@ -216,27 +226,57 @@ fn register(
         .as_ref()
         .map_or(Duration::ZERO, |t| since(t.0, now));
     let can_nominate = settings.nominate && !view.promised.is_empty();
-    let open = !can_nominate || accepts_pods(node) || waited >= OPENING_WINDOW;
-    if open && can_nominate {
-        nominate(view, node, pass);
-    }
-    if let Some(patch) = node_patch(claim, node, open) {
-        pass.effects.push(Effect::PatchNode {
-            name: node_name(node),
-            patch,
-        });
-    }
-    if open {
-        set.set_true(conditions::REGISTERED);
-        status.node_name.clone_from(&node.metadata.name);
+    let late = waited >= OPENING_WINDOW;
+    let peers_wait = if can_nominate && closed {
+        wait_for_peers(view, node, now)
     } else {
-        set.set_unknown(
-            conditions::REGISTERED,
-            AWAITING_READINESS,
-            "Node is kept closed until it is ready for its pods",
-        );
-        pass.again_in(OPENING_WINDOW - waited);
+        None
+    };
+    let ready = !can_nominate || !closed || (accepts_pods(node) && peers_wait.is_none()) || late;
+    let catching_up = node_patch(claim, node);
+    if ready && (catching_up.is_none() || late) {
+        pass.effects.extend(catching_up);
+        if can_nominate {
+            nominate(view, node, false, pass);
+        }
+        if let Some(taint) = taint_position(node, taints::UNREGISTERED) {
+            pass.effects.push(Effect::OpenNode {
+                name: node_name(node),
+                uid: node.metadata.uid.clone().unwrap_or_default(),
+                taint,
+            });
+        }
+        // Should it be there with several effects, the next pass takes the next one off.
+        if count_taints(node, taints::UNREGISTERED) <= 1 {
+            set.set_true(conditions::REGISTERED);
+            status.node_name.clone_from(&node.metadata.name);
+        }
+        return;
     }
+    set.set_unknown(
+        conditions::REGISTERED,
+        AWAITING_READINESS,
+        "Node is kept closed until it, and the machines bought with it, are ready for their pods",
+    );
+    pass.effects.extend(catching_up);
+    if !late {
+        pass.again_in(OPENING_WINDOW.saturating_sub(waited));
+    }
+    if let Some(wait) = peers_wait {
+        pass.again_in(wait);
+    }
+}
+
+/// How long a ready node may still wait for other machines of its plan; None: no longer.
+fn wait_for_peers(view: &NodeView, node: &Node, now: Timestamp) -> Option<Duration> {
+    if !view.peers.joining {
+        return None;
+    }
+    let own = ready_since(node)?;
+    let latest = view.peers.last_ready.map_or(own, |other| other.max(own));
+    let pause = PEERS_PAUSE.saturating_sub(since(latest, now));
+    let window = PEERS_WINDOW.saturating_sub(since(own, now));
+    Some(pause.min(window)).filter(|wait| !wait.is_zero())
 }
 
 /// A node is in service once it is ready, has lost its start-up taints and shows what was asked for.
@@ -254,10 +294,6 @@ fn initialize(view: &NodeView, now: Timestamp, status: &mut NodeClaimStatus, pas
         );
         return;
     };
-    if !has_taint(node, taints::UNREGISTERED) {
-        // A scheduling attempt that failed while the node was closed has cleared the nomination.
-        nominate(view, node, pass);
-    }
     let node_taints = node
         .spec
         .as_ref()
@@ -365,26 +401,39 @@ fn give_up(
     false
 }
 
-fn nominate(view: &NodeView, node: &Node, pass: &mut Pass) {
+/// Nominates again what a failed scheduling attempt has cleared, as long as the promise stands.
+fn renew_nominations(view: &NodeView, settings: Settings, pass: &mut Pass) {
+    let status = view.claim.status.as_ref();
+    let has = |condition| status.is_some_and(|s| conditions::is_true(&s.conditions, condition));
+    if let Some(node) = view.node()
+        && settings.nominate
+        && has(conditions::REGISTERED)
+        && !has_taint(node, taints::UNREGISTERED)
+    {
+        // Until the node is in service, what keeps its pods away is on the node, and its going makes kube-scheduler
+        // look again.
+        nominate(view, node, has(conditions::INITIALIZED), pass);
+    }
+}
+
+fn nominate(view: &NodeView, node: &Node, look_again: bool, pass: &mut Pass) {
     let target = node_name(node);
     for pod in &view.promised {
         if pod.nominated_node.as_deref() != Some(&target) {
             pass.effects.push(Effect::Nominate {
                 pod: pod.key.clone(),
                 uid: pod.uid.clone(),
-                node: Some(target.clone()),
+                node: target.clone(),
+                look_again,
             });
         }
     }
 }
 
-/// Labels, annotations, taints, finalizer and owner of the Node, as the claim wants them. None: in step.
-fn node_patch(claim: &NodeClaim, node: &Node, open: bool) -> Option<Value> {
+/// Brings labels, annotations, taints, finalizer and owner of the Node to what the claim wants. None: in step.
+fn node_patch(claim: &NodeClaim, node: &Node) -> Option<Effect> {
     let mut metadata = Map::new();
-    let mut wanted_labels = claim.metadata.labels.clone().unwrap_or_default();
-    if open {
-        wanted_labels.insert(labels::REGISTERED.into(), "true".into());
-    }
+    let wanted_labels = claim.metadata.labels.clone().unwrap_or_default();
     let wanted_annotations = claim.metadata.annotations.clone().unwrap_or_default();
     for (field, wanted, has) in [
         ("labels", wanted_labels, &node.metadata.labels),
@@ -409,7 +458,8 @@ fn node_patch(claim: &NodeClaim, node: &Node, open: bool) -> Option<Value> {
         metadata.insert("finalizers".into(), json!(all));
     }
     let owners = node.metadata.owner_references.as_deref().unwrap_or_default();
-    if !owners.iter().any(|o| o.kind == "NodeClaim") {
+    let first = !owners.iter().any(|o| o.kind == "NodeClaim");
+    if first {
         let owner = json!({
             "apiVersion": "karpenter.sh/v1", "kind": "NodeClaim", "name": name(claim),
             "uid": claim.metadata.uid, "blockOwnerDeletion": true,
@@ -424,7 +474,8 @@ fn node_patch(claim: &NodeClaim, node: &Node, open: bool) -> Option<Value> {
         .and_then(|s| s.taints.clone())
         .unwrap_or_default();
     let mut wanted = has.clone();
-    if !has_label(node, labels::DO_NOT_SYNC_TAINTS) && !has_label(node, labels::REGISTERED) {
+    // Once only: an agent may have taken its start-up taint off a node that is still closed.
+    if first && !has_label(node, labels::DO_NOT_SYNC_TAINTS) && !has_label(node, labels::REGISTERED) {
         for taint in claim
             .spec
             .taints
@@ -437,9 +488,6 @@ fn node_patch(claim: &NodeClaim, node: &Node, open: bool) -> Option<Value> {
             }
         }
     }
-    if open {
-        wanted.retain(|t| t.key != taints::UNREGISTERED);
-    }
     let mut patch = Map::new();
     if wanted != has {
         patch.insert("spec".into(), json!({ "taints": wanted }));
@@ -449,20 +497,10 @@ fn node_patch(claim: &NodeClaim, node: &Node, open: bool) -> Option<Value> {
     }
     metadata.insert("resourceVersion".into(), json!(node.metadata.resource_version));
     patch.insert("metadata".into(), Value::Object(metadata));
-    Some(Value::Object(patch))
-}
-
-/// A ready node on which nothing but our own taint keeps pods away.
-fn accepts_pods(node: &Node) -> bool {
-    let node_taints = node
-        .spec
-        .as_ref()
-        .and_then(|s| s.taints.as_deref())
-        .unwrap_or_default();
-    is_ready(node)
-        && node_taints
-            .iter()
-            .all(|t| t.key == taints::UNREGISTERED || !taints::is_ephemeral(t))
+    Some(Effect::PatchNode {
+        name: node_name(node),
+        patch: Value::Object(patch),
+    })
 }
 
 fn missing_resource<'a>(claim: &'a NodeClaim, node: &Node) -> Option<&'a str> {
@@ -578,26 +616,9 @@ pub(crate) fn has_finalizer(claim: &NodeClaim) -> bool {
         .any(|f| f == labels::TERMINATION_FINALIZER)
 }
 
-pub(crate) fn is_ready(node: &Node) -> bool {
-    let list = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-    list.into_iter()
-        .flatten()
-        .any(|c| c.type_ == "Ready" && c.status == "True")
-}
-
-pub(crate) fn has_taint(node: &Node, key: &str) -> bool {
-    node.spec
-        .iter()
-        .flat_map(|s| s.taints.iter().flatten())
-        .any(|t| t.key == key)
-}
-
-pub(crate) fn has_label(node: &Node, key: &str) -> bool {
-    node.metadata
-        .labels
-        .as_ref()
-        .and_then(|l| l.get(key))
-        .is_some_and(|v| v == "true")
+fn count_taints(node: &Node, key: &str) -> usize {
+    let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+    taints.filter(|t| t.key == key).count()
 }
 
 fn same_taint(a: &Taint, b: &Taint) -> bool {

@@ -41,15 +41,27 @@ pub enum Effect {
         name: String,
         patch: Value,
     },
+    /// Take our taint off a Node that is in step with its claim otherwise. Unlike [`Effect::PatchNode`] it cannot
+    /// conflict with what others write: while its pods are nominated and it is closed, every scheduling attempt
+    /// undoes a nomination.
+    OpenNode {
+        name: String,
+        uid: String,
+        /// Where the taint is in `spec.taints`.
+        taint: usize,
+    },
     DeleteNode {
         name: String,
         uid: String,
     },
-    /// Tell kube-scheduler where the pod was planned. None clears an earlier nomination.
+    /// Tell kube-scheduler where the pod was planned.
     Nominate {
         pod: Arc<str>,
         uid: Arc<str>,
-        node: Option<String>,
+        node: String,
+        /// The node is open already, so kube-scheduler may have given the pod up until something changes: make it
+        /// look again.
+        look_again: bool,
     },
     /// Through the eviction API, with the UID as precondition.
     Evict {

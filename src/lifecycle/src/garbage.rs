@@ -6,10 +6,10 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use plimsoll_api::{conditions, labels};
 use plimsoll_provider::Machine;
-use plimsoll_state::Index;
+use plimsoll_state::{Index, node::is_ready};
 
 use crate::{
-    claim::{delete, is_ready, since},
+    claim::{delete, since},
     effect::Effect,
     termination::release_node,
 };

@@ -18,9 +18,6 @@ use plimsoll_core::{
     resources::format_amount,
 };
 
-/// Annotation that names the plan a claim comes from.
-pub const PLAN_ANNOTATION: &str = "plimsoll.dev/plan";
-
 /// The NodeClaim of a launch. Its name is left to the API server (`generateName`).
 pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str) -> NodeClaim {
     let template = &pool.spec.template;
@@ -53,7 +50,7 @@ pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str)
         labels::MIN_VALUES_RELAXED.into(),
         launch.min_values_relaxed.to_string(),
     );
-    annotations.insert(PLAN_ANNOTATION.into(), plan_id.into());
+    annotations.insert(labels::PLAN.into(), plan_id.into());
 
     NodeClaim {
         metadata: ObjectMeta {

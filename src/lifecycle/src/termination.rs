@@ -6,11 +6,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use plimsoll_api::{conditions, labels, nodeclaim::NodeClaim, taints};
 use plimsoll_provider::Termination;
-use plimsoll_state::{NodeView, pod::PodState};
+use plimsoll_state::{
+    NodeView,
+    node::{has_label, has_taint, is_ready},
+    pod::PodState,
+};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    claim::{edit, event, has_finalizer, has_taint, is_ready, locked, name, node_name, push_status},
+    claim::{edit, event, has_finalizer, locked, name, node_name, push_status},
     drain,
     effect::{Effect, EventType, Pass},
 };
@@ -55,7 +59,9 @@ pub(crate) fn finalize(view: &NodeView, now: Timestamp, pass: &mut Pass) {
 
     let mut status = claim.status.clone().unwrap_or_default();
     let registered = conditions::is_true(&status.conditions, conditions::REGISTERED);
-    if let Some(node) = view.nodes.first().filter(|_| registered) {
+    // A node is opened before its claim says so: it may have pods.
+    let opened = |node: &&Arc<Node>| registered || has_label(node, labels::REGISTERED);
+    if let Some(node) = view.nodes.first().filter(opened) {
         if let Some(patch) = close_patch(node) {
             pass.effects.push(Effect::PatchNode {
                 name: node_name(node),
@@ -257,6 +263,8 @@ pub(crate) fn with_disrupted(node: &Node) -> Vec<k8s_openapi::api::core::v1::Tai
         .as_ref()
         .and_then(|s| s.taints.clone())
         .unwrap_or_default();
-    all.push(taints::disrupted());
+    if !has_taint(node, taints::DISRUPTED) {
+        all.push(taints::disrupted());
+    }
     all
 }

@@ -176,6 +176,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
             Effect::PatchNode { patch, .. } => {
                 format!("patch node {} {}", keys(&patch["metadata"]), keys(&patch["spec"]))
             }
+            Effect::OpenNode { taint, .. } => format!("open node, taint {taint}"),
             Effect::DeleteNode { .. } => "delete node".into(),
             Effect::Nominate { pod, .. } => format!("nominate {pod}"),
             Effect::Evict { pod, .. } => format!("evict {pod}"),
@@ -339,28 +340,84 @@ fn a_node_opens_once_it_is_ready_and_its_pods_are_nominated() {
         "it is not kept closed for ever"
     );
 
-    let ready = with_promise(closed("True"));
-    let effects = step(&ready, at(1)).effects;
+    let behind = with_promise(closed("True"));
+    let effects = step(&behind, at(1)).effects;
     assert_eq!(
         names(&effects),
-        [
-            "nominate default/p",
-            "patch node finalizers,labels,ownerReferences taints",
-            "status"
-        ]
+        ["patch node finalizers,labels,ownerReferences ", "status"],
+        "in step with its claim first"
     );
-    let Effect::PatchNode { patch, .. } = &effects[1] else {
-        panic!()
+
+    let in_step = |ready: &str| {
+        let taints = json!([{ "key": "other", "effect": "NoSchedule" }, { "key": "karpenter.sh/unregistered", "effect": "NoExecute" }]);
+        open_node(json!({
+            "metadata": { "labels": { "karpenter.sh/registered": "", "karpenter.sh/initialized": "" } },
+            "spec": { "taints": taints },
+            "status": { "conditions": [{ "type": "Ready", "status": ready, "lastTransitionTime": at(0).to_string() }] },
+        }))
     };
-    assert_eq!(patch["spec"]["taints"], json!([]), "opened after the nomination");
+    let effects = step(&with_promise(in_step("True")), at(1)).effects;
+    assert_eq!(
+        names(&effects)[..2],
+        ["nominate default/p", "open node, taint 1"],
+        "opened after the nomination"
+    );
     assert_eq!(written(&effects, "Registered"), is("True", "Registered"));
 
-    let late = step(&waiting, at(15)).effects;
+    let late = step(&with_promise(in_step("False")), at(15)).effects;
     assert_eq!(
-        names(&late)[0],
-        "nominate default/p",
+        names(&late)[..2],
+        ["nominate default/p", "open node, taint 1"],
         "the window is over: opened although not ready"
     );
+}
+
+#[test]
+fn machines_of_one_plan_wait_for_each_other_for_a_while() {
+    let planned = json!({ "metadata": { "annotations": { "plimsoll.dev/plan": "7" } } });
+    let mut second =
+        json!({ "metadata": { "name": "b", "uid": "uid-b" }, "status": { "providerID": "test://b" } });
+    merge(&mut second, planned.clone());
+    let ready = |since: i64| json!({ "type": "Ready", "status": "True", "lastTransitionTime": at(since).to_string() });
+    let own = open_node(json!({
+        "metadata": { "labels": { "karpenter.sh/registered": "" }, "annotations": { "plimsoll.dev/plan": "7" } },
+        "spec": { "taints": [{ "key": "karpenter.sh/unregistered", "effect": "NoExecute" }] },
+        "status": { "conditions": [ready(4)] },
+    }));
+    let mut index = index(claim(LAUNCHED, planned), [own], [pending("p")]);
+    index.promise(&"default/p".into(), "a", at(0));
+    let opens = |index: &Index, now: i64| {
+        let pass = step(index, at(now));
+        let opens = names(&pass.effects)
+            .iter()
+            .any(|name| name.starts_with("open node"));
+        (opens, pass.again.map(|d| d.as_secs()))
+    };
+    assert_eq!(opens(&index, 5), (true, None), "it is alone");
+
+    index.ordering(Some("7"));
+    assert_eq!(opens(&index, 5), (false, Some(4)), "more are being ordered");
+    index.ordering(None);
+    index.apply(claim(LAUNCHED, second), at(5));
+    assert_eq!(opens(&index, 5), (false, Some(4)), "the other has no node yet");
+    assert_eq!(opens(&index, 9), (true, None), "and none came for too long");
+
+    let other = |status: Value| {
+        let patch = json!({
+            "metadata": { "name": "node-b", "uid": "uid-node-b", "resourceVersion": "2" },
+            "spec": { "providerID": "test://b" }, "status": { "conditions": [status] },
+        });
+        node(patch)
+    };
+    index.take_touched();
+    index.apply(other(json!({ "type": "Ready", "status": "False" })), at(5));
+    assert!(!index.take_touched().claims.contains("a"));
+    index.apply(other(ready(6)), at(6));
+    assert!(
+        index.take_touched().claims.contains("a"),
+        "the last one wakes the others"
+    );
+    assert_eq!(opens(&index, 6), (true, None));
 }
 
 #[test]
@@ -385,7 +442,7 @@ fn registration_brings_the_claims_taints_and_keeps_foreign_ones() {
         .iter()
         .map(|t| t["key"].as_str().unwrap())
         .collect();
-    assert_eq!(keys, ["other", "team", "cni"]);
+    assert_eq!(keys, ["karpenter.sh/unregistered", "other", "team", "cni"]);
     assert_eq!(
         patch["metadata"]["resourceVersion"], "1",
         "a list is never replaced blindly"
@@ -429,15 +486,32 @@ fn initialization_names_what_it_waits_for() {
 }
 
 #[test]
-fn a_cleared_nomination_is_renewed_until_the_node_is_in_service() {
-    let registered = &["Launched", "Registered"][..];
-    let mut index = index(
-        claim(registered, json!({})),
-        [open_node(json!({ "status": { "conditions": [] } }))],
-        [pending("p")],
+fn a_cleared_nomination_is_renewed_while_the_promise_stands() {
+    let looks_again = |reached: &[&str], status: Value| {
+        let mut index = index(
+            claim(reached, json!({})),
+            [open_node(json!({ "status": status }))],
+            [pending("p")],
+        );
+        index.promise(&"default/p".into(), "a", at(0));
+        step(&index, at(1))
+            .effects
+            .into_iter()
+            .find_map(|effect| match effect {
+                Effect::Nominate { look_again, .. } => Some(look_again),
+                _ => None,
+            })
+    };
+    assert_eq!(
+        looks_again(&["Launched", "Registered"], json!({ "conditions": [] })),
+        Some(false),
+        "what keeps pods away will go, and that is an event"
     );
-    index.promise(&"default/p".into(), "a", at(0));
-    assert_eq!(names(&step(&index, at(1)).effects)[0], "nominate default/p");
+    assert_eq!(
+        looks_again(IN_SERVICE, json!({})),
+        Some(true),
+        "nothing else would make kube-scheduler try again"
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use plimsoll_api::duration::GoDuration;
+use plimsoll_report::Subject;
 
 /// A node autoscaler for Kubernetes on AWS that plans before it acts.
 #[derive(Debug, Parser)]
@@ -19,10 +20,85 @@ pub(crate) enum Command {
     Controller(Box<ControllerOptions>),
     /// Print the custom resource definitions.
     Crds,
+    /// Say why a pod waits, why a machine stays, or what a NodePool may still do.
+    Explain(ExplainOptions),
     /// Solve one packing problem from a file, without a cluster.
     Pack(PackOptions),
     /// Print what the controller would do now.
     Plan(PlanOptions),
+    /// Say what the cluster costs, what it could cost, and what is in the way. Only reads.
+    Report(ReportOptions),
+    /// Write what reports and plans are made from, and nothing else of the cluster, to a file that can be sent away.
+    Snapshot(SnapshotOptions),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ExplainOptions {
+    /// `pod/NAMESPACE/NAME`, `node/NAME` or `nodepool/NAME`.
+    pub(crate) subject: Subject,
+    #[command(flatten)]
+    pub(crate) source: Source,
+    #[command(flatten)]
+    pub(crate) planning: Planning,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SnapshotOptions {
+    /// Reduce this file instead of reading the cluster of KUBECONFIG; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+    /// Where to write it. Default: standard output.
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// Where a command that only looks gets its cluster from.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Source {
+    /// Read this file instead of the cluster of KUBECONFIG: what `kubectl get nodes,pods,… -A -o json` (or yaml) wrote, or
+    /// a snapshot; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) from: Option<PathBuf>,
+    /// The price list. Default: that of the cluster's NodePools, else AWS's.
+    #[arg(long, value_name = "LIST")]
+    pub(crate) prices: Option<PriceList>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PriceList {
+    /// AWS's on-demand prices of the day the list was made.
+    Aws,
+    /// The test prices of kwok's made-up machines.
+    Kwok,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ReportOptions {
+    #[command(flatten)]
+    pub(crate) source: Source,
+    #[command(flatten)]
+    pub(crate) planning: Planning,
+    /// Write the report as one HTML file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Write a shell script that carries the moves out by hand.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) commands: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long, conflicts_with = "csv")]
+    pub(crate) json: bool,
+    /// Print one of its tables as CSV.
+    #[arg(long, value_name = "TABLE")]
+    pub(crate) csv: Option<Table>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Table {
+    Nodes,
+    Machines,
+    Restraints,
+    Namespaces,
+    Workloads,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -105,7 +181,7 @@ pub(crate) struct Planning {
     #[arg(long, env = "MIN_VALUES_POLICY", default_value = "Strict")]
     pub(crate) min_values_policy: MinValues,
     /// Search steps after the first plan. Counted, not timed: the same input gives the same plan anywhere.
-    #[arg(long, env = "PLAN_STEPS", default_value_t = 2_000)]
+    #[arg(long, env = "PLAN_STEPS", default_value_t = 20_000)]
     pub(crate) steps: u64,
 }
 
@@ -123,19 +199,23 @@ pub(crate) struct PackOptions {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PlanOptions {
-    #[arg(long, env = "PROVIDER", default_value = "kwok")]
-    pub(crate) provider: Provider,
+    #[command(flatten)]
+    pub(crate) source: Source,
     #[command(flatten)]
     pub(crate) planning: Planning,
-    #[cfg(feature = "aws")]
-    #[command(flatten)]
-    pub(crate) aws: crate::aws::AwsOptions,
     /// Plan for all pods as if no machine of ours existed: what the whole would cost bought at once.
     #[arg(long)]
     pub(crate) all_pods: bool,
+    /// Change the cluster as this file says and show what becomes different: objects to apply, objects annotated
+    /// `plimsoll.dev/what-if: delete`, workloads with their replicas, and `kind: Prices`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "yaml"])]
+    pub(crate) what_if: Option<PathBuf>,
     /// Print the plan as JSON.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "yaml")]
     pub(crate) json: bool,
+    /// Print the plan as YAML.
+    #[arg(long)]
+    pub(crate) yaml: bool,
 }
 
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {

@@ -67,6 +67,7 @@ pub(crate) fn policy(planning: &Planning) -> Policy {
             MinValues::Strict => MinValuesPolicy::Strict,
             MinValues::BestEffort => MinValuesPolicy::BestEffort,
         },
+        nomination: true,
         steps_max: planning.steps,
         types_per_launch_max: TYPES_PER_LAUNCH_MAX,
         interruption_cost: MicroDollars(0),

@@ -5,8 +5,13 @@ mod args;
 mod aws;
 mod controller;
 mod crds;
+mod explain;
+mod live;
 mod pack;
 mod plan;
+mod report;
+mod snapshot;
+mod source;
 
 use std::process::ExitCode;
 
@@ -19,8 +24,11 @@ fn main() -> ExitCode {
     let result = match args.command {
         Command::Controller(options) => controller::run(*options),
         Command::Crds => crds::run(),
+        Command::Explain(options) => explain::run(&options),
         Command::Pack(options) => pack::run(&options),
         Command::Plan(options) => plan::run(&options),
+        Command::Report(options) => report::run(&options),
+        Command::Snapshot(options) => snapshot::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

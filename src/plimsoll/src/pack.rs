@@ -14,6 +14,7 @@ use plimsoll_core::{
     report::Report,
     verify::verify,
 };
+use plimsoll_report::plan_text;
 
 use crate::args::PackOptions;
 
@@ -42,28 +43,7 @@ pub(crate) fn run(options: &PackOptions) -> anyhow::Result<()> {
         let result = result_json(&snapshot, &plan, &verdict, timing);
         writeln!(out, "{}", serde_json::to_string_pretty(&result)?)?;
     } else {
-        for launch in &plan.launches {
-            let offered = &launch.offering;
-            writeln!(
-                out,
-                "{:<24} {:<14} {:<10} ${:>9.4}/h  {:>4} pods  pool {}",
-                offered.instance_type,
-                offered.zone,
-                offered.capacity_type,
-                offered.price.dollars(),
-                launch.pods.len(),
-                launch.pool
-            )?;
-        }
-        for unplaced in &report.unplaced {
-            let reasons: Vec<String> = unplaced.reasons.iter().map(ToString::to_string).collect();
-            writeln!(
-                out,
-                "no place for {}: {}",
-                snapshot.pods[unplaced.pod.0 as usize].key,
-                reasons.join("; ")
-            )?;
-        }
+        write!(out, "{}", plan_text(&snapshot, &plan, &report))?;
         writeln!(
             out,
             "{} of {} pods placed on {} new machines, ${:.4}/h, at least ${:.4}/h; first plan {:.1} ms, whole {:.1} ms",

@@ -1,149 +1,96 @@
 //! `plimsoll plan`.
 
-use std::io::Write;
+use std::{fs::File, io::Write, path::Path};
 
 use anyhow::Context;
-use jiff::Timestamp;
-use kube::Client;
 use plimsoll_core::{
-    catalog::Catalog,
-    provision,
-    snapshot::{Place, Snapshot},
+    catalog::Catalog, plan::Plan, provision::provision, repack, report::Report, snapshot::Snapshot,
 };
-use plimsoll_kwok::KwokCloud;
-use plimsoll_provider::CloudProvider;
-use serde_json::json;
+use plimsoll_report::{
+    fleet, plan_json, plan_summary, plan_text,
+    what_if::{Made, WhatIf, difference},
+};
 
 use crate::{
-    args::{PlanOptions, Provider},
-    controller::{kubeconfig, policy, runtime},
+    args::PlanOptions,
+    controller::policy,
+    source::{self, Read},
 };
 
+/// A plan with what it was made from: pods that wait included, and only the NodePools there are.
+struct Planned {
+    snapshot: Snapshot,
+    catalog: Catalog,
+    plan: Plan,
+    report: Report,
+}
+
 pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<()> {
-    let (mut snapshot, catalog) = runtime()?.block_on(async {
-        let client = Client::try_from(kubeconfig().await?)?;
-        let index = plimsoll_controller::load(&client)
-            .await
-            .context("cannot read the cluster")?;
-        let pools: Vec<_> = index.node_pools().cloned().collect();
-        let catalog = match options.provider {
-            #[cfg(feature = "aws")]
-            Provider::Aws => {
-                let prepared = plimsoll_aws::prepare(options.aws.settings()?).await?;
-                prepared.provider(client).catalog(&pools).await?
-            }
-            Provider::Kwok => KwokCloud::new(client).catalog(&pools).await?,
-        };
-        anyhow::Ok((index.snapshot(&catalog, Timestamp::now()).snapshot, catalog))
-    })?;
-    if options.all_pods {
-        forget_machines(&mut snapshot);
-    }
-    let (plan, report) = provision::provision(&snapshot, &catalog, &policy(&options.planning));
+    let mut read = source::read(&options.source)?;
+    let planned = plan(options, &read, None);
     let mut out = std::io::stdout().lock();
-    if options.json {
-        let launches: Vec<_> = plan
-            .launches
-            .iter()
-            .map(|l| launch_json(l, &snapshot, &catalog))
-            .collect();
-        let unplaced: Vec<_> = report
-            .unplaced
-            .iter()
-            .map(|u| {
-                let reasons: Vec<String> = u.reasons.iter().map(ToString::to_string).collect();
-                json!({ "pod": snapshot.pods[u.pod.0 as usize].key, "reasons": reasons })
-            })
-            .collect();
-        let document = json!({
-            "plan": plan.id,
-            "price_per_hour": plan.launch_price.dollars(),
-            "lower_bound_per_hour": plan.lower_bound.dollars(),
-            "price_source": catalog.price_source,
-            "launches": launches,
-            "assignments": plan.assignments.len(),
-            "unplaced": unplaced,
-        });
-        writeln!(out, "{}", serde_json::to_string_pretty(&document)?)?;
+    if let Some(path) = &options.what_if {
+        let changes = what_if(path).with_context(|| path.display().to_string())?;
+        read.index = changes
+            .apply(read.index)
+            .with_context(|| path.display().to_string())?;
+        let then = plan(options, &read, Some(&changes));
+        write!(out, "{}", difference(made(&planned), made(&then)))?;
+        writeln!(out, "{}", plan_summary(&then.plan, &then.catalog.price_source))?;
         return Ok(());
     }
-    for launch in &plan.launches {
-        let offered = &launch.offering;
-        writeln!(
-            out,
-            "launch  {:<24} {:<12} {:<10} ${:>9.4}/h  {:>4} pods  pool {}",
-            offered.instance_type,
-            offered.zone,
-            offered.capacity_type,
-            offered.price.dollars(),
-            launch.pods.len(),
-            launch.pool
-        )?;
+    let Planned {
+        snapshot,
+        catalog,
+        plan,
+        report,
+    } = &planned;
+    if options.json || options.yaml {
+        let document = plan_json(snapshot, catalog, plan, report);
+        let text = if options.yaml {
+            serde_saphyr::to_string(&document).context("cannot write the plan as YAML")?
+        } else {
+            serde_json::to_string_pretty(&document)?
+        };
+        writeln!(out, "{}", text.trim_end())?;
+        return Ok(());
     }
-    for unplaced in &report.unplaced {
-        let reasons: Vec<String> = unplaced.reasons.iter().map(ToString::to_string).collect();
-        writeln!(
-            out,
-            "pending {}: {}",
-            snapshot.pods[unplaced.pod.0 as usize].key,
-            reasons.join("; ")
-        )?;
+    write!(out, "{}", plan_text(snapshot, plan, report))?;
+    writeln!(out, "{}", plan_summary(plan, &catalog.price_source))?;
+    for caveat in &read.caveats {
+        writeln!(out, "note: {caveat}")?;
     }
-    writeln!(
-        out,
-        "plan {}: {} machines, ${:.4}/h; no plan can cost less than ${:.4}/h ({})",
-        plan.id,
-        plan.launches.len(),
-        plan.launch_price.dollars(),
-        plan.lower_bound.dollars(),
-        catalog.price_source
-    )?;
     Ok(())
 }
 
-fn launch_json(
-    launch: &plimsoll_core::plan::Launch,
-    snapshot: &Snapshot,
-    catalog: &Catalog,
-) -> serde_json::Value {
-    let pods: Vec<_> = launch
-        .pods
-        .iter()
-        .map(|id| &snapshot.pods[id.0 as usize].key)
-        .collect();
-    json!({
-        "pool": launch.pool,
-        "instance_type": launch.offering.instance_type,
-        "zone": launch.offering.zone,
-        "capacity_type": launch.offering.capacity_type,
-        "price_per_hour": launch.offering.price.dollars(),
-        "types": launch.types.iter().map(|id| &catalog.types[id.0 as usize].name).collect::<Vec<_>>(),
-        "runner_up": launch.runner_up.as_ref().map(|r| json!({
-            "instance_type": r.instance_type, "price_per_hour": r.price.dollars(),
-        })),
-        "pods": pods,
-    })
+fn plan(options: &PlanOptions, read: &Read, changes: Option<&WhatIf>) -> Planned {
+    let mut catalog = fleet::catalog(&read.index, &read.prices);
+    if let Some(changes) = changes {
+        changes.reprice(&mut catalog);
+    }
+    let mut snapshot = read.index.snapshot(&catalog, read.taken).snapshot;
+    if options.all_pods {
+        let ours: Vec<bool> = snapshot.nodes.iter().map(|n| n.claim.is_some()).collect();
+        snapshot = repack::without(&snapshot, &ours);
+    }
+    let (plan, report) = provision(&snapshot, &catalog, &policy(&options.planning));
+    Planned {
+        snapshot,
+        catalog,
+        plan,
+        report,
+    }
 }
 
-/// Drops the machines of our pools; what ran there waits again.
-fn forget_machines(snapshot: &mut Snapshot) {
-    let ours: Vec<bool> = snapshot.nodes.iter().map(|n| n.claim.is_some()).collect();
-    snapshot.pods.retain(|pod| {
-        let on_ours = matches!(pod.place, Place::Bound(node) if ours[node.0 as usize]);
-        !(on_ours && (pod.daemon || pod.terminating))
-    });
-    for pod in &mut snapshot.pods {
-        if let Place::Bound(node) | Place::Assigned(node) | Place::Leaving(node) = pod.place
-            && ours[node.0 as usize]
-        {
-            pod.place = Place::Pending;
-        }
+fn made(planned: &Planned) -> Made<'_> {
+    Made {
+        snapshot: &planned.snapshot,
+        plan: &planned.plan,
+        report: &planned.report,
     }
-    for (node, ours) in snapshot.nodes.iter_mut().zip(&ours) {
-        if *ours {
-            // Kept in the list, because pods name nodes by position; out of service and without weight.
-            node.leaving = true;
-            node.capacity.clear();
-        }
-    }
+}
+
+fn what_if(path: &Path) -> anyhow::Result<WhatIf> {
+    let file = File::open(path).context("cannot be opened")?;
+    Ok(WhatIf::read(file)?)
 }

@@ -47,6 +47,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "plimsoll-report",
+        &["plimsoll-api", "plimsoll-core", "plimsoll-state"],
+    ),
+    (
         "plimsoll",
         &[
             "plimsoll-api",
@@ -55,6 +59,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "plimsoll-core",
             "plimsoll-kwok",
             "plimsoll-provider",
+            "plimsoll-report",
+            "plimsoll-state",
         ],
     ),
     ("plimsoll-bench", &["plimsoll-core"]),
@@ -68,6 +74,7 @@ const FORBIDDEN: &[(&str, &[&str])] = &[
         &["kube", "k8s-openapi", "tokio", "tracing", "rand"],
     ),
     ("plimsoll-sim", &["tokio"]),
+    ("plimsoll-report", &["tokio"]),
 ];
 
 #[test]

@@ -19,6 +19,8 @@ use crate::{
 /// What the fake knows and what it was told to do.
 #[derive(Debug, Default)]
 struct Books {
+    /// What was answered to each order, by claim UID.
+    answers: BTreeMap<String, Machine>,
     catalog: Catalog,
     /// By provider id.
     machines: BTreeMap<String, Machine>,
@@ -79,7 +81,8 @@ impl CloudProvider for FakeCloud {
         let mut books = self.books();
         let uid = request.claim.metadata.uid.clone().unwrap_or_default();
         let provider_id = format!("fake:///{uid}");
-        if let Some(known) = books.machines.get(&provider_id) {
+        // As with a client token of EC2: the same order gets the same answer, even if that machine has gone since.
+        if let Some(known) = books.answers.get(&uid) {
             return Ok(known.clone());
         }
         if let Some(error) = books.launch_errors.pop_front() {
@@ -94,6 +97,7 @@ impl CloudProvider for FakeCloud {
             offering,
             books.now,
         );
+        books.answers.insert(uid.clone(), machine.clone());
         books.launches.push((uid, provider_id.clone()));
         books.machines.insert(provider_id, machine.clone());
         Ok(machine)

@@ -75,7 +75,11 @@ impl Checks {
     /// A call is about to be performed: is it one the controller may make now?
     pub(crate) fn before(&mut self, request: &Request, server: &Server, world: &World, now: Timestamp) {
         match request {
-            Request::Effect(Effect::PatchNode { name, .. } | Effect::DeleteNode { name, .. }) => {
+            Request::Effect(
+                Effect::PatchNode { name, .. }
+                | Effect::OpenNode { name, .. }
+                | Effect::DeleteNode { name, .. },
+            ) => {
                 let foreign = server
                     .get(Kind::Node, name)
                     .and_then(|n| text(n, "/spec/providerID"));

@@ -323,7 +323,7 @@ impl Controller {
                 task.failed = true;
             }
             Job::Disrupt(round) => {
-                round.abandon(request, &mut self.decided);
+                round.abandon(request, failure, &mut self.decided);
                 task.queue.clear();
             }
             Job::Order { .. } | Job::Recount => {
@@ -358,7 +358,11 @@ impl Controller {
                     self.evictions.succeeded(&uid);
                 }
             }
-            Job::Order { .. } => self.loops.ordered(now),
+            Job::Order { .. } => {
+                if self.loops.ordered(now) {
+                    self.index.ordering(None);
+                }
+            }
             Job::Nominate => {}
             Job::Recount => self.loops.recounted(),
             Job::Disrupt(_) => self.loops.disrupted(now),

@@ -65,6 +65,19 @@ fn perform_effect(effect: &Effect, server: &mut Server, cloud: &FakeCloud, now: 
             answer(deleted, |()| live.map_or(Answer::Done, claim))
         }
         Effect::PatchNode { name, patch } => answer(server.patch(Kind::Node, name, patch, Part::Main), node),
+        Effect::OpenNode { name, uid, taint } => {
+            let mut taints = match server.get(Kind::Node, name) {
+                Some(node) if text(node, "/metadata/uid") == Some(uid) => node["spec"]["taints"].clone(),
+                _ => return Answer::Failed(Failure::NotFound),
+            };
+            if taints[*taint]["key"] != plimsoll_api::taints::UNREGISTERED {
+                return Answer::Failed(Failure::Conflict);
+            }
+            taints.as_array_mut().expect("it has an element").remove(*taint);
+            let labels = json!({ plimsoll_api::labels::REGISTERED: "true" });
+            let patch = json!({ "metadata": { "labels": labels }, "spec": { "taints": taints } });
+            answer(server.patch(Kind::Node, name, &patch, Part::Main), node)
+        }
         Effect::DeleteNode { name, uid } => {
             answer(server.delete(Kind::Node, name, Some(uid), None, now), |()| {
                 Answer::Done
@@ -94,17 +107,26 @@ fn perform_effect(effect: &Effect, server: &mut Server, cloud: &FakeCloud, now: 
             Some(_) => Answer::Done,
             None => Answer::Terminated(Termination::Gone),
         })),
-        Effect::Nominate { pod, uid, node } => {
+        Effect::Nominate {
+            pod,
+            uid,
+            node,
+            look_again,
+        } => {
             let same = server
                 .get(Kind::Pod, pod)
                 .is_some_and(|p| text(p, "/metadata/uid") == Some(uid));
             if !same {
                 return Answer::Done;
             }
-            let patch = json!({ "status": { "nominatedNodeName": node } });
-            answer(server.patch(Kind::Pod, pod, &patch, Part::Status), |_| {
-                Answer::Done
-            })
+            let mut nominate = |node: &str| {
+                let patch = json!({ "status": { "nominatedNodeName": node } });
+                server.patch(Kind::Pod, pod, &patch, Part::Status)
+            };
+            if *look_again && let Err(error) = nominate("look-again") {
+                return answer(Err::<(), _>(error), |()| Answer::Done);
+            }
+            answer(nominate(node), |_| Answer::Done)
         }
         Effect::Evict { pod, uid, .. } => answer(server.evict(pod, uid, now), |()| Answer::Done),
         Effect::DeletePod { pod, uid, grace } => {

@@ -350,6 +350,7 @@ impl<'a> Run<'a> {
             policy: Policy {
                 preferences: PreferencePolicy::Respect,
                 min_values: MinValuesPolicy::Strict,
+                nomination: true,
                 steps_max: 0,
                 types_per_launch_max: 60,
                 interruption_cost: MicroDollars(0),

@@ -84,6 +84,7 @@ impl World {
             .pods
             .get(&key)
             .is_some_and(|known| known.pod.metadata.deletion_timestamp.is_some());
+        let mut only_nominated = false;
         if change.deleted {
             self.pods.remove(&key);
             self.orphaned.remove(&key);
@@ -109,12 +110,18 @@ impl World {
                 }
             }
             let requests = requests(&pod);
-            self.pods.insert(key, Entry { pod, requests });
+            let nominated = pod.status.nominated_node_name.is_some();
+            let old = self.pods.insert(key, Entry { pod, requests });
+            let old = old.map(|entry| entry.pod.status.nominated_node_name.is_some());
+            // A first nomination is no event that makes kube-scheduler try a pod again.
+            only_nominated = nominated && old == Some(false);
         }
         if freed {
             self.wake_workloads(agenda, rng);
         }
-        self.wake_scheduler(agenda, rng);
+        if !only_nominated {
+            self.wake_scheduler(agenda, rng);
+        }
     }
 
     fn observe_node(&mut self, change: &Change, agenda: &mut Agenda, rng: &mut Rng) {

@@ -15,13 +15,15 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use plimsoll_api::{conditions, nodeclaim::NodeClaim, nodepool::NodePool};
+use plimsoll_api::{conditions, labels, nodeclaim::NodeClaim, nodepool::NodePool};
 use plimsoll_core::snapshot::PodClass;
 use rustc_hash::FxHashSet;
 
 use crate::{
-    lower::shape,
+    lower::{self, shape},
+    node::{accepts_pods, has_label, ready_since},
     pod::{self, PodState},
+    promises::{Promise, Promises},
     slim,
     storage::Storage,
 };
@@ -31,6 +33,10 @@ type SharedLabels = Arc<Vec<(Arc<str>, Arc<str>)>>;
 /// A promise is forgotten this long after its machine became usable: if kube-scheduler has not followed it
 /// by then it will not, and the pod must be planned anew. Upstream's nomination window.
 pub const PROMISE_WINDOW: Duration = Duration::from_secs(20);
+
+/// A promise is forgotten when kube-scheduler has refused the pod this often although its machine is in service and
+/// has room. More than once, because an attempt may have begun before the machine opened.
+const REFUSALS_MAX: u32 = 4;
 
 /// A claim we created ourselves stays known for this long without the watch confirming it, so that a list
 /// that is older than the creation cannot make us launch the same machine twice. Longer than a watch takes to
@@ -71,13 +77,6 @@ struct ClaimEntry {
     unconfirmed_since: Option<Timestamp>,
 }
 
-#[derive(Clone, Debug)]
-struct Promise {
-    /// NodeClaim name, or Node name for a machine without claim.
-    target: Arc<str>,
-    made: Timestamp,
-}
-
 /// How pods that had a place in a plan were bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bindings {
@@ -103,10 +102,13 @@ pub struct Index {
     pub(crate) pdbs: BTreeMap<String, Arc<PodDisruptionBudget>>,
     pub(crate) namespaces: BTreeMap<Arc<str>, plimsoll_core::snapshot::Labels>,
     pub(crate) storage: Storage,
-    promises: BTreeMap<Arc<str>, Promise>,
+    promises: Promises,
+    /// The plan whose machines are being ordered.
+    ordering: Option<Arc<str>>,
     last_pod_event: BTreeMap<Arc<str>, Timestamp>,
     bindings: Bindings,
     arrivals: u64,
+    broken_promises: u64,
     /// UIDs of claims and nodes that a watch said are gone, and when: an answer to one of our own writes may
     /// be slower than the watch and must not bring them back.
     gone: BTreeMap<String, Timestamp>,
@@ -122,10 +124,21 @@ pub struct NodeView {
     pub pods: Vec<Arc<PodState>>,
     /// Pods planned onto it that are not bound anywhere yet.
     pub promised: Vec<Arc<PodState>>,
+    /// The other machines of its plan that are still closed.
+    pub peers: Peers,
     /// Names of volume attachments of volumes its pods must wait for.
     pub attachments: Vec<String>,
     /// Last bind, finish or deletion of a pod there.
     pub last_pod_event: Option<Timestamp>,
+}
+
+/// Machines that were bought together, until they open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// Some are not ready for pods yet, or not even ordered.
+    pub joining: bool,
+    /// When the latest of the others became Ready.
+    pub last_ready: Option<Timestamp>,
 }
 
 impl NodeView {
@@ -147,6 +160,55 @@ impl Index {
     /// What changed since the last call.
     pub fn take_touched(&mut self) -> Touched {
         std::mem::take(&mut self.touched)
+    }
+
+    fn peers(&self, claim: &NodeClaim) -> Peers {
+        let Some(plan) = plan_of(claim).filter(|_| is_closed(claim)) else {
+            return Peers::default();
+        };
+        let mut peers = Peers {
+            joining: self.ordering.as_deref() == Some(plan),
+            last_ready: None,
+        };
+        let others = self.closed_machines(plan);
+        for other in others.filter(|other| other.metadata.name != claim.metadata.name) {
+            match self.sole_node(other).filter(|node| accepts_pods(node)) {
+                Some(node) => peers.last_ready = peers.last_ready.max(ready_since(node)),
+                None => peers.joining = true,
+            }
+        }
+        peers
+    }
+
+    /// Tells that claims of a plan are being created from now on; None: that is over.
+    pub fn ordering(&mut self, plan: Option<&str>) {
+        let before = std::mem::replace(&mut self.ordering, plan.map(Into::into));
+        let ordered: Vec<String> = self
+            .claims()
+            .filter(|claim| before.is_some() && plan_of(claim) == before.as_deref())
+            .filter_map(|claim| claim.metadata.name.clone())
+            .collect();
+        ordered.iter().for_each(|claim| self.touch_claim(claim));
+    }
+
+    /// The claims of a plan whose machines are not open yet.
+    fn closed_machines(&self, plan: &str) -> impl Iterator<Item = &Arc<NodeClaim>> {
+        self.claims()
+            .filter(move |claim| plan_of(claim) == Some(plan) && is_closed(claim))
+    }
+
+    /// The Node of a claim, when there is exactly one.
+    fn sole_node(&self, claim: &NodeClaim) -> Option<&Arc<Node>> {
+        let provider_id = claim.status.as_ref()?.provider_id.as_deref()?;
+        let names = self.nodes_by_provider_id.get(provider_id)?;
+        let name = names.first().filter(|_| names.len() == 1)?;
+        self.nodes.get(name)
+    }
+
+    /// Pods planned onto a claim's machine that are not bound anywhere yet.
+    fn promised(&self, claim: &str) -> impl Iterator<Item = &Arc<PodState>> {
+        let pods = self.promises.on(claim).filter_map(|key| self.pods.get(key));
+        pods.filter(|pod| pod.node.is_none() && pod.is_active())
     }
 
     pub fn bindings(&self) -> Bindings {
@@ -214,23 +276,18 @@ impl Index {
             .flat_map(|n| self.pods_on(n))
             .cloned()
             .collect();
-        let promised = self
-            .promises
-            .iter()
-            .filter(|(_, promise)| &*promise.target == claim)
-            .filter_map(|(key, _)| self.pods.get(key))
-            .filter(|pod| pod.node.is_none() && pod.is_active())
-            .cloned()
-            .collect();
+        let promised = self.promised(claim).cloned().collect();
         let attachments = node_name
             .map(|n| self.storage.attachments_of(n, &pods))
             .unwrap_or_default();
         let last_pod_event = node_name.and_then(|n| self.last_pod_event.get(n)).copied();
+        let peers = self.peers(&object);
         Some(NodeView {
             claim: object,
             nodes,
             pods,
             promised,
+            peers,
             attachments,
             last_pod_event,
         })
@@ -260,23 +317,22 @@ impl Index {
         self.arrivals
     }
 
+    /// How often a pod lost its place in a plan and waits again.
+    pub fn broken_promises(&self) -> u64 {
+        self.broken_promises
+    }
+
     /// Pods that wait for a machine and have no place in any plan.
     pub fn waiting(&self) -> usize {
         self.pods
             .values()
-            .filter(|p| p.is_provisionable() && !self.promises.contains_key(&p.key))
+            .filter(|p| p.is_provisionable() && self.promises.get(&p.key).is_none())
             .count()
     }
 
     /// Remembers that a plan put the pod on the machine of this claim (or on this Node).
     pub fn promise(&mut self, pod_key: &Arc<str>, target: &str, now: Timestamp) {
-        self.promises.insert(
-            pod_key.clone(),
-            Promise {
-                target: target.into(),
-                made: now,
-            },
-        );
+        self.promises.make(pod_key, target.into(), now);
         if self.claims.contains_key(target) {
             self.touch_claim(target);
         }
@@ -288,9 +344,14 @@ impl Index {
         self.promises.get(pod_key).map(|p| &p.target)
     }
 
+    /// Pods that are not bound yet and have a place in a plan.
+    pub fn promised_pods(&self) -> usize {
+        self.promises.len()
+    }
+
     /// Machines some pod was promised a place on.
     pub(crate) fn promised_targets(&self) -> FxHashSet<&str> {
-        self.promises.values().map(|p| &*p.target).collect()
+        self.promises.targets().map(|target| &**target).collect()
     }
 
     pub(crate) fn last_pod_event(&self, node: &str) -> Option<Timestamp> {
@@ -325,10 +386,9 @@ impl Index {
             .map(|(key, _)| key.clone())
             .collect();
         for key in broken {
-            self.promises.remove(&key);
-            if self.pods.get(&key).is_some_and(|p| p.is_provisionable()) {
-                self.touched.waiting_pods += 1;
-                self.revision += 1;
+            self.promises.end(&key);
+            if let Some(pod) = self.pods.get(&key).cloned() {
+                self.waits_again(&pod);
             }
         }
         self.gone.retain(|_, at| now.duration_since(*at) <= GONE_WINDOW);
@@ -392,6 +452,20 @@ impl Index {
         }
     }
 
+    /// Machines of a plan wait for the last of them: was it the last?
+    fn touch_peers(&mut self, plan: &str) {
+        let accepts = |peer: &NodeClaim| self.sole_node(peer).is_some_and(|node| accepts_pods(node));
+        let peers: Vec<&Arc<NodeClaim>> = self.closed_machines(plan).collect();
+        if peers.iter().any(|peer| !accepts(peer)) {
+            return;
+        }
+        let names: Vec<String> = peers
+            .iter()
+            .filter_map(|peer| peer.metadata.name.clone())
+            .collect();
+        names.iter().for_each(|peer| self.touch_claim(peer));
+    }
+
     /// Takes in a claim unless something newer is known. None: a watch says it exists.
     fn store_claim(&mut self, mut object: NodeClaim, unconfirmed_since: Option<Timestamp>) {
         object.metadata.managed_fields = None;
@@ -414,13 +488,21 @@ impl Index {
             self.claims_by_provider_id.insert(id, name.clone());
         }
         self.touch_claim(&name);
-        self.claims.insert(
-            name,
-            ClaimEntry {
-                object: Arc::new(object),
-                unconfirmed_since,
-            },
-        );
+        let object = Arc::new(object);
+        let entry = ClaimEntry {
+            object: object.clone(),
+            unconfirmed_since,
+        };
+        let before = self.claims.insert(name, entry).map(|entry| entry.object);
+        // The machine may have been ready before its claim named it; or it will never be.
+        let named = |claim: &NodeClaim| claim.status.as_ref().and_then(|s| s.provider_id.clone());
+        let joined = before.as_deref().and_then(named) != named(&object)
+            && self.sole_node(&object).is_some_and(|node| accepts_pods(node));
+        let leaves = object.metadata.deletion_timestamp.is_some()
+            && before.is_some_and(|before| before.metadata.deletion_timestamp.is_none());
+        if let Some(plan) = plan_of(&object).filter(|_| joined || leaves) {
+            self.touch_peers(plan);
+        }
         self.touched.capacity = true;
         self.touched.pools = true;
         self.revision += 1;
@@ -432,6 +514,9 @@ impl Index {
                 self.claims_by_provider_id.remove(id);
             }
             self.touch_claim(name);
+            if let Some(plan) = plan_of(&entry.object) {
+                self.touch_peers(plan);
+            }
             self.touched.capacity = true;
             self.touched.pools = true;
             self.revision += 1;
@@ -459,13 +544,57 @@ impl Index {
 
     fn remove_pod(&mut self, key: &Arc<str>, now: Timestamp) {
         let Some(pod) = self.pods.remove(key) else { return };
-        self.promises.remove(key);
+        self.promises.end(key);
         if let Some(node) = &pod.node {
             self.unplace(key, node);
             self.pod_event(&pod, node, now);
         }
         self.touched.capacity = true;
         self.revision += 1;
+    }
+
+    /// A failed scheduling attempt clears a nomination; the lifecycle renews it as long as the promise stands.
+    fn nomination_changed(&mut self, before: &PodState, pod: &PodState) {
+        let Some(promise) = self.promises.get_mut(&pod.key) else {
+            return;
+        };
+        let target = promise.target.clone();
+        let node = before.nominated_node.as_ref().and_then(|n| self.nodes.get(&**n));
+        let in_service = node.filter(|n| has_label(n, labels::INITIALIZED));
+        if let (Some(node), None) = (in_service, &pod.nominated_node) {
+            promise.refusals += 1;
+            if promise.refusals >= REFUSALS_MAX || !self.has_room(node, pod) {
+                self.promises.end(&pod.key);
+                self.waits_again(pod);
+            }
+        }
+        if pod.nominated_node.is_none() && self.claims.contains_key(&*target) {
+            self.touch_claim(&target);
+        }
+    }
+
+    /// Whether what is bound to the node leaves room for the pod.
+    fn has_room(&self, node: &Node, pod: &PodState) -> bool {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
+        let mut free = lower::resources(allocatable.into_iter().flatten());
+        for other in self.pods_on(name).filter(|other| !other.terminal) {
+            for (resource, amount) in &other.shape.requests {
+                *free.entry(resource.clone()).or_default() -= amount;
+            }
+        }
+        let mut requests = pod.shape.requests.iter();
+        requests.all(|(resource, amount)| free.get(resource).copied().unwrap_or(0) >= *amount)
+    }
+
+    /// A pod has lost its place in a plan.
+    fn waits_again(&mut self, pod: &PodState) {
+        if pod.is_provisionable() {
+            self.touched.waiting_pods += 1;
+            self.arrivals += 1;
+            self.broken_promises += 1;
+            self.revision += 1;
+        }
     }
 
     fn unplace(&mut self, key: &Arc<str>, node: &Arc<str>) {
@@ -496,6 +625,22 @@ fn intern<T: Eq + std::hash::Hash>(set: &mut FxHashSet<Arc<T>>, value: T) -> Arc
     let shared = Arc::new(value);
     set.insert(shared.clone());
     shared
+}
+
+/// Neither open for pods yet nor leaving.
+fn is_closed(claim: &NodeClaim) -> bool {
+    let conditions = claim.status.as_ref().map(|s| s.conditions.as_slice());
+    let opened = conditions::is_true(conditions.unwrap_or_default(), conditions::REGISTERED);
+    !opened && claim.metadata.deletion_timestamp.is_none()
+}
+
+fn plan_of(claim: &NodeClaim) -> Option<&str> {
+    claim
+        .metadata
+        .annotations
+        .as_ref()?
+        .get(labels::PLAN)
+        .map(String::as_str)
 }
 
 /// Answers to our own writes reach the index ahead of the watch, which then repeats what is already past.
@@ -538,7 +683,7 @@ impl Observe<slim::Pod> for Index {
                 .entry(node.clone())
                 .or_default()
                 .insert(key.clone());
-            if let Some(promise) = self.promises.remove(&key) {
+            if let Some(promise) = self.promises.end(&key) {
                 let claim = self.nodes.get(&**node).and_then(|n| self.claim_of_node(n));
                 if claim.unwrap_or(node) == &*promise.target {
                     self.bindings.as_planned += 1;
@@ -555,12 +700,10 @@ impl Observe<slim::Pod> for Index {
         }
         if let Some(node) = &pod.node {
             self.touch_claim_of_node(node);
-        } else if let Some(promise) = self.promises.get(&key) {
-            // A failed scheduling attempt clears a nomination; the lifecycle renews it.
-            let target = promise.target.clone();
-            if pod.nominated_node.is_none() && self.claims.contains_key(&*target) {
-                self.touch_claim(&target);
-            }
+        } else if let Some(before) = &before
+            && before.nominated_node != pod.nominated_node
+        {
+            self.nomination_changed(before, &pod);
         }
         let waited = before.as_ref().is_some_and(|p| p.is_provisionable());
         if pod.is_provisionable() && !waited {
@@ -633,8 +776,17 @@ impl Observe<Node> for Index {
                 .insert(name.clone());
         }
         let shared: Arc<str> = name.as_str().into();
+        let became_ready =
+            accepts_pods(&object) && self.nodes.get(&name).is_none_or(|old| !accepts_pods(old));
         self.nodes.insert(name, Arc::new(object));
         self.touch_claim_of_node(&shared);
+        if became_ready {
+            let claim = self.nodes.get(&*shared).and_then(|n| self.claim_of_node(n));
+            let claim = claim.and_then(|name| self.claim(name)).cloned();
+            if let Some(plan) = claim.as_deref().and_then(plan_of) {
+                self.touch_peers(plan);
+            }
+        }
         self.touched.capacity = true;
         self.touched.pools = true;
         self.revision += 1;

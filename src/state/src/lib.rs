@@ -8,12 +8,15 @@
 
 mod index;
 mod lower;
+pub mod node;
 pub mod pdb;
 pub mod pod;
+mod promises;
 mod slim;
 pub mod storage;
+mod workload;
 
-pub use index::{Bindings, Index, NodeView, Observe, PROMISE_WINDOW, Touched};
+pub use index::{Bindings, Index, NodeView, Observe, PROMISE_WINDOW, Peers, Touched};
 pub use lower::{
     snapshot::{Lowered, pool_usage},
     terms,

@@ -91,6 +91,36 @@ impl<'a> Budgets<'a> {
     }
 }
 
+/// A budget that forbids evictions at the moment.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BlockingBudget {
+    /// `namespace/name`.
+    pub key: Arc<str>,
+    /// It cannot allow an eviction even when all its pods are healthy.
+    pub for_ever: bool,
+}
+
+impl crate::Index {
+    /// For each pod given, in the same order, the budget that forbids evicting it, if one does.
+    pub fn blocking_budgets<'a>(
+        &self,
+        pods: impl IntoIterator<Item = &'a PodState>,
+    ) -> Vec<Option<BlockingBudget>> {
+        let budgets = Budgets::new(self.pdbs.values());
+        let blocking = |pod: &PodState| {
+            let key = budgets.blocking(pod)?;
+            let never = |pdb: &PodDisruptionBudget| {
+                let status = pdb.status.as_ref();
+                let counts = status.and_then(|s| s.desired_healthy.zip(s.expected_pods));
+                name(pdb) == key && counts.is_some_and(|(desired, expected)| desired >= expected)
+            };
+            let for_ever = budgets.blocks_for_ever(pod) || budgets.of(pod).any(never);
+            Some(BlockingBudget { key, for_ever })
+        };
+        pods.into_iter().map(blocking).collect()
+    }
+}
+
 fn name(pdb: &PodDisruptionBudget) -> Arc<str> {
     let namespace = pdb.metadata.namespace.as_deref().unwrap_or_default();
     format!("{namespace}/{}", pdb.metadata.name.as_deref().unwrap_or_default()).into()

@@ -25,6 +25,12 @@ pub struct PodState {
     pub owner: Owner,
     /// `namespace/name` of the DaemonSet that owns it.
     pub daemon_set: Option<Arc<str>>,
+    /// Kind and name of what the user wrote, such as `Deployment/web`; None for a pod nobody owns.
+    pub workload: Option<Arc<str>>,
+    /// It has an `emptyDir` or `hostPath` volume.
+    pub local_storage: bool,
+    /// Annotated for Cluster Autoscaler as not safe to evict.
+    pub not_safe_to_evict: bool,
     pub terminal: bool,
     pub ready: bool,
     /// kube-scheduler tried and found no place.
@@ -197,6 +203,13 @@ pub(crate) fn from_slim(
             .iter()
             .find(|r| r.api_version == "apps/v1" && r.kind == "DaemonSet")
             .map(|r| format!("{namespace}/{}", r.name).into()),
+        workload: crate::workload::of(owners, &pod.metadata),
+        local_storage: pod
+            .spec
+            .volumes
+            .iter()
+            .any(|v| v.empty_dir.is_some() || v.host_path.is_some()),
+        not_safe_to_evict: annotation(slim::SAFE_TO_EVICT) == Some("false"),
         terminal: matches!(phase, "Succeeded" | "Failed"),
         ready: condition("Ready").is_some_and(|c| c.status == "True"),
         unschedulable: condition("PodScheduled")

@@ -14,8 +14,11 @@ use kube::Resource;
 use plimsoll_api::labels;
 use serde::{Deserialize, Deserializer};
 
+/// Cluster Autoscaler's annotation; `"false"` bars it from evicting the pod. Only reports look at it.
+pub(crate) const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
+
 /// Annotations that are read; all others are dropped while parsing.
-const LISTED_ANNOTATIONS: [&str; 2] = [labels::DO_NOT_DISRUPT, labels::POD_DELETION_COST];
+const LISTED_ANNOTATIONS: [&str; 3] = [labels::DO_NOT_DISRUPT, labels::POD_DELETION_COST, SAFE_TO_EVICT];
 
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Pod {
@@ -76,6 +79,9 @@ pub struct Volume {
     pub name: String,
     pub persistent_volume_claim: Option<ClaimSource>,
     pub ephemeral: Option<Present>,
+    /// Data that stays behind when the pod moves.
+    pub empty_dir: Option<Present>,
+    pub host_path: Option<Present>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

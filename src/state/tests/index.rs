@@ -441,6 +441,50 @@ fn promises_hold_a_place_and_are_counted_when_kept() {
 }
 
 #[test]
+fn a_promise_ends_when_its_pod_is_refused_without_room_or_too_often() {
+    let nominated = |pod: &str, node: Value| pending(pod, json!({ "status": { "nominatedNodeName": node } }));
+    let refuse = |index: &mut Index, pod: &str| {
+        index.apply(nominated(pod, json!("node-a")), at(1));
+        index.take_touched();
+        index.apply(nominated(pod, Value::Null), at(1));
+        (index.waiting(), index.take_touched().claims.contains("a"))
+    };
+    let promised = |closed: bool| {
+        let mut index = Index::default();
+        with_machine(&mut index, "a");
+        let initialized = if closed { "" } else { "true" };
+        let labels = json!({ "karpenter.sh/initialized": initialized });
+        let patch = json!({ "metadata": { "resourceVersion": "2", "labels": labels } });
+        index.apply(node("a", patch), at(0));
+        index.apply(pending("p", json!({})), at(0));
+        index.promise(&"default/p".into(), "a", at(0));
+        index
+    };
+
+    let mut open = promised(false);
+    let heard: Vec<_> = (0..4).map(|_| refuse(&mut open, "p")).collect();
+    assert_eq!(heard, [(0, true), (0, true), (0, true), (1, true)]);
+    assert_eq!(open.broken_promises(), 1);
+
+    let mut closed = promised(true);
+    let heard: Vec<_> = (0..8).map(|_| refuse(&mut closed, "p")).collect();
+    assert_eq!(
+        heard,
+        [(0, true); 8],
+        "no machine that is closed can keep a promise"
+    );
+
+    let mut taken = promised(false);
+    let thief = json!({ "spec": { "containers": [{ "name": "main", "resources": { "requests": { "cpu": "3500m" } } }] } });
+    taken.apply(bound("thief", "node-a", thief), at(1));
+    assert_eq!(
+        refuse(&mut taken, "p"),
+        (1, true),
+        "3.9 CPUs, 3.5 taken, 0.5 wanted"
+    );
+}
+
+#[test]
 fn a_promise_ends_when_its_machine_has_been_usable_for_long_or_leaves() {
     let long = i64::try_from(PROMISE_WINDOW.as_secs()).unwrap() + 1;
     let mut index = Index::default();

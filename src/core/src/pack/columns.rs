@@ -3,25 +3,30 @@
 //! The master problem ([`super::simplex`]) buys known patterns; a knapsack per shape looks for a pattern worth more than its
 //! machine at the master's prices, until there is none.
 
-use std::collections::BTreeMap;
-
 use rustc_hash::FxHashSet;
 
 use super::{
     fit::times,
     knapsack::Knapsack,
     mix::{Mix, Pattern},
+    quick::Quick,
     simplex::{Column, Master},
 };
 
 /// Knapsack nodes per pricing: enough to be exact for machines of a dozen pods, a good guess for larger ones.
 const NODES_MAX: u32 = 400;
-/// Shapes that are all looked at.
-const SHAPES_MAX: usize = 120;
+/// The same times the number of items.
+const NODES_TIMES_ITEMS: u32 = 60_000;
+/// Items up to which the last patterns are sought by dynamic programming.
+const PROVED_MAX: usize = 200;
+/// Items times shapes up to which every look may be a thorough one.
+const SMALL: usize = 6_000;
+/// Shapes after which one look at them ends if it found anything.
+const PASS_MAX: usize = 150;
+/// Columns found after which the master problem has its turn again, unless it has very many rows.
+const COLUMNS_MIN: usize = 60;
 /// Steps of one thorough pricing.
 pub(super) const PROOF_STEPS_MAX: u64 = 2000;
-/// Entries of the master's inverse that a pivot changes in a step.
-const ENTRIES_PER_STEP: u64 = 20_000;
 /// A pattern must promise at least this share of its price, in millionths, to be worth a column.
 const PROMISE: i64 = 100;
 /// Leaving a pod out costs this many times its lone worth: more than any pattern that holds it.
@@ -49,8 +54,22 @@ impl Budget {
 
     /// A part of what is left, to be settled with [`Budget::spend`].
     pub(super) fn part(&self, percent: u64) -> Self {
-        Self::new(self.left / 100 * percent + self.left % 100 * percent / 100)
+        self.share(percent, 100)
     }
+
+    /// The same as a fraction.
+    pub(super) fn share(&self, part: u64, of: u64) -> Self {
+        let of = of.max(1);
+        Self::new(self.left / of * part + self.left % of * part / of)
+    }
+}
+
+/// How thoroughly to look for a pattern.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Quick,
+    Search,
+    Prove,
 }
 
 /// A pattern on a shape.
@@ -59,15 +78,33 @@ pub(super) type Choice = (u32, Pattern);
 /// What column generation found.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Generated {
-    /// Worth of one pod of each item, nano-dollars.
+    /// Worth of one pod of each item at the end, nano-dollars.
     pub(super) duals: Vec<i64>,
+    /// The same as it is likely to prove most: the end is far from the truth when the steps run out before.
+    pub(super) worths: Vec<i64>,
     pub(super) columns: Vec<Choice>,
     /// (column, how often), fractional.
     pub(super) solution: Vec<(u32, f64)>,
 }
 
+impl Generated {
+    /// Shapes of the columns, ascending.
+    pub(super) fn shapes(&self) -> Vec<u32> {
+        let mut shapes: Vec<u32> = self.columns.iter().map(|(shape, _)| *shape).collect();
+        shapes.sort_unstable();
+        shapes.dedup();
+        shapes
+    }
+}
+
+/// What the pods of a pattern are worth.
+pub(super) fn worth_of(pattern: &[(u32, u32)], values: &[i64]) -> i64 {
+    let worth = |(item, n): &(u32, u32)| values[*item as usize] * i64::from(*n);
+    pattern.iter().map(worth).sum()
+}
+
 /// For each item the shape on which it alone is cheapest per pod, with the number it holds and its worth.
-fn lone(mix: &Mix, counts: &[u32]) -> Vec<Option<(u32, u32, i64)>> {
+pub(super) fn lone(mix: &Mix, counts: &[u32]) -> Vec<Option<(u32, u32, i64)>> {
     let mut best: Vec<Option<(u32, u32, i64)>> = vec![None; mix.n_items()];
     for shape in 0..mix.n_shapes() {
         for item in &mix.takes[shape] {
@@ -86,40 +123,55 @@ fn lone(mix: &Mix, counts: &[u32]) -> Vec<Option<(u32, u32, i64)>> {
     best
 }
 
-/// Shapes to look for patterns on. Of very many that take the same kinds of pods, some prices far enough apart must do,
-/// besides those that are known to be of use.
-fn core(mix: &Mix, known: &[Choice]) -> Vec<usize> {
-    if mix.n_shapes() <= SHAPES_MAX {
-        return (0..mix.n_shapes()).collect();
-    }
-    let mut used = vec![false; mix.n_shapes()];
-    for (shape, _) in known {
-        used[*shape as usize] = true;
-    }
-    let mut order: Vec<usize> = (0..mix.n_shapes()).collect();
-    order.sort_by_key(|s| (mix.prices[*s], *s));
-    let mut last: BTreeMap<Vec<u32>, i64> = BTreeMap::new();
-    for shape in order {
-        let mut kinds: Vec<u32> = mix.takes[shape].iter().map(|i| mix.kinds[*i as usize]).collect();
-        kinds.sort_unstable();
-        kinds.dedup();
-        let price = mix.prices[shape];
-        match last.get(&kinds) {
-            Some(last) if price < last + last / 8 => {}
-            _ => {
-                used[shape] = true;
-                last.insert(kinds, price);
-            }
+/// The searches for good contents of a machine, from quick to exact.
+#[derive(Debug)]
+pub(super) struct Searches<'a> {
+    pub(super) quick: Quick<'a>,
+    pub(super) knapsack: Knapsack<'a>,
+}
+
+impl<'a> Searches<'a> {
+    /// `unit_prices` of the resources tell which of them are scarce.
+    pub(super) fn new(mix: &'a Mix, unit_prices: &[f64]) -> Self {
+        Self {
+            quick: Quick::new(mix),
+            knapsack: Knapsack::new(mix, unit_prices),
         }
     }
-    (0..mix.n_shapes()).filter(|s| used[*s]).collect()
+
+    /// The work since the last call.
+    pub(super) fn steps(&mut self) -> u64 {
+        self.quick.steps() + self.knapsack.steps()
+    }
+}
+
+/// Shapes in the order in which they are looked at: where the best content was worth most for its price last time,
+/// those never looked at before all others.
+struct Queue {
+    ratios: Vec<f64>,
+    order: Vec<u32>,
+}
+
+impl Queue {
+    fn new(n_shapes: usize) -> Self {
+        Self {
+            ratios: vec![f64::INFINITY; n_shapes],
+            order: (0..n_shapes as u32).collect(),
+        }
+    }
+
+    fn sort(&mut self) {
+        let ratios = &self.ratios;
+        self.order
+            .sort_by(|a, b| ratios[*b as usize].total_cmp(&ratios[*a as usize]).then(a.cmp(b)));
+    }
 }
 
 /// Generates columns for `counts` pods of the items, starting from known choices. `center` is a first opinion on what a pod
 /// of each item is worth: the master's prices swing wildly at first, so patterns are sought between the two.
 pub(super) fn generate(
     mix: &Mix,
-    knapsack: &mut Knapsack<'_>,
+    searches: &mut Searches<'_>,
     counts: &[u32],
     known: &[Choice],
     center: &[i64],
@@ -179,14 +231,14 @@ pub(super) fn generate(
     for choice in known {
         add(choice.clone(), &mut master, &mut out.columns);
     }
-    let core = core(mix, known);
+    let mut queue = Queue::new(mix.n_shapes());
+    let small = rows.len() * mix.n_shapes() <= SMALL;
+    let columns_max = COLUMNS_MIN.max(rows.len() / 4);
     let mut center = center.to_vec();
     let mut smooth = !center.is_empty();
     loop {
-        let before = master.pivots;
-        let n_rows = master.n_rows as u64;
-        master.solve(1 + budget.left / (1 + n_rows * n_rows / ENTRIES_PER_STEP));
-        budget.spend((master.pivots - before) * (1 + n_rows * n_rows / ENTRIES_PER_STEP));
+        master.solve(1 + budget.left);
+        budget.spend(master.steps());
         let duals = master.duals();
         out.duals = vec![0; mix.n_items()];
         for (row, item) in rows.iter().enumerate() {
@@ -204,7 +256,7 @@ pub(super) fn generate(
                 price + price / 1_000_000 * PROMISE
             })
             .collect();
-        let mut found = false;
+        let mut found = 0;
         if smooth {
             let between: Vec<i64> = center
                 .iter()
@@ -212,22 +264,29 @@ pub(super) fn generate(
                 .map(|(c, d)| c / 10 * 6 + d / 10 * 4)
                 .collect();
             let mut worst = (1, 1);
-            for shape in core.iter().copied() {
-                if budget.left == 0 {
+            if !small {
+                searches.quick.sort(&between, counts);
+            }
+            queue.sort();
+            for (looked, shape) in queue.order.iter().map(|s| *s as usize).enumerate() {
+                if budget.left == 0 || found >= columns_max || found > 0 && looked >= PASS_MAX {
                     break;
                 }
-                let best = knapsack.best(shape, &between, counts, floors[shape], NODES_MAX);
-                budget.spend(knapsack.steps());
-                if i128::from(best.worth) * worst.1 > worst.0 * i128::from(floors[shape]) {
-                    worst = (i128::from(best.worth), i128::from(floors[shape]));
+                let (worth, pattern) = if small {
+                    let best = searches
+                        .knapsack
+                        .best(shape, &between, counts, floors[shape], NODES_MAX);
+                    (best.worth, best.pattern)
+                } else {
+                    searches.quick.best(shape, counts)
+                };
+                budget.spend(searches.steps());
+                queue.ratios[shape] = worth as f64 / floors[shape] as f64;
+                if i128::from(worth) * worst.1 > worst.0 * i128::from(floors[shape]) {
+                    worst = (i128::from(worth), i128::from(floors[shape]));
                 }
-                let worth: i64 = best
-                    .pattern
-                    .iter()
-                    .map(|(i, n)| out.duals[*i as usize] * i64::from(*n))
-                    .sum();
-                if worth > floors[shape] {
-                    found |= add((shape as u32, best.pattern), &mut master, &mut out.columns);
+                if worth_of(&pattern, &out.duals) > floors[shape] {
+                    found += usize::from(add((shape as u32, pattern), &mut master, &mut out.columns));
                 }
             }
             // What the opinion in between would prove; the better proof is the next center.
@@ -239,39 +298,72 @@ pub(super) fn generate(
                     .sum();
                 sum * worst.1 / worst.0.max(1)
             };
-            if proof(&between, worst) > proof(&center, (1, 1)) {
+            let all_seen = queue.ratios.iter().all(|ratio| ratio.is_finite());
+            if all_seen && found < columns_max && proof(&between, worst) > proof(&center, (1, 1)) {
                 center = between
                     .iter()
                     .map(|v| (i128::from(*v) * worst.1 / worst.0) as i64)
                     .collect();
             }
-            smooth = found;
+            smooth = found > 0;
         }
         // A quick look at every shape first; when that finds nothing, a thorough one.
-        for thorough in [false, true] {
-            if found {
+        for depth in [Depth::Quick, Depth::Search, Depth::Prove] {
+            if small && depth == Depth::Quick {
+                continue;
+            }
+            let enough = if depth == Depth::Quick { columns_max / 8 } else { 0 };
+            if found > enough || depth == Depth::Prove && rows.len() > PROVED_MAX {
                 break;
             }
-            for shape in core.iter().copied() {
-                if budget.left == 0 {
+            if depth == Depth::Quick {
+                searches.quick.sort(&out.duals, counts);
+            }
+            queue.sort();
+            let nodes_max = (NODES_TIMES_ITEMS / rows.len().max(1) as u32).clamp(20, NODES_MAX);
+            for (looked, shape) in queue.order.iter().map(|s| *s as usize).enumerate() {
+                let passed = found > enough && looked >= PASS_MAX;
+                if budget.left == 0 || found >= columns_max || passed {
                     break;
                 }
                 let floor = floors[shape];
-                let best = if thorough {
-                    knapsack.prove(shape, &out.duals, counts, floor, budget.left.min(PROOF_STEPS_MAX))
-                } else {
-                    knapsack.best(shape, &out.duals, counts, floor, NODES_MAX)
+                let (worth, pattern) = match depth {
+                    Depth::Quick => {
+                        let best = searches.quick.best(shape, counts);
+                        queue.ratios[shape] = best.0 as f64 / floor as f64;
+                        budget.spend(searches.steps());
+                        best
+                    }
+                    Depth::Search => {
+                        let best = searches
+                            .knapsack
+                            .best(shape, &out.duals, counts, floor, nodes_max);
+                        budget.spend(searches.knapsack.steps());
+                        (best.worth, best.pattern)
+                    }
+                    Depth::Prove => {
+                        let steps = budget.left.min(PROOF_STEPS_MAX);
+                        let best = searches.knapsack.prove(shape, &out.duals, counts, floor, steps);
+                        budget.spend(searches.knapsack.steps());
+                        (best.worth, best.pattern)
+                    }
                 };
-                budget.spend(knapsack.steps());
-                if best.worth > floor {
-                    found |= add((shape as u32, best.pattern), &mut master, &mut out.columns);
+                if worth > floor {
+                    found += usize::from(add((shape as u32, pattern), &mut master, &mut out.columns));
                 }
             }
         }
-        if !found {
+        if found == 0 {
+            // Nothing is worth more than its price any more, so these prove themselves.
+            center.clone_from(&out.duals);
             break;
         }
     }
+    out.worths = if center.is_empty() {
+        out.duals.clone()
+    } else {
+        center
+    };
     out.solution = master.solution();
     out
 }

@@ -1,24 +1,37 @@
 //! Turns a snapshot and a catalogue into numbers: places, room, classes as bitsets.
 
+mod fixed;
+mod rooms;
+mod volumes;
+
+pub(super) use rooms::MinValues;
+pub(super) use volumes::{Volumes, attach};
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use fixedbitset::FixedBitSet;
 use rustc_hash::FxHashMap;
 
+use fixed::{Fixed, mask_ports};
+use rooms::{Daemons, OfferRoom, flexible_room, min_values};
+
 use super::{
     keys::{ABSENT, Keys},
-    offers::{Decided, HOSTNAME, Offers, enumerate, offering_label, pool_requirements},
-    taints::{ports_conflict, untolerated},
+    offers::{HOSTNAME, Offers, enumerate},
+    taints::untolerated,
     topology::{self, Subject, Topology},
 };
 use crate::{
     catalog::Catalog,
     plan::Assignment,
-    policy::{Policy, PreferencePolicy},
+    policy::{MinValuesPolicy, Policy, PreferencePolicy},
     requirement::{Operator, Requirement},
     resources::{NODES, Resources},
-    snapshot::{ClassId, HostPort, NodeId, Place, PodClass, PodId, Snapshot},
+    snapshot::{ClassId, NodeId, Place, PodClass, PodId, Snapshot},
 };
+
+/// Priority of the virtual pods of a CapacityBuffer, as upstream sets it.
+const BUFFER_PRIORITY: i32 = i32::MIN;
 
 /// Everything the engine looks at while solving.
 #[derive(Debug)]
@@ -31,7 +44,9 @@ pub(super) struct Problem<'a> {
     pub(super) offers: Offers,
     /// What is left for pods on each offer after its daemons: `n_res` amounts each.
     pub(super) room: Vec<i64>,
-    /// The same for each existing node.
+    /// What may be put on each offer so that its pool's `minValues` can be met; empty when that is all of its room.
+    pub(super) flexible_room: Vec<i64>,
+    /// What is left on each existing node.
     pub(super) node_room: Vec<i64>,
     /// Requests of the daemons on each offer, as indices of sets in `daemon_requests`.
     pub(super) daemons_of_offer: Vec<u32>,
@@ -47,14 +62,6 @@ pub(super) struct Problem<'a> {
     /// For each pool: the flexibility it demands.
     pub(super) min_values: Vec<Vec<MinValues>>,
     pub(super) volumes: Volumes,
-}
-
-/// A claim must leave so many values of one label possible.
-#[derive(Debug)]
-pub(super) struct MinValues {
-    pub(super) values: u32,
-    /// Value id of the label for each type of the catalogue.
-    pub(super) value_of_type: Vec<u32>,
 }
 
 /// A class with pods that need a place.
@@ -81,12 +88,28 @@ impl Problem<'_> {
         self.offers.offers.len()
     }
 
-    pub(super) fn offer_room(&self, offer: usize) -> &[i64] {
+    /// What is left for pods on the offer after its daemons.
+    pub(super) fn whole_room(&self, offer: usize) -> &[i64] {
         &self.room[offer * self.n_res()..][..self.n_res()]
+    }
+
+    /// What of it packing may use.
+    pub(super) fn offer_room(&self, offer: usize) -> &[i64] {
+        let rooms = if self.flexible_room.is_empty() {
+            &self.room
+        } else {
+            &self.flexible_room
+        };
+        &rooms[offer * self.n_res()..][..self.n_res()]
     }
 
     pub(super) fn free_room(&self, node: usize) -> &[i64] {
         &self.node_room[node * self.n_res()..][..self.n_res()]
+    }
+
+    /// Whether the pods of a demand only keep room free for others.
+    pub(super) fn is_buffer(&self, demand: u32) -> bool {
+        self.shape(self.demands[demand as usize].class).priority == BUFFER_PRIORITY
     }
 
     /// The class as the snapshot has it.
@@ -309,7 +332,8 @@ pub(super) fn compile<'a>(snapshot: &'a Snapshot, catalog: &'a Catalog, policy: 
     let mut topology = topology::build(snapshot, &compiler.keys, &subjects, &staying, respect);
     let node_parts = fixed.count(&compiler, &mut topology);
 
-    let room = daemons.offer_room(&compiler, &resources);
+    let true_room = daemons.offer_room(&compiler, &resources);
+    let room = OfferRoom::of(true_room.clone(), resources.len(), n_offers);
     let mut demands = Vec::new();
     for (class, pods) in pods_of_class.into_iter().enumerate() {
         if pods.is_empty() {
@@ -337,18 +361,30 @@ pub(super) fn compile<'a>(snapshot: &'a Snapshot, catalog: &'a Catalog, policy: 
             wishes,
         });
     }
+    let min_values = min_values(snapshot, catalog);
+    let strict = policy.min_values == MinValuesPolicy::Strict && min_values.iter().any(|m| !m.is_empty());
+    let flexible_room = if strict {
+        flexible_room(&compiler.offers.offers, &true_room, resources.len(), &min_values)
+    } else {
+        Vec::new()
+    };
+    let room = if strict {
+        OfferRoom::of(flexible_room.clone(), resources.len(), n_offers)
+    } else {
+        room
+    };
     for demand in &mut demands {
         demand.offers = room.holding(&demand.request, &demand.allowed, n_offers);
     }
     let limits = limits(snapshot);
-    let min_values = min_values(snapshot, catalog);
     let volumes = Volumes::new(snapshot, &fixed.stays);
     Problem {
         snapshot,
         catalog,
         policy,
         node_room: fixed.room,
-        room: room.flat,
+        room: true_room,
+        flexible_room,
         daemons_of_offer: daemons.set_of_offer,
         daemon_requests: daemons.requests,
         resources,
@@ -416,388 +452,6 @@ fn limits(snapshot: &Snapshot) -> Vec<Vec<(Arc<str>, i64)>> {
             .collect()
     };
     snapshot.pools.iter().map(left).collect()
-}
-
-/// The `minValues` of each pool, over keys whose value the type decides.
-fn min_values(snapshot: &Snapshot, catalog: &Catalog) -> Vec<Vec<MinValues>> {
-    let of_key = |(key, values): (&Arc<str>, u32)| {
-        let mut ids: FxHashMap<Arc<str>, u32> = FxHashMap::default();
-        let value_of_type = catalog
-            .types
-            .iter()
-            .map(|it| {
-                let value = it.offerings.first().map(|o| offering_label(it, o, key));
-                let Some(Decided::Value(value)) = value else {
-                    return ABSENT;
-                };
-                let next = ids.len() as u32 + 1;
-                *ids.entry(value.clone()).or_insert(next)
-            })
-            .collect();
-        MinValues {
-            values,
-            value_of_type,
-        }
-    };
-    let of_pool = |pool: &crate::snapshot::Pool| {
-        let requirements = pool_requirements(pool);
-        let keys = requirements
-            .iter()
-            .filter_map(|(key, set)| Some((key, set.min_values()?)));
-        keys.map(of_key).collect()
-    };
-    snapshot.pools.iter().map(of_pool).collect()
-}
-
-/// Volumes and how many of them nodes can attach, in numbers.
-#[derive(Debug, Default)]
-pub(super) struct Volumes {
-    /// By class: (driver, volume).
-    pub(super) of_class: Vec<Vec<(u32, u32)>>,
-    /// By node: (driver, most).
-    pub(super) limits: Vec<Vec<(u32, u32)>>,
-    /// By node: what is attached and stays.
-    pub(super) attached: Vec<Vec<(u32, u32)>>,
-}
-
-impl Volumes {
-    fn new(snapshot: &Snapshot, stays: &[(u32, u32, bool)]) -> Self {
-        let mut names: FxHashMap<Arc<str>, u32> = FxHashMap::default();
-        let mut id = |name: &Arc<str>| {
-            let next = names.len() as u32;
-            *names.entry(name.clone()).or_insert(next)
-        };
-        let mut out = Self::default();
-        for shape in &snapshot.classes {
-            out.of_class.push(
-                shape
-                    .volumes
-                    .iter()
-                    .map(|(driver, volume)| (id(driver), id(volume)))
-                    .collect(),
-            );
-        }
-        for node in &snapshot.nodes {
-            out.limits.push(
-                node.volume_limits
-                    .iter()
-                    .map(|(driver, most)| (id(driver), *most))
-                    .collect(),
-            );
-        }
-        out.attached = vec![Vec::new(); snapshot.nodes.len()];
-        for (class, node, _) in stays {
-            attach(&mut out.attached[*node as usize], &out.of_class[*class as usize]);
-        }
-        out
-    }
-
-    /// Whether a node with these volumes attached can attach those of the class too.
-    pub(super) fn admit(&self, node: usize, attached: &[(u32, u32)], class: u32) -> bool {
-        let volumes = &self.of_class[class as usize];
-        volumes.is_empty()
-            || self.limits[node].iter().all(|(driver, most)| {
-                let held = attached.iter().filter(|(d, _)| d == driver).count();
-                let new = volumes
-                    .iter()
-                    .filter(|v| v.0 == *driver && !attached.contains(v))
-                    .count();
-                new == 0 || held + new <= *most as usize
-            })
-    }
-}
-
-/// Adds the volumes that are not attached yet.
-pub(super) fn attach(attached: &mut Vec<(u32, u32)>, volumes: &[(u32, u32)]) {
-    for volume in volumes {
-        if !attached.contains(volume) {
-            attached.push(*volume);
-        }
-    }
-}
-
-/// Room of offers, shared by those with equal room.
-struct OfferRoom {
-    flat: Vec<i64>,
-    distinct: Vec<Vec<i64>>,
-    of_offer: Vec<u32>,
-}
-
-impl OfferRoom {
-    fn holding(&self, request: &[i64], allowed: &FixedBitSet, n_offers: usize) -> FixedBitSet {
-        let fits: Vec<bool> = self
-            .distinct
-            .iter()
-            .map(|room| room.iter().zip(request).all(|(have, want)| want <= have))
-            .collect();
-        let mut set = FixedBitSet::with_capacity(n_offers);
-        for offer in allowed.ones().take_while(|o| *o < n_offers) {
-            if fits[self.of_offer[offer] as usize] {
-                set.insert(offer);
-            }
-        }
-        set
-    }
-}
-
-/// DaemonSets and what they take.
-struct Daemons {
-    /// Distinct sums of requests.
-    requests: Vec<Resources>,
-    set_of_offer: Vec<u32>,
-    ports: Vec<Vec<HostPort>>,
-    /// What daemons are expected to request on each node, in the order of the resources.
-    on_node: Vec<Vec<i64>>,
-    ports_on_node: Vec<Vec<HostPort>>,
-}
-
-impl Daemons {
-    fn new(compiler: &mut Compiler<'_>, resources: &[Arc<str>]) -> Self {
-        let snapshot = compiler.snapshot;
-        let n_offers = compiler.offers.offers.len();
-        let places: Vec<(ClassId, FixedBitSet)> = snapshot
-            .daemon_sets
-            .iter()
-            .map(|ds| (ds.class, compiler.allowed(&snapshot.classes[ds.class.0 as usize])))
-            .collect();
-        let mut ids: FxHashMap<Vec<ClassId>, u32> = FxHashMap::default();
-        let mut out = Self {
-            requests: Vec::new(),
-            set_of_offer: Vec::with_capacity(n_offers),
-            ports: Vec::new(),
-            on_node: Vec::new(),
-            ports_on_node: Vec::new(),
-        };
-        let mut here = Vec::new();
-        for place in 0..compiler.n_places {
-            here.clear();
-            here.extend(
-                places
-                    .iter()
-                    .filter(|(_, set)| set.contains(place))
-                    .map(|(class, _)| *class),
-            );
-            let shapes = || here.iter().map(|c| &snapshot.classes[c.0 as usize]);
-            let ports = || {
-                shapes()
-                    .flat_map(|s| s.host_ports.iter().cloned())
-                    .collect::<Vec<_>>()
-            };
-            if place >= n_offers {
-                let mut sum = vec![0; resources.len()];
-                for shape in shapes() {
-                    sum.iter_mut()
-                        .zip(vector(resources, &shape.requests))
-                        .for_each(|(s, a)| *s += a);
-                }
-                out.on_node.push(sum);
-                out.ports_on_node.push(ports());
-                continue;
-            }
-            let next = out.requests.len() as u32;
-            let id = if let Some(id) = ids.get(&here) {
-                *id
-            } else {
-                ids.insert(here.clone(), next);
-                let mut sum = Resources::new();
-                for (name, amount) in shapes().flat_map(|s| &s.requests) {
-                    *sum.entry(name.clone()).or_default() += amount;
-                }
-                out.requests.push(sum);
-                out.ports.push(ports());
-                next
-            };
-            out.set_of_offer.push(id);
-        }
-        out
-    }
-
-    fn offer_room(&self, compiler: &Compiler<'_>, resources: &[Arc<str>]) -> OfferRoom {
-        let mut out = OfferRoom {
-            flat: Vec::new(),
-            distinct: Vec::new(),
-            of_offer: Vec::new(),
-        };
-        let mut ids: FxHashMap<Vec<i64>, u32> = FxHashMap::default();
-        for (offer, daemons) in compiler.offers.offers.iter().zip(&self.set_of_offer) {
-            let it = &compiler.catalog.types[offer.type_id.0 as usize];
-            let offering = &it.offerings[offer.offering as usize];
-            let allocatable = offering.allocatable.as_ref().unwrap_or(&it.allocatable);
-            let taken = &self.requests[*daemons as usize];
-            let amount = |of: &Resources, name: &Arc<str>| of.get(name).copied().unwrap_or(0);
-            let room: Vec<i64> = resources
-                .iter()
-                .map(|name| (amount(allocatable, name) - amount(taken, name)).max(0))
-                .collect();
-            out.flat.extend(&room);
-            let next = out.distinct.len() as u32;
-            let id = *ids.entry(room).or_insert_with_key(|room| {
-                out.distinct.push(room.clone());
-                next
-            });
-            out.of_offer.push(id);
-        }
-        out
-    }
-}
-
-/// Pods that stay where they are.
-struct Fixed<'a> {
-    snapshot: &'a Snapshot,
-    /// Free room of each node.
-    room: Vec<i64>,
-    /// (class, node) of pods that stay; with whether selectors count it.
-    stays: Vec<(u32, u32, bool)>,
-    ports: Vec<Vec<HostPort>>,
-}
-
-impl<'a> Fixed<'a> {
-    fn new(compiler: &Compiler<'a>, resources: &[Arc<str>], daemons: &Daemons) -> Self {
-        let snapshot = compiler.snapshot;
-        let n_res = resources.len();
-        let mut room = Vec::with_capacity(snapshot.nodes.len() * n_res);
-        for node in &snapshot.nodes {
-            room.extend(
-                resources
-                    .iter()
-                    .map(|name| node.allocatable.get(name).copied().unwrap_or(0)),
-            );
-        }
-        let requests: Vec<Vec<i64>> = snapshot
-            .classes
-            .iter()
-            .map(|shape| vector(resources, &shape.requests))
-            .collect();
-        let mut missing = daemons.on_node.clone();
-        let mut stays = Vec::new();
-        let mut ports = daemons.ports_on_node.clone();
-        for pod in &snapshot.pods {
-            let Place::Bound(node) = pod.place else { continue };
-            let at = node.0 as usize;
-            let request = &requests[pod.class.0 as usize];
-            for r in 0..n_res {
-                room[at * n_res + r] -= request[r];
-                if pod.daemon {
-                    missing[at][r] -= request[r];
-                }
-            }
-            stays.push((pod.class.0, node.0, !pod.terminating));
-            ports[at].extend(snapshot.classes[pod.class.0 as usize].host_ports.iter().cloned());
-        }
-        for (at, missing) in missing.iter().enumerate() {
-            for (r, amount) in missing.iter().enumerate() {
-                let free = &mut room[at * n_res + r];
-                *free = (*free - amount.max(&0)).max(0);
-            }
-        }
-        Self {
-            snapshot,
-            room,
-            stays,
-            ports,
-        }
-    }
-
-    /// Keeps assigned pods where they were promised a place, while they fit. Returns those that need one.
-    fn settle(&mut self, allowed: &[Option<FixedBitSet>], resources: &[Arc<str>]) -> Vec<PodId> {
-        let n_res = resources.len();
-        let mut waiting = Vec::new();
-        let mut requests: FxHashMap<u32, Vec<i64>> = FxHashMap::default();
-        for (idx, pod) in self.snapshot.pods.iter().enumerate() {
-            if pod.daemon {
-                continue;
-            }
-            match pod.place {
-                Place::Bound(_) => {}
-                Place::Pending | Place::Leaving(_) => waiting.push(PodId(idx as u32)),
-                Place::Assigned(node) => {
-                    let shape = &self.snapshot.classes[pod.class.0 as usize];
-                    let request = requests
-                        .entry(pod.class.0)
-                        .or_insert_with(|| vector(resources, &shape.requests));
-                    let at = node.0 as usize;
-                    // Bits of nodes are the last ones.
-                    let offset = allowed[pod.class.0 as usize]
-                        .as_ref()
-                        .map_or(0, |set| set.len() - self.snapshot.nodes.len());
-                    let may = allowed[pod.class.0 as usize]
-                        .as_ref()
-                        .is_some_and(|s| s.contains(offset + at));
-                    let room = &mut self.room[at * n_res..][..n_res];
-                    let fits = request.iter().zip(room.iter()).all(|(want, have)| want <= have);
-                    if may && fits && !self.snapshot.nodes[at].leaving {
-                        room.iter_mut()
-                            .zip(request.iter())
-                            .for_each(|(have, want)| *have -= want);
-                        self.stays.push((pod.class.0, node.0, !pod.terminating));
-                        self.ports[at].extend(shape.host_ports.iter().cloned());
-                    } else {
-                        waiting.push(PodId(idx as u32));
-                    }
-                }
-            }
-        }
-        waiting
-    }
-
-    /// Counts the pods that stay into the groups. Returns what host rules look at on each node.
-    fn count(&self, compiler: &Compiler<'_>, topology: &mut Topology) -> Vec<Vec<(u32, u32)>> {
-        let n_offers = compiler.offers.offers.len();
-        let mut parts: Vec<Vec<(u32, u32)>> = vec![Vec::new(); self.snapshot.nodes.len()];
-        let mut beside = FixedBitSet::with_capacity(self.snapshot.classes.len());
-        for rules in &topology.host_rules {
-            rules.beside.iter().for_each(|b| beside.union_with(&b.members));
-        }
-        for (class, node, counts) in &self.stays {
-            let place = n_offers + *node as usize;
-            if *counts {
-                for group in &topology.counted_in[*class as usize] {
-                    let group = &mut topology.groups[*group as usize];
-                    let value = compiler.keys.keys[group.key as usize].of_place[place];
-                    if value != ABSENT && group.filter.as_ref().is_none_or(|f| f.contains(place)) {
-                        group.counts[value as usize] += 1;
-                    }
-                }
-            }
-            let host = &topology.host_rules[*class as usize];
-            if !host.groups.is_empty() || beside.contains(*class as usize) {
-                let parts = &mut parts[*node as usize];
-                match parts.iter_mut().find(|(c, _)| c == class) {
-                    Some((_, n)) => *n += 1,
-                    None => parts.push((*class, 1)),
-                }
-            }
-        }
-        parts
-    }
-}
-
-/// Removes the places where a host port of the class is taken by a daemon or by a pod that stays.
-fn mask_ports(
-    allowed: &mut FixedBitSet,
-    shape: &PodClass,
-    fixed: &Fixed<'_>,
-    daemons: &Daemons,
-    compiler: &Compiler<'_>,
-    n_offers: usize,
-) {
-    if shape.host_ports.is_empty() {
-        return;
-    }
-    let taken = |ports: &[HostPort]| {
-        ports
-            .iter()
-            .any(|theirs| shape.host_ports.iter().any(|ours| ports_conflict(ours, theirs)))
-    };
-    for place in 0..compiler.n_places {
-        let ports = match place.checked_sub(n_offers) {
-            Some(node) => &fixed.ports[node],
-            None => &daemons.ports[daemons.set_of_offer[place] as usize],
-        };
-        if taken(ports) {
-            allowed.set(place, false);
-        }
-    }
 }
 
 /// Assignments in the order of pods.

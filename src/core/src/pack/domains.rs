@@ -83,8 +83,13 @@ pub(super) fn value_in(problem: &Problem<'_>, keys: &[u32], cell: &Cell, group: 
     cell.values[at]
 }
 
+/// The count of the emptiest domain.
+pub(super) fn least(domains: &[u32], counts: &[i64]) -> i64 {
+    domains.iter().map(|d| counts[*d as usize]).min().unwrap_or(0)
+}
+
 /// Whether a rule admits one more pod of its class in a domain.
-fn admits(rule: &Rule, counts: &Counts, value: u32) -> bool {
+pub(super) fn admits(rule: &Rule, counts: &Counts, value: u32) -> bool {
     match rule {
         Rule::Spread {
             group,
@@ -94,8 +99,11 @@ fn admits(rule: &Rule, counts: &Counts, value: u32) -> bool {
             domains,
         } => {
             let counts = &counts[*group as usize];
-            let least = domains.iter().map(|d| counts[*d as usize]).min().unwrap_or(0);
-            let least = if domains.len() < *min_domains { 0 } else { least };
+            let least = if domains.len() < *min_domains {
+                0
+            } else {
+                least(domains, counts)
+            };
             value != ABSENT && counts[value as usize] + i64::from(*counts_self) - least <= *max_skew
         }
         Rule::Affinity { group, counts_self } => {
@@ -131,7 +139,7 @@ pub(super) fn verdict(
         if let Some((max_skew, domains)) = &problem.topology.groups[*group as usize].spread {
             let value = value_in(problem, keys, cell, *group);
             let counts = &counts[*group as usize];
-            let least = domains.iter().map(|d| counts[*d as usize]).min().unwrap_or(0);
+            let least = least(domains, counts);
             broken += i64::from(value != ABSENT && counts[value as usize] + 1 - least > *max_skew);
         }
     }

@@ -28,11 +28,39 @@ pub(super) fn take(room: &mut [i64], request: &[i64], n: u32) {
     }
 }
 
+/// Gives `n` pods with this request back.
+pub(super) fn give(room: &mut [i64], request: &[i64], n: u32) {
+    for (have, want) in room.iter_mut().zip(request) {
+        *have += want * i64::from(n);
+    }
+}
+
+/// Removes what [`add_part`] added.
+pub(super) fn remove_part(parts: &mut Vec<Part>, class: u32, n: u32) {
+    if let Some((_, count)) = parts.iter_mut().find(|(c, _)| *c == class) {
+        *count -= n;
+    }
+    parts.retain(|(_, n)| *n > 0);
+}
+
 pub(super) fn add_part(parts: &mut Vec<Part>, class: u32, n: u32) {
     match parts.iter_mut().find(|(c, _)| *c == class) {
         Some((_, count)) => *count += n,
         None => parts.push((class, n)),
     }
+}
+
+/// Whether anti-affinity or a host port keeps pods of `class` away from `parts`.
+pub(super) fn excluded(topology: &Topology, parts: &[Part], class: u32) -> bool {
+    let groups = topology.host_rules[class as usize].groups.iter();
+    let mut groups = groups.map(|g| &topology.hosts[*g as usize]);
+    groups.any(|group| {
+        let present = |set: &FixedBitSet| parts.iter().any(|(c, _)| set.contains(*c as usize));
+        group.cap.is_none()
+            && !group.soft
+            && ((group.carriers.contains(class as usize) && present(&group.members))
+                || (group.members.contains(class as usize) && present(&group.carriers)))
+    })
 }
 
 /// How many more pods of `class` the host rules admit beside `parts`. Classes in `soft_ignored` disregard preferences.

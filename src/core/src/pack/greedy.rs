@@ -1,4 +1,5 @@
-//! The first plan: the pattern with the best worth per price, as often as it goes, again and again.
+//! What the rules between pods left without a place: the pattern with the best worth per price, as often as it goes,
+//! again and again, with every rule of the hostname.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -12,6 +13,9 @@ use super::{
 
 /// Pods of a lot on one machine.
 pub(super) type Share = (u32, u32);
+
+/// A content of an offer, as pods of demands.
+pub(super) type Content = (u32, Vec<Part>);
 
 /// A machine content, several times.
 #[derive(Clone, Debug)]
@@ -123,10 +127,13 @@ impl Room<'_> {
 
     /// The worth of one pod of each lot, in nano-dollars: its share of the machine that would be cheapest per pod if it
     /// held nothing else.
-    pub(super) fn lone_values(&self) -> Vec<i64> {
+    pub(super) fn lone_values(&self, left: &[u32]) -> Vec<i64> {
         (0..self.lots.len() as u32)
             .map(|lot| {
-                let left = self.lots[lot as usize].left.max(1);
+                let left = left[lot as usize];
+                if left == 0 {
+                    return 0;
+                }
                 let share = |s: usize| match self.alone(s, lot).min(left) {
                     0 => None,
                     n => Some(self.shapes[s].score * 1000 / i64::from(n)),
@@ -137,13 +144,11 @@ impl Room<'_> {
     }
 
     /// Lots that a shape can take, most worth per room first.
-    pub(super) fn order(&self, shape: usize, values: &[i64]) -> Vec<u32> {
+    pub(super) fn order(&self, shape: usize, left: &[u32], values: &[i64]) -> Vec<u32> {
         let room = self.shape_room(shape);
         let offer = self.shapes[shape].offer as usize;
         let mut order: Vec<(Reverse<i64>, u32)> = (0..self.lots.len() as u32)
-            .filter(|lot| {
-                self.lots[*lot as usize].left > 0 && self.lots[*lot as usize].offers.contains(offer)
-            })
+            .filter(|lot| left[*lot as usize] > 0 && self.lots[*lot as usize].offers.contains(offer))
             .map(|lot| {
                 // Share of the machine in millionths, summed over resources.
                 let share: i64 = self
@@ -206,6 +211,15 @@ pub(super) struct Packing {
     pub(super) left: Vec<u32>,
     /// Sum of scores.
     pub(super) score: i64,
+    pub(super) hints: Hints,
+}
+
+/// What is worth knowing for the proof.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hints {
+    pub(super) contents: Vec<Content>,
+    /// (demand, worth of a pod, pods)
+    pub(super) worths: Vec<(u32, i64, u32)>,
 }
 
 struct Candidate {
@@ -237,7 +251,7 @@ pub(super) fn pack(room: &Room<'_>, left: &[u32], scarce: &mut Scarce, values: &
     let mut candidates: Vec<Candidate> = Vec::with_capacity(room.shapes.len());
     let mut heap: BinaryHeap<(i64, Reverse<usize>)> = BinaryHeap::new();
     for shape in 0..room.shapes.len() {
-        let order = room.order(shape, values);
+        let order = room.order(shape, left, values);
         let mut shares = Vec::new();
         let ratio = build(shape, &order, &out.left, &mut shares);
         if ratio > 0 {

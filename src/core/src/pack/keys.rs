@@ -167,6 +167,22 @@ impl Keys {
         set
     }
 
+    /// Which of the first `n` places satisfy a requirement.
+    pub(super) fn satisfying(&self, requirement: &Requirement, n: usize) -> FixedBitSet {
+        let mut set = FixedBitSet::with_capacity(n);
+        match self.id(&requirement.key) {
+            None => set.set_range(.., requirement.matches(None)),
+            Some(id) => {
+                let key = &self.keys[id as usize];
+                let by_value: Vec<bool> = (0..key.n_values() as u32)
+                    .map(|value| key.satisfies(requirement, value))
+                    .collect();
+                set.extend((0..n).filter(|place| by_value[key.of_place[*place] as usize]));
+            }
+        }
+        set
+    }
+
     /// Whether the labels of one place satisfy a requirement.
     pub(super) fn satisfied_at(&self, requirement: &Requirement, place: usize) -> bool {
         match self.id(&requirement.key) {

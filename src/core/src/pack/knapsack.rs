@@ -11,7 +11,12 @@ use super::{
 /// Units into which each resource of a machine is divided.
 const UNITS: i64 = 1 << 20;
 /// Sum of the weights of all resources.
-const WEIGHTS: i64 = 1 << 10;
+const WEIGHTS: i64 = 1 << 20;
+
+/// The part of a fair share that is granted.
+const FAIR: f64 = 0.999;
+/// Rounds of moving the weights for a search.
+const ROUNDS: usize = 4;
 
 /// What was found for one machine.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +45,7 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) struct Knapsack<'a> {
     pub(super) mix: &'a Mix,
-    /// For each shape, for each item it takes, the part of each resource in [`UNITS`], rounded down.
+    /// For each shape that was looked at, for each item it takes, the part of each resource in [`UNITS`], rounded down.
     parts: Vec<Vec<u32>>,
     /// For each shape the weight of each resource.
     weights: Vec<Vec<i64>>,
@@ -50,36 +55,24 @@ pub(super) struct Knapsack<'a> {
 }
 
 impl<'a> Knapsack<'a> {
-    pub(super) fn new(mix: &'a Mix) -> Self {
-        let parts = (0..mix.n_shapes())
-            .map(|shape| {
-                let room = mix.room(shape);
-                let items = mix.takes[shape].iter();
-                items
-                    .flat_map(|item| mix.request(*item as usize).iter().zip(room))
-                    .map(|(want, have)| {
-                        (i128::from(*want) * i128::from(UNITS) / i128::from((*have).max(1))) as u32
-                    })
-                    .collect()
-            })
-            .collect();
-        let even = WEIGHTS / mix.n_res.max(1) as i64;
-        let mut weights = vec![even; mix.n_res];
-        if let Some(first) = weights.first_mut() {
-            *first += WEIGHTS - even * mix.n_res as i64;
-        }
+    /// `unit_prices` of the resources tell which of them are scarce.
+    pub(super) fn new(mix: &'a Mix, unit_prices: &[f64]) -> Self {
         Self {
             mix,
-            parts,
-            weights: vec![weights; mix.n_shapes()],
+            parts: vec![Vec::new(); mix.n_shapes()],
+            weights: (0..mix.n_shapes())
+                .map(|s| weights(mix, unit_prices, s))
+                .collect(),
             entries: Vec::new(),
             work: 0,
         }
     }
 
-    /// The work since the last call, in steps of roughly ten microseconds; at least one.
+    /// The work since the last call, in steps of roughly ten microseconds.
     pub(super) fn steps(&mut self) -> u64 {
-        1 + std::mem::take(&mut self.work) / 1000
+        let steps = self.work / 1000;
+        self.work %= 1000;
+        steps
     }
 
     /// The best content of a shape for these values if it is worth more than `floor`, looking at no more than
@@ -92,7 +85,7 @@ impl<'a> Knapsack<'a> {
         floor: i64,
         nodes_max: u32,
     ) -> Found {
-        let upper = self.tighten(shape, values, counts);
+        let upper = self.tighten(shape, values, counts, floor, ROUNDS);
         if upper <= floor {
             return Found {
                 upper,
@@ -118,10 +111,18 @@ impl<'a> Knapsack<'a> {
     fn list(&mut self, shape: usize, values: &[i64], counts: &[u32]) {
         let n_res = self.mix.n_res;
         self.entries.clear();
+        if self.parts[shape].is_empty() {
+            self.parts[shape] = parts(self.mix, shape);
+        }
         let weights = &self.weights[shape];
+        self.work += self.mix.takes[shape].len() as u64 / 10;
         for (at, item) in self.mix.takes[shape].iter().enumerate() {
+            let count = counts[*item as usize];
+            if count == 0 {
+                continue;
+            }
             let worth = values[*item as usize];
-            let cap = self.mix.caps[*item as usize].min(counts[*item as usize]);
+            let cap = self.mix.caps[*item as usize].min(count);
             if worth <= 0 || cap == 0 {
                 continue;
             }
@@ -139,6 +140,7 @@ impl<'a> Knapsack<'a> {
         }
         self.entries
             .sort_by(|a, b| b.density.total_cmp(&a.density).then(a.item.cmp(&b.item)));
+        self.work += 4 * self.entries.len() as u64;
     }
 
     /// The worth of the best content if pods could be cut and only the weighted share counted, rounded up; and the use
@@ -171,9 +173,15 @@ impl<'a> Knapsack<'a> {
     }
 
     /// Moves the weights towards what the relaxed content uses too much of; leaves `entries` sorted for the best
-    /// weights and returns their bound.
-    pub(super) fn tighten(&mut self, shape: usize, values: &[i64], counts: &[u32]) -> i64 {
-        const ROUNDS: usize = 3;
+    /// weights and returns their bound. A bound that is no more than the floor is tight enough.
+    pub(super) fn tighten(
+        &mut self,
+        shape: usize,
+        values: &[i64],
+        counts: &[u32],
+        floor: i64,
+        rounds: usize,
+    ) -> i64 {
         self.list(shape, values, counts);
         if self.entries.is_empty() {
             return 0;
@@ -181,10 +189,13 @@ impl<'a> Knapsack<'a> {
         let n_res = self.mix.n_res;
         let mut usage = vec![0.0; n_res];
         let mut best = self.relaxed(shape, &mut usage);
+        if best <= floor {
+            return best;
+        }
         let mut best_weights = self.weights[shape].clone();
         let mut step = WEIGHTS as f64 / 4.0;
         let mut improved = true;
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             // Nothing is used too much: the bound is what fits.
             let over = usage.iter().map(|u| u / UNITS as f64 - 1.0).fold(0.0, f64::max);
             if over < 1e-3 {
@@ -210,6 +221,9 @@ impl<'a> Knapsack<'a> {
                 best = bound;
                 best_weights = weights;
                 usage = here;
+                if best <= floor {
+                    break;
+                }
             } else {
                 step /= 2.0;
             }
@@ -219,6 +233,16 @@ impl<'a> Knapsack<'a> {
             self.list(shape, values, counts);
         }
         best
+    }
+
+    /// The most that a pod of each listed item may be worth so that no content of the shape is worth more than `price`,
+    /// by the weights alone: (item, worth). Contents take no more than the whole room, so shares of it at its price do.
+    /// A little less, because whoever checks has to find such weights again.
+    pub(super) fn fair(&self, price: i64) -> impl Iterator<Item = (u32, i64)> {
+        let per_share = price as f64 / (UNITS * WEIGHTS) as f64 * FAIR;
+        self.entries
+            .iter()
+            .map(move |entry| (entry.item, (entry.share as f64 * per_share) as i64))
     }
 
     /// Depth first, most of the densest first. Returns the worth (0 when nothing exceeds the floor), how many of each
@@ -344,6 +368,37 @@ impl<'a> Knapsack<'a> {
         };
         all.into_iter().map(line).collect()
     }
+}
+
+/// Weights in proportion to what each resource of the shape costs at these prices; even where they say nothing.
+fn weights(mix: &Mix, unit_prices: &[f64], shape: usize) -> Vec<i64> {
+    let price = |r: usize| unit_prices.get(r).copied().unwrap_or(0.0);
+    let costs = mix.room(shape).iter().enumerate();
+    let costs: Vec<f64> = costs.map(|(r, room)| (*room).max(0) as f64 * price(r)).collect();
+    let sum: f64 = costs.iter().sum();
+    let even = 1.0 / mix.n_res.max(1) as f64;
+    let part = |cost: &f64| if sum > 0.0 { cost / sum } else { even };
+    let mut weights: Vec<i64> = costs.iter().map(|c| (part(c) * WEIGHTS as f64) as i64).collect();
+    let rest = WEIGHTS - weights.iter().sum::<i64>();
+    let largest = (0..mix.n_res).max_by_key(|r| (weights[*r], mix.n_res - r));
+    if let Some(largest) = largest {
+        weights[largest] += rest;
+    }
+    weights
+}
+
+/// The part of each resource of the shape, in [`UNITS`], that each item it takes would use; a hair less, because the
+/// bounds rest on it.
+fn parts(mix: &Mix, shape: usize) -> Vec<u32> {
+    let room = mix.room(shape);
+    let part = |(want, have): (&i64, &i64)| {
+        let exact = *want as f64 * UNITS as f64 / (*have).max(1) as f64;
+        (exact - 1e-6).max(0.0) as u32
+    };
+    let items = mix.takes[shape].iter();
+    items
+        .flat_map(|item| mix.request(*item as usize).iter().zip(room).map(part))
+        .collect()
 }
 
 /// One weighting of the resources.

@@ -6,6 +6,7 @@ use fixedbitset::FixedBitSet;
 
 use super::{
     compile::Problem,
+    greedy::Scarce,
     offers::{CAPACITY_TYPE, Offer, ZONE},
     place::{Bin, State},
     shapes::Lot,
@@ -53,7 +54,7 @@ pub(super) fn able(problem: &Problem<'_>, lots: &[Lot], bin: &Bin) -> FixedBitSe
         .ones()
         .filter(|o| {
             problem
-                .offer_room(*o)
+                .whole_room(*o)
                 .iter()
                 .zip(&sum)
                 .any(|(have, want)| *want > 0 && want > have)
@@ -97,7 +98,7 @@ pub(super) fn shrink(state: &mut State<'_>) {
 }
 
 /// The order for a bin, without its pods.
-pub(super) fn order(problem: &Problem<'_>, lots: &[Lot], bin: &Bin) -> Launch {
+pub(super) fn order(problem: &Problem<'_>, lots: &[Lot], scarce: &Scarce, bin: &Bin) -> Launch {
     let offers = &problem.offers.offers;
     let chosen = &offers[bin.offer as usize];
     let pool = &problem.snapshot.pools[chosen.pool as usize];
@@ -119,7 +120,9 @@ pub(super) fn order(problem: &Problem<'_>, lots: &[Lot], bin: &Bin) -> Launch {
     let runner_up = able
         .ones()
         .filter(|o| {
-            differs(&offers[*o]) && problem.snapshot.pools[offers[*o].pool as usize].weight == pool.weight
+            differs(&offers[*o])
+                && problem.snapshot.pools[offers[*o].pool as usize].weight == pool.weight
+                && scarce.most(problem, *o) > 0
         })
         .min_by_key(|o| (offers[*o].score, *o))
         .map(|o| problem.offered(&offers[o]));

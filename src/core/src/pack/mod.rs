@@ -1,7 +1,7 @@
 //! The packing engine: which machines should be bought for the pods that wait, and what runs where.
 //!
 //! `compile` turns names into numbers once. `place` runs the solve: existing room first, then `domains` (spread,
-//! affinity), then machines, found by `greedy` over the `shapes` worth looking at. `launch` turns a machine content
+//! affinity), then machines, found by `optimize` over the `shapes` worth looking at. `launch` turns a machine content
 //! into an order, `bound` proves how cheap it could be at best, `explain` says why a pod has no place.
 //!
 //! Nothing in the solve loop hashes or compares a text.
@@ -11,6 +11,7 @@ mod columns;
 mod compile;
 mod digest;
 mod domains;
+mod exact;
 mod explain;
 mod fit;
 mod greedy;
@@ -20,14 +21,20 @@ mod launch;
 mod mix;
 mod offers;
 mod optimize;
+mod pad;
 mod place;
 mod prices;
 mod proof;
+mod quick;
 mod round;
+mod settle;
 mod shapes;
 mod simplex;
 mod taints;
 mod topology;
+
+#[cfg(test)]
+mod tests;
 
 pub(crate) use digest::plan_id;
 
@@ -36,7 +43,7 @@ use crate::{
     plan::{Bound, Launch, Plan},
     policy::Policy,
     report::{Report, Unplaced},
-    snapshot::{PodId, Snapshot},
+    snapshot::{ClassId, PodId, Snapshot},
 };
 
 /// A machine is settled when the proven worth of its pods reaches this share of its price, in thousandths.
@@ -47,7 +54,8 @@ pub(crate) fn plan(snapshot: &Snapshot, catalog: &Catalog, policy: &Policy) -> (
     let problem = compile::compile(snapshot, catalog, policy);
     let mut state = place::State::new(&problem);
     state.solve();
-    launch::shrink(&mut state);
+    exact::improve(&mut state);
+    let padding = (!policy.nomination).then(|| pad::pad(&mut state));
 
     let placed: Vec<u32> = problem
         .demands
@@ -55,10 +63,51 @@ pub(crate) fn plan(snapshot: &Snapshot, catalog: &Catalog, policy: &Policy) -> (
         .zip(&state.left)
         .map(|(d, left)| d.pods.len() as u32 - left)
         .collect();
-    let bound = bound::Terms::new(&problem, &placed, Vec::new()).certify(&problem, &mut state.budget);
+    let machines = contents(&state);
+    let kept = kept_caps(&problem, &state, &placed, &machines);
+    let mut hints = std::mem::take(&mut state.hints);
+    hints.contents.extend(machines);
+    let bound = bound::Terms::new(&problem, &placed, kept).certify(&problem, &hints, &mut state.budget);
     let mut plan = write(&state, bound);
+    plan.padding = padding;
     plan.id = plan_id(&plan, snapshot).into();
     (plan, report(&state))
+}
+
+/// What the machines to buy hold: distinct (offer, pods by demand).
+fn contents(state: &place::State<'_>) -> Vec<greedy::Content> {
+    let of_bin = |bin: &place::Bin| {
+        let mut parts = Vec::with_capacity(bin.shares.len());
+        for (lot, n) in &bin.shares {
+            fit::add_part(&mut parts, state.lots[*lot as usize].demand, *n);
+        }
+        parts.sort_unstable();
+        (bin.offer, parts)
+    };
+    let mut machines: Vec<_> = state.bins.iter().map(of_bin).collect();
+    machines.sort_unstable();
+    machines.dedup();
+    machines
+}
+
+/// Preferences over the hostname that every placed pod keeps, as the most pods of a class on one machine.
+fn kept_caps(
+    problem: &compile::Problem<'_>,
+    state: &place::State<'_>,
+    placed: &[u32],
+    machines: &[greedy::Content],
+) -> Vec<(ClassId, u32)> {
+    let mut most = vec![0; problem.demands.len()];
+    let parts = machines.iter().map(|(_, parts)| parts);
+    for (demand, n) in parts.chain(state.spots.iter().map(|s| &s.taken)).flatten() {
+        most[*demand as usize] = u32::max(most[*demand as usize], *n);
+    }
+    let cap = |at: usize| {
+        let class = problem.demands[at].class;
+        let cap = bound::soft_cap(problem, class)?;
+        (placed[at] > 0 && most[at] <= cap).then_some((class, cap))
+    };
+    (0..problem.demands.len()).filter_map(cap).collect()
 }
 
 /// Writes the state down as a plan, giving out the pods of each class in their order.
@@ -86,7 +135,7 @@ fn write(state: &place::State<'_>, bound: Bound) -> Plan {
     for bin in &state.bins {
         let order = orders
             .entry((bin.offer, &bin.shares))
-            .or_insert_with(|| launch::order(problem, &state.lots, bin));
+            .or_insert_with(|| launch::order(problem, &state.lots, &state.scarce, bin));
         let mut launch = order.clone();
         for (lot, n) in &bin.shares {
             launch.pods.extend(give(state.lots[*lot as usize].demand, *n));
@@ -102,6 +151,7 @@ fn write(state: &place::State<'_>, bound: Bound) -> Plan {
         launches,
         assignments,
         removals: Vec::new(),
+        padding: None,
         lower_bound: bound.price,
         bound,
         steps: state.budget.spent,
@@ -138,7 +188,7 @@ fn report(state: &place::State<'_>) -> Report {
         if *left == 0 {
             continue;
         }
-        let reasons = explain::reasons(problem, demand, &state.scarce.limits);
+        let reasons = explain::reasons(problem, demand, &state.scarce.limits, &state.counts);
         let pods = &problem.demands[demand].pods;
         for pod in &pods[pods.len() - *left as usize..] {
             report.unplaced.push(Unplaced {

@@ -1,24 +1,23 @@
-//! Machines for a set of lots: the greedy packing, then, as far as the step budget goes, the one that prices drive.
+//! Machines for a set of lots: the first plan, then, as far as the step budget goes, the one that prices drive.
+
+use std::collections::VecDeque;
 
 use super::{
-    columns::{Budget, Choice, generate},
+    columns::{Budget, Choice, Generated, Searches, generate, lone},
     fit::{Part, add_part, host_limit, take, times},
-    greedy::{Batch, Packing, Room, Scarce, Share, pack},
-    knapsack::Knapsack,
+    greedy::{Batch, Content, Hints, Packing, Room, Scarce, Share, pack},
     mix::{Mix, Slot},
     prices::Prices,
     round::{self, Whole},
-    topology::HostGroup,
 };
 
 /// Items up to which the master problem is solved: its inverse has the square of that many entries.
 const ITEMS_MAX: usize = 1200;
-/// Host groups that count as resources.
-const SLOTS_MAX: usize = 3;
+/// Looks at machines when what is left is given to larger ones.
+const GROW_LOOKS_MAX: u64 = 400_000;
 
 /// Packs the lots of the room; takes what it buys from `scarce`.
 pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget) -> Packing {
-    let left: Vec<u32> = room.lots.iter().map(|l| l.left).collect();
     let empty = |class: u32| host_limit(&room.problem.topology, room.soft_ignored, &[], class);
     let caps: Vec<u32> = room.lots.iter().map(|lot| empty(lot.class)).collect();
     let prices = room.shapes.iter().map(|s| s.score * 1000).collect();
@@ -27,62 +26,71 @@ pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget
         room.shapes,
         scarce,
     );
-    let mut item_of = vec![u32::MAX; room.lots.len()];
-    for (item, lots) in mix.lots.iter().enumerate() {
-        lots.iter().for_each(|lot| item_of[*lot as usize] = item as u32);
+    let (mut first, mut final_, mut hints) = (Vec::new(), Vec::new(), Hints::default());
+    let mut items_left = mix.n_items() as u64;
+    for component in mix.components() {
+        let inner = &component.mix;
+        // Two opinions on what a pod is worth: by the resources it takes, and as its share of a machine of its own.
+        let prices = Prices::of(inner);
+        let by_resources = prices.values(inner);
+        let mut searches = Searches::new(inner, &prices.units());
+        let alone = lone(inner, &inner.counts)
+            .into_iter()
+            .map(|it| it.map_or(0, |(_, _, worth)| worth))
+            .collect();
+        let start = round::first(inner, &mut searches, &[by_resources.clone(), alone]);
+        first.extend(start.machines.iter().map(|(s, p)| component.outer(*s, p)));
+        let mut share = budget.share(inner.n_items() as u64, items_left);
+        items_left -= inner.n_items() as u64;
+        let whole = if share.left > 0 && inner.n_items() <= ITEMS_MAX {
+            let (whole, generated) = price_driven(inner, &mut searches, &by_resources, start, &mut share);
+            for (column, _) in &generated.solution {
+                let (shape, pattern) = &generated.columns[*column as usize];
+                let content = hint(room, &mix, component.outer(*shape, pattern));
+                hints.contents.push(content);
+            }
+            for (item, worth) in component.items.iter().zip(&generated.worths) {
+                for lot in &mix.lots[*item as usize] {
+                    let lot = &room.lots[*lot as usize];
+                    hints.worths.push((lot.demand, *worth, lot.left));
+                }
+            }
+            whole
+        } else {
+            start
+        };
+        budget.spend(share.spent);
+        final_.extend(whole.machines.iter().map(|(s, p)| component.outer(*s, p)));
     }
-    // Two opinions on what a pod is worth: as its share of a machine of its own, and by the resources it takes.
-    let by_item = Prices::of(&mix).values(&mix);
-    let by_resources: Vec<i64> = item_of
-        .iter()
-        .map(|item| by_item.get(*item as usize).copied().unwrap_or(0))
-        .collect();
-    let mut best_scarce = scarce.clone();
-    let mut best = pack(room, &left, &mut best_scarce, &room.lone_values());
-    let mut other_scarce = scarce.clone();
-    let other = pack(room, &left, &mut other_scarce, &by_resources);
-    if better(&other, &best) {
-        (best, best_scarce) = (other, other_scarce);
-    }
-    if budget.left > 0 && mix.n_items() <= ITEMS_MAX {
-        let (other, other_scarce) =
-            price_driven(room, &left, scarce, &mix, &item_of, &by_item, &best, budget);
+    let (mut best, mut best_scarce) = realize(room, scarce, &mix, &first);
+    if first != final_ {
+        let (other, other_scarce) = realize(room, scarce, &mix, &final_);
         if better(&other, &best) {
             (best, best_scarce) = (other, other_scarce);
         }
     }
     *scarce = best_scarce;
+    best.hints = hints;
     best
 }
 
-/// The host groups that forbid most: their members all carry them, so they work like a resource.
-fn slots(room: &Room<'_>) -> Vec<Slot> {
-    let mut pods: Vec<u64> = vec![0; room.problem.topology.hosts.len()];
-    for lot in room.lots.iter().filter(|lot| lot.left > 0) {
-        for group in &room.problem.topology.host_rules[lot.class as usize].groups {
-            pods[*group as usize] += u64::from(lot.left);
+/// A pattern as a content of an offer, by demand.
+fn hint(room: &Room<'_>, mix: &Mix, (shape, pattern): Choice) -> Content {
+    let mut parts = Vec::with_capacity(pattern.len());
+    for (item, n) in &pattern {
+        if let Some(lot) = mix.lots[*item as usize].first() {
+            add_part(&mut parts, room.lots[*lot as usize].demand, *n);
         }
     }
-    let mutual = |group: &HostGroup| {
-        group.carriers == group.members
-            && group.members.count_ones(..) > 1
-            && !(group.soft
-                && group
-                    .carriers
-                    .ones()
-                    .any(|class| room.soft_ignored.contains(class)))
-    };
-    let hosts = &room.problem.topology.hosts;
-    let mut order: Vec<usize> = (0..hosts.len())
-        .filter(|g| pods[*g] > 0 && mutual(&hosts[*g]))
-        .collect();
-    order.sort_by_key(|g| (std::cmp::Reverse(pods[*g]), *g));
-    order.truncate(SLOTS_MAX);
-    let slot = |g: usize| Slot {
-        members: hosts[g].members.clone(),
-        room: hosts[g].cap.unwrap_or(1),
-    };
-    order.into_iter().map(slot).collect()
+    parts.sort_unstable();
+    (room.shapes[shape as usize].offer, parts)
+}
+
+/// Host groups that no class in them has given up.
+fn slots(room: &Room<'_>) -> Vec<Slot> {
+    Slot::of(room.problem, room.lots, |group| {
+        !group.soft || group.carriers.is_disjoint(room.soft_ignored)
+    })
 }
 
 /// Fewer pods left out first, then cheaper.
@@ -91,78 +99,60 @@ fn better(a: &Packing, b: &Packing) -> bool {
     (left(a), a.score) < (left(b), b.score)
 }
 
-/// Column generation, rounding and local search.
+/// Column generation, rounding and local search; also the fractional solution.
 fn price_driven(
-    room: &Room<'_>,
-    left: &[u32],
-    scarce: &Scarce,
     mix: &Mix,
-    item_of: &[u32],
+    searches: &mut Searches<'_>,
     center: &[i64],
-    greedy: &Packing,
+    start: Whole,
     budget: &mut Budget,
-) -> (Packing, Scarce) {
-    let mut start = Whole {
-        left: vec![0; mix.n_items()],
-        ..Whole::default()
-    };
-    for (lot, n) in greedy.left.iter().enumerate().filter(|(_, n)| **n > 0) {
-        start.left[item_of[lot] as usize] += n;
-    }
-    let mut known: Vec<Choice> = Vec::new();
-    for batch in &greedy.batches {
-        let mut pattern: Vec<Part> = Vec::new();
-        batch
-            .shares
-            .iter()
-            .for_each(|(lot, n)| add_part(&mut pattern, item_of[*lot as usize], *n));
-        pattern.sort_unstable();
-        let choice = (batch.shape, pattern);
-        start.price += mix.prices[batch.shape as usize] * i64::from(batch.times);
-        start
-            .machines
-            .extend(std::iter::repeat_n(choice.clone(), batch.times as usize));
-        known.push(choice);
-    }
-    let mut knapsack = Knapsack::new(mix);
-    let mut share = budget.part(25);
-    let bought = round::buy_all(mix, &mut knapsack, center, &mut share);
-    budget.spend(share.spent);
-    known.extend(bought.machines.iter().cloned());
-    if bought.better_than(&start) {
-        start = bought;
-    }
+) -> (Whole, Generated) {
+    let mut known = start.machines.clone();
+    known.sort_unstable();
+    known.dedup();
     let mut share = budget.part(60);
-    let generated = generate(mix, &mut knapsack, &mix.counts, &known, center, &mut share);
+    let generated = generate(mix, searches, &mix.counts, &known, center, &mut share);
     budget.spend(share.spent);
     let mut share = budget.part(60);
-    let mut whole = round::round(mix, &mut knapsack, &generated, &mut share);
+    let mut whole = round::round(mix, searches, &generated, &mut share);
     budget.spend(share.spent);
     if start.better_than(&whole) {
         whole = start;
     }
     round::tighten(mix, &mut whole);
-    round::search(mix, &mut knapsack, &generated.duals, &mut whole, budget);
-    realize(room, left, scarce, mix, &whole)
+    round::search(mix, searches, &generated, &mut whole, budget);
+    round::merge(mix, &mut whole);
+    (whole, generated)
 }
 
 /// Gives the items of each machine to lots, minding what pods of different classes think of each other; packs what
 /// finds no place that way where it can.
-fn realize(room: &Room<'_>, left: &[u32], scarce: &Scarce, mix: &Mix, whole: &Whole) -> (Packing, Scarce) {
+fn realize(room: &Room<'_>, scarce: &Scarce, mix: &Mix, machines: &[Choice]) -> (Packing, Scarce) {
     let mut out = Packing {
-        left: left.to_vec(),
+        left: room.lots.iter().map(|l| l.left).collect(),
         ..Packing::default()
     };
     let mut scarce = scarce.clone();
-    let mut machines = whole.machines.clone();
-    machines.sort();
+    let mut machines = machines.to_vec();
+    machines.sort_unstable();
+    // Lots with rules go first, while there is a choice of machines.
+    let mut lots_of_item: Vec<VecDeque<u32>> = Vec::with_capacity(mix.n_items());
+    for lots in &mix.lots {
+        let mut lots = lots.clone();
+        lots.sort_by_key(|lot| (room.is_free(room.lots[*lot as usize].class), *lot));
+        lots_of_item.push(lots.into());
+    }
     let mut bins: Vec<Realized> = Vec::with_capacity(machines.len());
     for (shape, pattern) in &machines {
         let offer = room.shapes[*shape as usize].offer as usize;
         let mut bin = Realized::new(room, *shape);
         for (item, n) in pattern {
             let mut wanted = *n;
-            for lot in &mix.lots[*item as usize] {
+            let lots = &mut lots_of_item[*item as usize];
+            while lots.front().is_some_and(|lot| out.left[*lot as usize] == 0) {
+                lots.pop_front();
+            }
+            for lot in lots.iter() {
                 if wanted == 0 {
                     break;
                 }
@@ -174,15 +164,16 @@ fn realize(room: &Room<'_>, left: &[u32], scarce: &Scarce, mix: &Mix, whole: &Wh
             bins.push(bin);
         }
     }
-    for lot in 0..room.lots.len() as u32 {
+    for lot in (0..room.lots.len() as u32).filter(|lot| room.lots[*lot as usize].left > 0) {
         for bin in &mut bins {
-            if out.left[lot as usize] == 0 {
+            let wanted = out.left[lot as usize];
+            if wanted == 0 {
                 break;
             }
-            let wanted = out.left[lot as usize];
             bin.put(room, lot, wanted, &mut out.left);
         }
     }
+    grow(room, &mut bins, &mut out.left, &mut scarce);
     for bin in bins {
         out.score += room.shapes[bin.shape as usize].score;
         match out.batches.last_mut() {
@@ -195,12 +186,41 @@ fn realize(room: &Room<'_>, left: &[u32], scarce: &Scarce, mix: &Mix, whole: &Wh
         }
     }
     if out.left.iter().any(|n| *n > 0) {
-        let rest = pack(room, &out.left.clone(), &mut scarce, &room.lone_values());
+        let rest = pack(room, &out.left.clone(), &mut scarce, &room.lone_values(&out.left));
         out.batches.extend(rest.batches);
         out.left = rest.left;
         out.score += rest.score;
     }
     (out, scarce)
+}
+
+/// Exchanges machines for slightly larger ones that take what is left, where that costs less than a machine for it.
+fn grow(room: &Room<'_>, bins: &mut [Realized], left: &mut [u32], scarce: &mut Scarce) {
+    let alone = room.lone_values(left);
+    let mut looks = GROW_LOOKS_MAX;
+    for lot in 0..room.lots.len() as u32 {
+        while left[lot as usize] > 0 {
+            let mut best: Option<(i64, usize, u32)> = None;
+            for (at, bin) in bins.iter().enumerate() {
+                if looks == 0 {
+                    return;
+                }
+                looks -= 1;
+                let extra = best.map_or(alone[lot as usize] / 1000, |(extra, ..)| extra);
+                if let Some((extra, shape)) = bin.larger(room, lot, extra, scarce) {
+                    best = Some((extra, at, shape));
+                }
+            }
+            let Some((_, at, shape)) = best else { break };
+            let bin = &mut bins[at];
+            scarce.give_back(room.problem, room.shapes[bin.shape as usize].offer as usize);
+            scarce.buy(room.problem, room.shapes[shape as usize].offer as usize, 1);
+            bin.become_shape(room, shape);
+            if bin.put(room, lot, 1, left) == 0 {
+                break;
+            }
+        }
+    }
 }
 
 /// A machine being filled with lots.
@@ -220,6 +240,53 @@ impl Realized {
             parts: Vec::new(),
             shares: Vec::new(),
         }
+    }
+
+    /// The cheapest larger shape that holds one pod of the lot too for less than `extra` more.
+    fn larger(&self, room: &Room<'_>, lot: u32, extra: i64, scarce: &Scarce) -> Option<(i64, u32)> {
+        let it = &room.lots[lot as usize];
+        let topology = &room.problem.topology;
+        if !room.is_free(it.class) && host_limit(topology, room.soft_ignored, &self.parts, it.class) == 0 {
+            return None;
+        }
+        let (request, own) = (room.request(lot), room.shape_room(self.shape as usize));
+        let score = room.shapes[self.shape as usize].score;
+        // Shapes are in the order of their score.
+        for (shape, larger) in room.shapes.iter().enumerate().skip(self.shape as usize + 1) {
+            if larger.score - score >= extra {
+                return None;
+            }
+            let amounts = room
+                .shape_room(shape)
+                .iter()
+                .zip(own)
+                .zip(&self.room)
+                .zip(request);
+            let holds = amounts
+                .into_iter()
+                .all(|(((new, old), free), want)| new - old + free >= *want);
+            let offer = larger.offer as usize;
+            let admits = |lot: u32| room.lots[lot as usize].offers.contains(offer);
+            if holds
+                && admits(lot)
+                && self.shares.iter().all(|(lot, _)| admits(*lot))
+                && scarce.most(room.problem, offer) > 0
+            {
+                return Some((larger.score - score, shape as u32));
+            }
+        }
+        None
+    }
+
+    fn become_shape(&mut self, room: &Room<'_>, shape: u32) {
+        let (old, new) = (
+            room.shape_room(self.shape as usize),
+            room.shape_room(shape as usize),
+        );
+        for (free, (old, new)) in self.room.iter_mut().zip(old.iter().zip(new)) {
+            *free += new - old;
+        }
+        self.shape = shape;
     }
 
     fn put(&mut self, room: &Room<'_>, lot: u32, wanted: u32, left: &mut [u32]) -> u32 {

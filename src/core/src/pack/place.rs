@@ -1,19 +1,28 @@
 //! The course of a solve: free room of existing machines first, then domains, then machines to buy, pool weight by
 //! pool weight; what finds no place gives up its preferences one by one and tries again.
 
+mod cells;
+mod follow;
+mod revise;
+
 use std::{collections::BTreeSet, rc::Rc};
 
 use fixedbitset::FixedBitSet;
 
 use super::{
     columns::Budget,
-    compile::{Problem, attach},
+    compile::{Demand, Problem, attach},
     domains::{self, Cell, Cells, Counts},
     fit::{Part, add_part, host_limit, take, times},
-    greedy::{Room, Scarce, Share},
+    greedy::{Hints, Room, Scarce, Share},
+    launch,
     optimize::optimize,
     shapes::{Lot, undominated},
+    topology::{DomainRule, Rule},
 };
+
+/// Times a solve goes on after pods were taken out of their places again.
+const RESTARTS_MAX: usize = 4;
 
 /// A machine to buy, and what goes on it.
 #[derive(Clone, Debug)]
@@ -37,7 +46,7 @@ pub(super) struct Spot {
 pub(super) struct State<'a> {
     pub(super) problem: &'a Problem<'a>,
     cells: Cells,
-    counts: Counts,
+    pub(super) counts: Counts,
     pub(super) scarce: Scarce,
     pub(super) spots: Vec<Spot>,
     /// Destinations among the nodes: initialized first, then by name.
@@ -54,7 +63,11 @@ pub(super) struct State<'a> {
     pub(super) left: Vec<u32>,
     /// Cells in which no machine can be bought any more for a demand.
     blocked: BTreeSet<(u32, Vec<u32>)>,
+    /// The order in which pods were given to domains may not be one in which they can bind: some were taken back, some
+    /// must run beside others and come last, or it depends on the offer of their machine whether they count.
+    doubtful: bool,
     pub(super) budget: Budget,
+    pub(super) hints: Hints,
 }
 
 impl<'a> State<'a> {
@@ -86,25 +99,52 @@ impl<'a> State<'a> {
             wishes_kept: problem.demands.iter().map(|d| d.wishes.len()).collect(),
             left: problem.demands.iter().map(|d| d.pods.len() as u32).collect(),
             blocked: BTreeSet::new(),
+            doubtful: uncertain(problem),
             budget: Budget::new(problem.policy.steps_max),
+            hints: Hints::default(),
         }
     }
 
     /// Places what can be placed.
     pub(super) fn solve(&mut self) {
+        // Buffers take what the pods of users leave.
+        let (users, buffers): (Vec<u32>, Vec<u32>) = self
+            .order()
+            .into_iter()
+            .partition(|d| !self.problem.is_buffer(*d));
+        for order in [users, buffers] {
+            for _ in 0..RESTARTS_MAX {
+                self.rounds(&order);
+                launch::shrink(self);
+                if !self.doubtful || !self.unsettle() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Places what can be placed on new machines only.
+    pub(super) fn solve_new(&mut self) {
+        for spot in &mut self.spots {
+            spot.room.fill(0);
+        }
         let order = self.order();
+        self.rounds(&order);
+    }
+
+    fn rounds(&mut self, order: &[u32]) {
         loop {
             let before = self.left.clone();
             let first_lot = self.lots.len();
-            self.choose_domains(&order);
+            self.choose_domains(order);
             self.top_up(first_lot);
             self.buy(first_lot);
             self.follow(first_lot);
             let blocked = self.give_back(first_lot);
-            if self.left.iter().all(|n| *n == 0) {
+            if order.iter().all(|d| self.left[*d as usize] == 0) {
                 return;
             }
-            if self.left == before && !blocked && !self.relax() {
+            if self.left == before && !blocked && !self.relax(order) {
                 return;
             }
         }
@@ -127,6 +167,17 @@ impl<'a> State<'a> {
                 .map(|(amount, most)| amount * 1000 / most)
                 .sum()
         };
+        // Whether pods that wait count in the group of a class and do not seek it themselves.
+        let strangers = |group: u32| {
+            self.problem.demands.iter().any(|other| {
+                let other = other.class.0 as usize;
+                let seeks = |r: &DomainRule| r.weight.is_none() && r.group() == group;
+                self.problem.topology.counted_in[other].contains(&group)
+                    && !self.problem.topology.rules[other]
+                        .iter()
+                        .any(|r| seeks(r) && matches!(r.rule, Rule::Affinity { .. }))
+            })
+        };
         let depends = |d: &u32| {
             let class = self.problem.demands[*d as usize].class.0 as usize;
             let topology = &self.problem.topology;
@@ -136,14 +187,10 @@ impl<'a> State<'a> {
                 .iter()
                 .any(|b| hard(&b.weight) && !b.counts_self)
                 || topology.rules[class].iter().any(|r| {
+                    // Whoever could start a domain waits for those it wants to be near, wherever they go.
                     hard(&r.weight)
-                        && matches!(
-                            r.rule,
-                            super::topology::Rule::Affinity {
-                                counts_self: false,
-                                ..
-                            }
-                        )
+                        && matches!(r.rule, Rule::Affinity { group, counts_self }
+                            if !counts_self || strangers(group))
                 })
         };
         let mut order: Vec<u32> = (0..self.problem.demands.len() as u32).collect();
@@ -296,125 +343,6 @@ impl<'a> State<'a> {
         self.lot_cells.push(cell);
     }
 
-    /// Gives pods of a demand to cells, one by one: to existing machines where there is room, else to lots. Returns how many.
-    fn give_cells(&mut self, demand: u32, keys: &Rc<Vec<u32>>, todo: u32, queued: &mut [u32]) -> u32 {
-        let it = &self.problem.demands[demand as usize];
-        let class = it.class.0;
-        let cells = self.cells.of(self.problem, keys);
-        let n_offers = self.problem.n_offers();
-        let allowed = self.allowed(demand);
-        let follows = self.follows(class);
-        let mut options: Vec<CellOption> = Vec::new();
-        for (idx, cell) in cells.iter().enumerate() {
-            let mut places = allowed.clone();
-            places.intersect_with(&cell.places);
-            let mut nodes: Vec<u32> = places
-                .ones()
-                .skip_while(|p| *p < n_offers)
-                .map(|p| (p - n_offers) as u32)
-                .collect();
-            nodes.sort_by_key(|n| {
-                (
-                    std::cmp::Reverse(self.problem.snapshot.nodes[*n as usize].stage),
-                    *n,
-                )
-            });
-            let buyable =
-                !places.is_disjoint(&it.offers) && !self.blocked.contains(&(demand, domain_key(keys, cell)));
-            if buyable || !nodes.is_empty() {
-                let price = if buyable {
-                    self.lone_price(demand, &places)
-                } else {
-                    i64::MAX
-                };
-                let mut offers = FixedBitSet::with_capacity(n_offers);
-                offers.extend(places.ones().take_while(|p| *p < n_offers));
-                options.push(CellOption {
-                    cell: idx,
-                    offers,
-                    nodes,
-                    next_node: 0,
-                    buyable,
-                    price,
-                    queued: 0,
-                });
-            }
-        }
-        let mut given = 0;
-        while given < todo {
-            let mut best: Option<((i64, bool, i64, usize), usize)> = None;
-            for (at, option) in options.iter_mut().enumerate() {
-                let cell = &cells[option.cell];
-                let Some(broken) = domains::verdict(self.problem, class, keys, cell, &self.counts) else {
-                    continue;
-                };
-                let free = !follows && self.next_free(option, demand);
-                if free || option.buyable {
-                    let score = (broken, !free, option.price, option.cell);
-                    if best.as_ref().is_none_or(|(b, _)| score < *b) {
-                        best = Some((score, at));
-                    }
-                }
-            }
-            let Some(((_, must_buy, _, _), at)) = best else {
-                break;
-            };
-            let option = &mut options[at];
-            let cell = &cells[option.cell];
-            if must_buy {
-                let passes = |filter: &FixedBitSet| !filter.is_disjoint(&option.offers);
-                domains::count(self.problem, class, keys, cell, passes, 1, &mut self.counts);
-                option.queued += 1;
-                queued[demand as usize] += 1;
-            } else {
-                let node = option.nodes[option.next_node] as usize;
-                let passes = |filter: &FixedBitSet| filter.contains(n_offers + node);
-                domains::count(self.problem, class, keys, cell, passes, 1, &mut self.counts);
-                self.put(node, demand, 1);
-            }
-            given += 1;
-        }
-        for option in options.into_iter().filter(|o| o.queued > 0) {
-            let cell = Some((keys.clone(), cells.clone(), option.cell));
-            self.queue(demand, option.offers, option.queued, cell);
-        }
-        given
-    }
-
-    /// Moves to the first machine of the option that still takes a pod. One that took none will take none later.
-    fn next_free(&self, option: &mut CellOption, demand: u32) -> bool {
-        while let Some(node) = option.nodes.get(option.next_node) {
-            if self.spot_takes(*node as usize, demand) > 0 {
-                return true;
-            }
-            option.next_node += 1;
-        }
-        false
-    }
-
-    /// The price of a pod as its share of the cheapest machine, for choosing between domains.
-    fn lone_price(&self, demand: u32, places: &FixedBitSet) -> i64 {
-        let it = &self.problem.demands[demand as usize];
-        let mut least = f64::INFINITY;
-        for offer in places.ones().take_while(|p| *p < self.problem.n_offers()) {
-            if it.offers.contains(offer) {
-                let room = self.problem.offer_room(offer);
-                let share = it
-                    .request
-                    .iter()
-                    .zip(room)
-                    .map(|(w, h)| *w as f64 / (*h).max(1) as f64)
-                    .fold(0.0, f64::max);
-                least = least.min(share * self.problem.offers.offers[offer].score as f64);
-            }
-        }
-        if least.is_finite() {
-            (least * 1000.0) as i64
-        } else {
-            i64::MAX
-        }
-    }
-
     /// Uses room on machines bought in earlier rounds.
     fn top_up(&mut self, first_lot: usize) {
         for lot in first_lot..self.lots.len() {
@@ -493,6 +421,8 @@ impl<'a> State<'a> {
             let mut share = self.budget.part(70);
             let packing = optimize(&room, &mut self.scarce, &mut share);
             self.budget.spend(share.spent);
+            self.hints.contents.extend(packing.hints.contents);
+            self.hints.worths.extend(packing.hints.worths);
             for batch in &packing.batches {
                 for _ in 0..batch.times {
                     let mut bin = Bin::new(self.problem, shapes[batch.shape as usize].offer);
@@ -518,147 +448,12 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Places lots that must run beside others, on the machines those are on.
-    fn follow(&mut self, first_lot: usize) {
-        loop {
-            let mut progress = false;
-            for lot in first_lot..self.lots.len() {
-                if self.lots[lot].left > 0 && self.follows(self.lots[lot].class) {
-                    progress |= self.follow_one(lot);
-                }
-            }
-            if !progress {
-                return;
-            }
-        }
-    }
-
-    fn follow_one(&mut self, lot: usize) -> bool {
-        let Lot {
-            demand,
-            class,
-            left: before,
-            ..
-        } = self.lots[lot];
-        let terms: Vec<super::topology::Beside> = self.problem.topology.host_rules[class as usize]
-            .beside
-            .iter()
-            .filter(|b| b.weight.is_none())
-            .cloned()
-            .collect();
-        let beside_all = |parts: &[Part]| {
-            terms
-                .iter()
-                .all(|term| parts.iter().any(|(c, _)| term.members.contains(*c as usize)))
-        };
-        let cell_places = self.lot_cells[lot]
-            .as_ref()
-            .map(|(_, cells, at)| cells[*at].places.clone());
-        let allowed = self.allowed(demand);
-        let n_offers = self.problem.n_offers();
-        for at in 0..self.spot_order.len() {
-            let node = self.spot_order[at] as usize;
-            let place = n_offers + node;
-            let may = allowed.contains(place) && cell_places.as_ref().is_none_or(|c| c.contains(place));
-            if may && beside_all(&self.spots[node].parts) {
-                let n = self.spot_takes(node, demand).min(self.lots[lot].left);
-                self.put(node, demand, n);
-                self.lots[lot].left -= n;
-            }
-        }
-        let request = &self.problem.demands[demand as usize].request;
-        for bin in &mut self.bins {
-            let left = self.lots[lot].left;
-            if left > 0 && self.lots[lot].offers.contains(bin.offer as usize) && beside_all(&bin.parts) {
-                let n = times(&bin.room, request)
-                    .min(host_limit(
-                        &self.problem.topology,
-                        &self.soft_ignored,
-                        &bin.parts,
-                        class,
-                    ))
-                    .min(left);
-                bin.add(lot as u32, class, request, n);
-                self.lots[lot].left -= n;
-                self.left[demand as usize] -= n;
-            }
-        }
-        let left = self.lots[lot].left;
-        let nowhere = |term: &super::topology::Beside| {
-            let all = self
-                .spots
-                .iter()
-                .map(|s| &s.parts)
-                .chain(self.bins.iter().map(|b| &b.parts));
-            !all.flatten().any(|(c, _)| term.members.contains(*c as usize))
-        };
-        if left > 0 && terms.iter().all(|term| term.counts_self && nowhere(term)) {
-            self.start_together(lot);
-        }
-        self.lots[lot].left < before
-    }
-
-    /// Opens the one machine that pods with affinity to each other start on: the cheapest that holds all of them, or
-    /// the one that holds most.
-    fn start_together(&mut self, lot: usize) {
-        let Lot {
-            demand, class, left, ..
-        } = self.lots[lot];
-        let request = &self.problem.demands[demand as usize].request;
-        let host = host_limit(&self.problem.topology, &self.soft_ignored, &[], class);
-        for tier in self.tiers() {
-            let offers = self.lots[lot].offers.ones().filter(|o| tier.contains(*o));
-            let best = offers
-                .filter(|o| self.scarce.most(self.problem, *o) > 0)
-                .map(|o| {
-                    let n = times(self.problem.offer_room(o), request).min(host).min(left);
-                    (std::cmp::Reverse(n), self.problem.offers.offers[o].score, o)
-                })
-                .min();
-            if let Some((std::cmp::Reverse(n), _, offer)) = best {
-                self.scarce.buy(self.problem, offer, 1);
-                let mut bin = Bin::new(self.problem, offer as u32);
-                bin.add(lot as u32, class, request, n);
-                self.bins.push(bin);
-                self.lots[lot].left -= n;
-                self.left[demand as usize] -= n;
-                return;
-            }
-        }
-    }
-
-    /// Takes unplaced pods out of their cells again, and remembers that nothing can be bought there.
-    fn give_back(&mut self, first_lot: usize) -> bool {
-        let mut blocked = false;
-        for lot in first_lot..self.lots.len() {
-            let it = &mut self.lots[lot];
-            let left = std::mem::take(&mut it.left);
-            if left == 0 {
-                continue;
-            }
-            let Some((keys, cells, at)) = &self.lot_cells[lot] else {
-                continue;
-            };
-            let passes = |filter: &FixedBitSet| !filter.is_disjoint(&it.allowed);
-            let n = -i64::from(left);
-            domains::count(
-                self.problem,
-                it.class,
-                keys,
-                &cells[*at],
-                passes,
-                n,
-                &mut self.counts,
-            );
-            blocked |= self.blocked.insert((it.demand, domain_key(keys, &cells[*at])));
-        }
-        blocked
-    }
-
     /// Gives up one preference of each demand that has pods left. False when none had one.
-    fn relax(&mut self) -> bool {
+    fn relax(&mut self, order: &[u32]) -> bool {
         let mut relaxed = false;
-        for demand in 0..self.problem.demands.len() {
+        let mut demands: Vec<usize> = order.iter().map(|d| *d as usize).collect();
+        demands.sort_unstable();
+        for demand in demands {
             if self.left[demand] == 0 {
                 continue;
             }
@@ -682,21 +477,18 @@ impl<'a> State<'a> {
     }
 }
 
-fn domain_key(keys: &[u32], cell: &Cell) -> Vec<u32> {
-    keys.iter().copied().chain(cell.values.iter().copied()).collect()
+/// Whether it takes more than the order of choice to say that pods can bind.
+fn uncertain(problem: &Problem<'_>) -> bool {
+    let topology = &problem.topology;
+    let follows = |d: &Demand| {
+        let beside = &topology.host_rules[d.class.0 as usize].beside;
+        beside.iter().any(|b| b.weight.is_none())
+    };
+    topology.groups.iter().any(|g| g.filter.is_some()) || problem.demands.iter().any(follows)
 }
 
-/// A cell as a choice for a demand.
-struct CellOption {
-    cell: usize,
-    /// Whatever their room.
-    offers: FixedBitSet,
-    nodes: Vec<u32>,
-    next_node: usize,
-    buyable: bool,
-    price: i64,
-    queued: u32,
-}
+/// Pods on one machine, by demand: an existing node, or the offer of a new machine.
+pub(super) type Placed = (Option<u32>, Option<u32>, Vec<Part>);
 
 impl Bin {
     fn new(problem: &Problem<'_>, offer: u32) -> Self {

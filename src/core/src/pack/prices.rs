@@ -13,8 +13,9 @@ use super::{
 const GROUPS_MAX: usize = 24;
 /// Rounds of column generation.
 const ROUNDS_MAX: usize = 60;
-/// Keeps sums of rounded products below the price of a machine.
-const MARGIN: f64 = 1.0 - 1e-9;
+/// Keeps sums of rounded products below the price of a machine, clearly enough for whoever checks with prices of
+/// resources of his own.
+const MARGIN: f64 = 1.0 - 1e-6;
 
 /// Resource prices by group.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Prices {
         let deterrent = mix.prices.iter().map(|p| *p as f64).sum::<f64>() * 1e3 + 1.0;
         let mut master = Master::new(wanted, vec![deterrent; demand.len()]);
         for _ in 0..ROUNDS_MAX {
-            master.solve(2000);
+            master.solve(20_000);
             let duals = master.duals();
             let mut found = false;
             for (shape, groups) in groups_of_shape.iter().enumerate() {
@@ -129,6 +130,14 @@ impl Prices {
                 dearest * *room as f64
             })
             .sum()
+    }
+
+    /// The price of a unit of each resource to the group that pays most.
+    pub(super) fn units(&self) -> Vec<f64> {
+        let groups = self.prices.chunks_exact(self.n_res.max(1));
+        groups.fold(vec![0.0; self.n_res], |most, prices| {
+            most.iter().zip(prices).map(|(m, p)| f64::max(*m, *p)).collect()
+        })
     }
 
     /// Worth of one pod of each item, in nano-dollars, rounded down.

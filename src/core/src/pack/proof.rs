@@ -13,6 +13,8 @@ use super::{
 
 /// States after which the proof stops and settles for a weaker bound.
 const STATES_MAX: usize = 20_000;
+/// Rounds of moving the weights before contents are enumerated.
+const ROUNDS: usize = 16;
 /// Work of one state, see [`Knapsack::work`].
 const WORK_PER_STATE: u64 = 30;
 
@@ -41,7 +43,7 @@ impl Knapsack<'_> {
         floor: i64,
         steps_max: u64,
     ) -> Found {
-        let upper = self.tighten(shape, values, counts);
+        let upper = self.tighten(shape, values, counts, floor, ROUNDS);
         if upper <= floor {
             return Found {
                 upper,
@@ -159,17 +161,16 @@ impl Knapsack<'_> {
                 i64::MAX
             }
         };
-        (0..self.mix.n_res)
-            .filter(|r| {
-                let largest = (0..self.entries.len()).map(|e| request(e, *r)).max().unwrap_or(0);
-                let most = (0..self.mix.n_res)
-                    .filter(|o| o != r)
-                    .map(most_by)
-                    .min()
-                    .unwrap_or(i64::MAX);
-                largest > 0 && most.checked_mul(largest).is_none_or(|all| all > room[*r])
-            })
-            .collect()
+        let mut active: Vec<usize> = (0..self.mix.n_res).collect();
+        for (r, room) in room.iter().enumerate() {
+            let largest = (0..self.entries.len()).map(|e| request(e, r)).max().unwrap_or(0);
+            // One that is left out no longer keeps another from running out.
+            let others = active.iter().copied().filter(|o| *o != r);
+            let most = others.map(most_by).min().unwrap_or(i64::MAX);
+            let runs_out = largest > 0 && most.checked_mul(largest).is_none_or(|all| all > *room);
+            active.retain(|o| *o != r || runs_out);
+        }
+        active
     }
 }
 

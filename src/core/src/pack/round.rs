@@ -1,16 +1,25 @@
 //! From fractional purchases to whole machines, and the local search that follows.
 
+use std::{cmp::Reverse, collections::BinaryHeap};
+
 use super::{
-    columns::{Budget, Choice, Generated, generate},
-    fit::times,
-    knapsack::Knapsack,
+    columns::{Budget, Choice, Generated, Searches, generate, worth_of},
+    fit::{add_part, times},
     mix::{Mix, Pattern},
 };
 
 /// Items up to which the rest of a rounding is solved again and again; with more, it is only filled.
 const DIVE_ITEMS_MAX: usize = 150;
-/// Knapsack nodes times items when filling one machine for good.
-const NODES_MAX: u32 = 50_000;
+/// How often the values of the first plan are corrected, and items times shapes up to which that is quick.
+const CORRECTIONS: usize = 3;
+const CORRECTED_MAX: usize = 1_500_000;
+/// Looks at pairs of machines that could be one, and at shapes for each.
+const MERGE_LOOKS_MAX: usize = 1_000_000;
+const MERGE_SHAPES: usize = 20;
+/// Knapsack nodes when filling one machine for good.
+const FILL_NODES_MAX: u32 = 500;
+/// Shapes that are searched thoroughly when filling one machine: the best by a quick look.
+const SEARCHED_MAX: usize = 12;
 
 /// Whole machines.
 #[derive(Clone, Debug, Default)]
@@ -73,20 +82,19 @@ impl Pots {
     }
 }
 
-/// Buys the machine with the best worth per price until nothing is wanted. Gives up (false) once the price reaches
-/// `price_max`.
+/// Buys the machine with the best worth per price, of those shapes or of any that holds all the rest, until nothing
+/// is wanted. Gives up (false) once the price reaches `price_max`.
 fn fill(
     mix: &Mix,
-    knapsack: &mut Knapsack<'_>,
+    searches: &mut Searches<'_>,
+    shapes: &[u32],
     values: &[i64],
     pots: &mut Pots,
     whole: &mut Whole,
     price_max: i64,
     budget: &mut Budget,
 ) -> bool {
-    let nodes_max = (NODES_MAX / mix.n_items().max(1) as u32).clamp(50, 2000);
-    // Best known ratio per shape; demand only shrinks, so a ratio that was computed earlier is not exceeded by much.
-    let mut known: Vec<(f64, u32)> = (0..mix.n_shapes() as u32).map(|s| (f64::INFINITY, s)).collect();
+    searches.quick.sort(values, &whole.left);
     while whole.left.iter().any(|n| *n > 0) {
         if budget.left == 0 {
             return finish(mix, pots, whole, price_max);
@@ -100,32 +108,46 @@ fn fill(
         if whole.price + worth_left / 100 * 97 >= price_max {
             return false;
         }
-        let enough = price_of_enough(mix, &whole.left, pots);
-        known.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let mut best: Option<(f64, u32, Pattern)> = None;
-        for (ratio, shape) in &mut known {
-            if best.as_ref().is_some_and(|(b, ..)| *b >= *ratio) {
-                break;
+        let per_price = |worth: i64, shape: u32| worth as f64 / mix.prices[shape as usize].max(1) as f64;
+        let enough = cheapest_enough(mix, &whole.left, pots);
+        let mut best: (f64, u32, Pattern) = match enough {
+            Some((_, shape)) => {
+                let all = (0..mix.n_items() as u32).zip(whole.left.iter().copied());
+                let pattern = all.filter(|(_, n)| *n > 0).collect();
+                (per_price(worth_left, shape), shape, pattern)
             }
-            if !pots.admit(mix, *shape) {
-                *ratio = 0.0;
+            None => (0.0, 0, Pattern::new()),
+        };
+        let mut ranked: Vec<(f64, u32)> = Vec::new();
+        for shape in shapes {
+            let dear = enough.is_some_and(|(price, _)| mix.prices[*shape as usize] > price);
+            if dear || !pots.admit(mix, *shape) {
                 continue;
             }
-            if mix.prices[*shape as usize] > enough {
-                continue;
+            let (worth, pattern) = searches.quick.best(*shape as usize, &whole.left);
+            let ratio = per_price(worth, *shape);
+            if worth > 0 {
+                ranked.push((ratio, *shape));
             }
-            let price = mix.prices[*shape as usize].max(1) as f64;
-            let floor = best.as_ref().map_or(0, |(b, ..)| (b * price) as i64);
-            let found = knapsack.best(*shape as usize, values, &whole.left, floor, nodes_max);
-            budget.spend(knapsack.steps());
-            *ratio = found.worth.max(found.upper.min(floor)) as f64 / price;
-            if found.worth > floor {
-                best = Some((found.worth as f64 / price, *shape, found.pattern));
+            if ratio > best.0 {
+                best = (ratio, *shape, pattern);
             }
         }
-        let Some((_, shape, pattern)) = best else {
+        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        for (_, shape) in ranked.iter().take(SEARCHED_MAX) {
+            let floor = (best.0 * mix.prices[*shape as usize] as f64) as i64;
+            let found = searches
+                .knapsack
+                .best(*shape as usize, values, &whole.left, floor, FILL_NODES_MAX);
+            if found.worth > floor {
+                best = (per_price(found.worth, *shape), *shape, found.pattern);
+            }
+        }
+        budget.spend(searches.steps());
+        let (_, shape, pattern) = best;
+        if pattern.is_empty() {
             return true;
-        };
+        }
         loop {
             pots.change(mix, shape, 1);
             whole.buy(mix, shape, pattern.clone());
@@ -135,8 +157,58 @@ fn fill(
                 break;
             }
         }
+        searches.quick.drop_exhausted(&whole.left);
     }
     whole.price < price_max
+}
+
+/// Buys by quick looks alone what has most worth for its price at these values, each content as often as it goes.
+/// Takes no steps: this is the first plan.
+pub(super) fn shop(
+    mix: &Mix,
+    searches: &mut Searches<'_>,
+    values: &[i64],
+    pots: &mut Pots,
+    whole: &mut Whole,
+) {
+    let quick = &mut searches.quick;
+    quick.sort(values, &whole.left);
+    let ratio = |worth: i64, shape: u32| {
+        (worth as f64 / mix.prices[shape as usize].max(1) as f64 * 1e9).min(1e18) as i64
+    };
+    let mut patterns: Vec<Pattern> = vec![Pattern::new(); mix.n_shapes()];
+    let mut heap: BinaryHeap<(i64, Reverse<u32>)> = BinaryHeap::new();
+    for shape in 0..mix.n_shapes() as u32 {
+        let (worth, pattern) = quick.best(shape as usize, &whole.left);
+        if worth > 0 {
+            heap.push((ratio(worth, shape), Reverse(shape)));
+            patterns[shape as usize] = pattern;
+        }
+    }
+    while let Some((known, Reverse(shape))) = heap.pop() {
+        let pattern = &mut patterns[shape as usize];
+        if pattern.iter().any(|(item, n)| whole.left[*item as usize] < *n) {
+            let (worth, again) = quick.best(shape as usize, &whole.left);
+            if worth > 0 {
+                // Less is wanted now, so another shape may be better: look again when it is this one's turn.
+                *pattern = again;
+                heap.push((ratio(worth, shape).min(known), Reverse(shape)));
+            }
+            continue;
+        }
+        let mut exhausted = false;
+        while pots.admit(mix, shape) && pattern.iter().all(|(i, n)| whole.left[*i as usize] >= *n) {
+            pots.change(mix, shape, 1);
+            whole.buy(mix, shape, pattern.clone());
+            exhausted |= pattern.iter().any(|(item, _)| whole.left[*item as usize] == 0);
+        }
+        if exhausted {
+            quick.drop_exhausted(&whole.left);
+        }
+        if pots.admit(mix, shape) {
+            heap.push((known, Reverse(shape)));
+        }
+    }
 }
 
 /// Buys the cheapest machine per pod for whatever is left, without looking for better: the steps are spent.
@@ -163,55 +235,167 @@ fn finish(mix: &Mix, pots: &mut Pots, whole: &mut Whole, price_max: i64) -> bool
     whole.price < price_max
 }
 
-/// The price of the cheapest machine that would hold all that is left: no dearer one need be looked at.
-fn price_of_enough(mix: &Mix, left: &[u32], pots: &Pots) -> i64 {
+/// The cheapest machine that would hold all that is left, with its price: no dearer one need be looked at.
+fn cheapest_enough(mix: &Mix, left: &[u32], pots: &Pots) -> Option<(i64, u32)> {
     let wanted: Vec<u32> = (0..mix.n_items() as u32)
         .filter(|i| left[*i as usize] > 0)
         .collect();
-    let capped = wanted.iter().any(|i| left[*i as usize] > mix.caps[*i as usize]);
+    if wanted.iter().any(|i| left[*i as usize] > mix.caps[*i as usize]) {
+        return None;
+    }
     let mut sum = vec![0_i64; mix.n_res];
     for item in &wanted {
         for (s, r) in sum.iter_mut().zip(mix.request(*item as usize)) {
             *s += r * i64::from(left[*item as usize]);
         }
     }
-    let holds = |shape: &usize| {
-        times(mix.room(*shape), &sum) > 0
-            && wanted.iter().all(|i| mix.takes[*shape].binary_search(i).is_ok())
-            && pots.admit(mix, *shape as u32)
+    let holds = |shape: &u32| {
+        let at = *shape as usize;
+        mix.room(at).iter().zip(&sum).all(|(have, want)| want <= have)
+            && wanted.iter().all(|i| mix.takes[at].binary_search(i).is_ok())
+            && pots.admit(mix, *shape)
     };
-    if capped {
-        return i64::MAX;
-    }
-    (0..mix.n_shapes())
+    (0..mix.n_shapes() as u32)
         .filter(holds)
-        .map(|s| mix.prices[s])
+        .map(|s| (mix.prices[s as usize], s))
         .min()
-        .unwrap_or(i64::MAX)
 }
 
-/// Machines bought one by one at given values, without a fractional solution to start from.
-pub(super) fn buy_all(mix: &Mix, knapsack: &mut Knapsack<'_>, values: &[i64], budget: &mut Budget) -> Whole {
-    let mut whole = Whole {
-        left: mix.counts.clone(),
-        ..Whole::default()
+/// The first plan: machines bought at each of the opinions on what a pod is worth, and then at corrected ones: what
+/// had to go on a wasteful machine is worth more than it seemed, and is served earlier. The cheapest outcome.
+pub(super) fn first(mix: &Mix, searches: &mut Searches<'_>, opinions: &[Vec<i64>]) -> Whole {
+    let buy = |values: &[i64], searches: &mut Searches<'_>| {
+        let mut whole = Whole {
+            left: mix.counts.clone(),
+            ..Whole::default()
+        };
+        let values: Vec<i64> = values.iter().map(|v| (*v).max(1)).collect();
+        shop(mix, searches, &values, &mut Pots::of(mix), &mut whole);
+        whole
     };
-    fill(
-        mix,
-        knapsack,
-        values,
-        &mut Pots::of(mix),
-        &mut whole,
-        i64::MAX,
-        budget,
-    );
+    let mut best: Option<(Whole, &Vec<i64>)> = None;
+    for values in opinions {
+        let whole = buy(values, searches);
+        if best.as_ref().is_none_or(|(b, _)| whole.better_than(b)) {
+            best = Some((whole, values));
+        }
+    }
+    let Some((mut best, values)) = best else {
+        return Whole::default();
+    };
+    let (mut values, mut last) = (values.clone(), best.clone());
+    if mix.n_items() * mix.n_shapes() <= CORRECTED_MAX {
+        for _ in 0..CORRECTIONS {
+            values = corrected(mix, &values, &last);
+            last = buy(&values, searches);
+            if last.better_than(&best) {
+                best = last.clone();
+            }
+        }
+    }
+    tighten(mix, &mut best);
+    merge(mix, &mut best);
+    best
+}
+
+/// Each value moved halfway to what pods of the item cost, sharing each machine's price by worth.
+fn corrected(mix: &Mix, values: &[i64], whole: &Whole) -> Vec<i64> {
+    let mut costs: Vec<f64> = vec![0.0; values.len()];
+    for (shape, pattern) in &whole.machines {
+        let worth = worth_of(pattern, values).max(1) as f64;
+        let ratio = mix.prices[*shape as usize] as f64 / worth;
+        for (item, n) in pattern {
+            costs[*item as usize] += ratio * f64::from(*n) / f64::from(mix.counts[*item as usize].max(1));
+        }
+    }
+    let moved = |(value, ratio): (&i64, &f64)| (*value as f64 * (1.0 + ratio) / 2.0) as i64;
+    values.iter().zip(&costs).map(moved).collect()
+}
+
+/// Puts the contents of two machines on one that costs less than both; or just as much, if one of them has what keeps
+/// pods apart and must stand anyway, and the other has nothing of it.
+pub(super) fn merge(mix: &Mix, whole: &mut Whole) {
+    let mut pots = Pots::of(mix);
     whole
+        .machines
+        .iter()
+        .for_each(|(shape, _)| pots.change(mix, *shape, 1));
+    let mut order: Vec<u32> = (0..mix.n_shapes() as u32).collect();
+    order.sort_by_key(|s| (mix.prices[*s as usize], *s));
+    let sum_of = |pattern: &Pattern| -> Vec<i64> {
+        let mut sum = vec![0; mix.n_res];
+        for (item, n) in pattern {
+            sum.iter_mut()
+                .zip(mix.request(*item as usize))
+                .for_each(|(s, r)| *s += r * i64::from(*n));
+        }
+        sum
+    };
+    let slots = mix.n_res - mix.n_slots..mix.n_res;
+    whole.machines.sort_unstable();
+    let machines = std::mem::take(&mut whole.machines);
+    let mut sums: Vec<Vec<i64>> = machines.iter().map(|(_, pattern)| sum_of(pattern)).collect();
+    let mut machines: Vec<Option<Choice>> = machines.into_iter().map(Some).collect();
+    let mut looks = MERGE_LOOKS_MAX;
+    for at in 0..machines.len() {
+        let mut other = at + 1;
+        while other < machines.len() && looks > 0 {
+            let (Some((a, first)), Some((b, second))) = (&machines[at], &machines[other]) else {
+                other += 1;
+                if machines[at].is_none() {
+                    break;
+                }
+                continue;
+            };
+            looks -= 1;
+            // No machine has more of a slot than this one has.
+            let room = mix.room(*a as usize);
+            let clash = slots.clone().any(|r| sums[at][r] + sums[other][r] > room[r]);
+            let saves_one = slots.clone().any(|r| (sums[at][r] > 0) != (sums[other][r] > 0));
+            let price = mix.prices[*a as usize] + mix.prices[*b as usize];
+            let limit = price - i64::from(!saves_one);
+            if clash {
+                other += 1;
+                continue;
+            }
+            let sum: Vec<i64> = sums[at].iter().zip(&sums[other]).map(|(x, y)| x + y).collect();
+            let mut both = first.clone();
+            let holds = |shape: u32, both: &Pattern| {
+                let room = mix.room(shape as usize);
+                let takes = &mix.takes[shape as usize];
+                sum.iter().zip(room).all(|(want, have)| want <= have)
+                    && both.iter().all(|(i, _)| takes.binary_search(i).is_ok())
+                    && pots.admit(mix, shape)
+            };
+            let dearest = order.partition_point(|s| mix.prices[*s as usize] <= limit);
+            let mut best = None;
+            second.iter().for_each(|(item, n)| add_part(&mut both, *item, *n));
+            both.sort_unstable();
+            let capped = both.iter().all(|(i, n)| *n <= mix.caps[*i as usize]);
+            let mut near = order[..dearest].iter().rev().take(MERGE_SHAPES);
+            if capped && near.any(|s| holds(*s, &both)) {
+                best = order[..dearest].iter().copied().find(|s| holds(*s, &both));
+            }
+            looks = looks.saturating_sub(MERGE_SHAPES);
+            if let Some(shape) = best {
+                pots.change(mix, *a, -1);
+                pots.change(mix, *b, -1);
+                pots.change(mix, shape, 1);
+                whole.price += mix.prices[shape as usize] - price;
+                sums[at] = sum;
+                machines[at] = Some((shape, both));
+                machines[other] = None;
+            }
+            other += 1;
+        }
+    }
+    whole.machines = machines.into_iter().flatten().collect();
 }
 
 /// Whole machines near a fractional solution.
 pub(super) fn round(
     mix: &Mix,
-    knapsack: &mut Knapsack<'_>,
+    searches: &mut Searches<'_>,
     generated: &Generated,
     budget: &mut Budget,
 ) -> Whole {
@@ -221,22 +405,29 @@ pub(super) fn round(
     };
     let mut pots = Pots::of(mix);
     buy_whole(mix, generated, &mut whole, &mut pots);
+    let values: Vec<i64> = generated.duals.iter().map(|v| (*v).max(1)).collect();
+    let mut best = whole.clone();
+    shop(mix, searches, &values, &mut pots.clone(), &mut best);
+    let active = whole.left.iter().filter(|n| **n > 0).count();
+    if active > DIVE_ITEMS_MAX || active == 0 {
+        return best;
+    }
     let mut filled = whole.clone();
+    let shapes = generated.shapes();
     fill(
         mix,
-        knapsack,
-        &generated.duals,
+        searches,
+        &shapes,
+        &values,
         &mut pots.clone(),
         &mut filled,
         i64::MAX,
         budget,
     );
-    let active = whole.left.iter().filter(|n| **n > 0).count();
-    if active > DIVE_ITEMS_MAX || active == 0 {
-        return filled;
+    if filled.better_than(&best) {
+        best = filled;
     }
-    let mut best = filled;
-    dive(mix, knapsack, generated, whole, pots, &mut best, budget);
+    dive(mix, searches, generated, whole, pots, &mut best, budget);
     best
 }
 
@@ -258,7 +449,7 @@ fn buy_whole(mix: &Mix, generated: &Generated, whole: &mut Whole, pots: &mut Pot
 /// Rounds one column up, solves for the rest, and so on; after each step also tries to just fill.
 fn dive(
     mix: &Mix,
-    knapsack: &mut Knapsack<'_>,
+    searches: &mut Searches<'_>,
     start: &Generated,
     mut whole: Whole,
     mut pots: Pots,
@@ -268,7 +459,7 @@ fn dive(
     let mut columns = start.columns.clone();
     while whole.left.iter().any(|n| *n > 0) && budget.left > 0 {
         let mut rest = budget.part(50);
-        let generated = generate(mix, knapsack, &whole.left, &columns, &[], &mut rest);
+        let generated = generate(mix, searches, &whole.left, &columns, &[], &mut rest);
         budget.spend(rest.spent);
         columns.clone_from(&generated.columns);
         let bought = whole.machines.len();
@@ -282,10 +473,7 @@ fn dive(
                 .max_by(|(c, a), (d, b)| {
                     let worth = |c: u32| -> i64 {
                         let wanted = trimmed(&columns[c as usize].1, &whole.left);
-                        wanted
-                            .iter()
-                            .map(|(i, n)| generated.duals[*i as usize] * i64::from(*n))
-                            .sum()
+                        worth_of(&wanted, &generated.duals)
                     };
                     a.total_cmp(b).then(worth(*c).cmp(&worth(*d))).then(d.cmp(c))
                 });
@@ -300,10 +488,12 @@ fn dive(
         }
         let mut filled = whole.clone();
         let price_max = best.price;
+        let values: Vec<i64> = generated.duals.iter().map(|v| (*v).max(1)).collect();
         if fill(
             mix,
-            knapsack,
-            &generated.duals,
+            searches,
+            &generated.shapes(),
+            &values,
             &mut pots.clone(),
             &mut filled,
             price_max,
@@ -334,8 +524,8 @@ impl Dice {
 /// Takes some machines away and packs their pods again, as long as steps are left; keeps what is cheaper.
 pub(super) fn search(
     mix: &Mix,
-    knapsack: &mut Knapsack<'_>,
-    duals: &[i64],
+    searches: &mut Searches<'_>,
+    generated: &Generated,
     whole: &mut Whole,
     budget: &mut Budget,
 ) {
@@ -347,11 +537,10 @@ pub(super) fn search(
         .machines
         .iter()
         .for_each(|(shape, _)| pots.change(mix, *shape, 1));
+    let duals = &generated.duals;
+    let shapes = generated.shapes();
     let waste = |(shape, pattern): &Choice| -> i64 {
-        let worth: i64 = pattern
-            .iter()
-            .map(|(item, n)| duals[*item as usize] * i64::from(*n))
-            .sum();
+        let worth = worth_of(pattern, duals);
         (mix.prices[*shape as usize] - worth) * 1_000_000 / mix.prices[*shape as usize].max(1)
     };
     let mut idle = 0;
@@ -393,8 +582,9 @@ pub(super) fn search(
         picked
             .iter()
             .for_each(|at| free.change(mix, whole.machines[*at].0, -1));
-        let cheaper = fill(mix, knapsack, &values, &mut free, &mut part, old_price, budget)
-            && part.left.iter().all(|n| *n == 0);
+        let cheaper = fill(
+            mix, searches, &shapes, &values, &mut free, &mut part, old_price, budget,
+        ) && part.left.iter().all(|n| *n == 0);
         budget.spend(1);
         if !cheaper {
             idle += 1;

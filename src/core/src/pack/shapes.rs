@@ -64,15 +64,15 @@ pub(super) fn undominated(problem: &Problem<'_>, lots: &[Lot], usable: &FixedBit
         );
         let front = by_group.entry(group).or_default();
         let beaten = front.iter().any(|better| {
-            let room = problem
-                .offer_room(*better as usize)
-                .iter()
-                .zip(problem.offer_room(offer_idx as usize));
+            let at_least = |b: &[i64], o: &[i64]| b.iter().zip(o).all(|(b, o)| b >= o);
+            let (better, worse) = (*better as usize, offer_idx as usize);
+            let roomy = at_least(problem.whole_room(better), problem.whole_room(worse))
+                && at_least(problem.offer_room(better), problem.offer_room(worse));
             let limits = &problem.limits[offer.pool as usize];
-            room.into_iter().all(|(b, o)| b >= o)
-                && limits.iter().all(|(resource, _)| {
-                    problem.usage(*better as usize, resource) <= problem.usage(offer_idx as usize, resource)
-                })
+            roomy
+                && limits
+                    .iter()
+                    .all(|(resource, _)| problem.usage(better, resource) <= problem.usage(worse, resource))
         });
         if beaten {
             continue;

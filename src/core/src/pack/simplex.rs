@@ -5,6 +5,14 @@
 
 /// Smaller numbers are noise.
 const TINY: f64 = 1e-9;
+/// How much less than nothing may be left of what a pivot uses up.
+const SLACK: f64 = 1e-6;
+const SMALLEST_PIVOT: f64 = 1e-6;
+/// Pivots after which the inverse is computed anew, because errors add up.
+const REBUILT_AFTER: u64 = 1000;
+const DRIFT_MAX: f64 = 1e-3;
+/// Entries of the inverse below this are what rounding left of a zero.
+const NOTHING: f64 = 1e-13;
 
 /// A column: what a machine with this content costs and does.
 #[derive(Clone, Debug)]
@@ -35,7 +43,9 @@ pub(super) struct Master {
     amounts: Vec<f64>,
     wanted: Vec<f64>,
     shortage_costs: Vec<f64>,
-    pub(super) pivots: u64,
+    pivots: u64,
+    /// Work done, in units of roughly a nanosecond; see [`Master::steps`].
+    work: u64,
 }
 
 impl Master {
@@ -66,7 +76,15 @@ impl Master {
             wanted,
             shortage_costs,
             pivots: 0,
+            work: 0,
         }
+    }
+
+    /// The work since the last call, in steps of roughly ten microseconds.
+    pub(super) fn steps(&mut self) -> u64 {
+        let steps = self.work / 10_000;
+        self.work %= 10_000;
+        steps
     }
 
     pub(super) fn add(&mut self, column: Column) -> u32 {
@@ -116,54 +134,108 @@ impl Master {
     fn direction(&self, entering: Basic) -> Vec<f64> {
         let n = self.n_rows;
         let mut out = vec![0.0; n];
-        let mut add = |row: usize, amount: f64| {
+        for (row, amount) in self.entries(entering) {
             for (at, x) in out.iter_mut().enumerate() {
-                *x += self.inverse[at * n + row] * amount;
+                *x += self.inverse[at * n + row as usize] * amount;
             }
-        };
-        match entering {
-            Basic::Column(c) => {
-                self.columns[c as usize]
-                    .entries
-                    .iter()
-                    .for_each(|(row, a)| add(*row as usize, *a));
-            }
-            Basic::Surplus(row) => add(row as usize, -1.0),
-            Basic::Shortage(row) => add(row as usize, 1.0),
         }
         out
     }
 
-    /// Pivots until no known column helps, or the number of pivots is used up.
-    pub(super) fn solve(&mut self, pivots_max: u64) {
-        let stop = self.pivots + pivots_max;
+    /// Pivots until no known column helps, or the steps are used up.
+    pub(super) fn solve(&mut self, steps_max: u64) {
+        let stop = self.work.saturating_add(steps_max.saturating_mul(10_000));
+        if self.drift() > DRIFT_MAX {
+            self.rebuild();
+        }
         let mut duals = self.duals();
         let scale = self.shortage_costs.iter().fold(1.0, |m: f64, c| m.max(*c));
-        while self.pivots < stop {
-            let Some(entering) = self.entering(&duals, scale) else {
+        while self.work < stop {
+            self.work += 4 * (self.columns.len() + self.n_rows) as u64;
+            let Some((reduced, entering)) = self.entering(&duals, scale) else {
                 return;
             };
             let direction = self.direction(entering);
-            // The row that runs out first; among equals the largest pivot, for stability.
-            let mut leaving: Option<(f64, f64, usize)> = None;
-            for (at, d) in direction.iter().enumerate() {
-                if *d > 1e-7 {
-                    let ratio = (self.amounts[at].max(0.0)) / d;
-                    let better = leaving
-                        .is_none_or(|(r, pivot, _)| ratio < r - TINY || (ratio < r + TINY && *d > pivot));
-                    if better {
-                        leaving = Some((ratio, *d, at));
-                    }
-                }
+            let Some(at) = self.leaving(&direction) else {
+                return;
+            };
+            let ratio = self.amounts[at].max(0.0) / direction[at];
+            let changed = self.pivot(entering, at, ratio, &direction);
+            self.pivots += 1;
+            if self.pivots.is_multiple_of(REBUILT_AFTER) {
+                self.rebuild();
+                duals = self.duals();
+                continue;
             }
-            let Some((ratio, _, at)) = leaving else { return };
-            self.pivot(entering, at, ratio, &direction);
-            duals = self.duals();
+            let row = &self.inverse[at * self.n_rows..][..self.n_rows];
+            for col in changed {
+                duals[col as usize] += reduced * row[col as usize];
+            }
         }
     }
 
-    /// The column with the most negative reduced cost.
-    fn entering(&self, duals: &[f64], scale: f64) -> Option<Basic> {
+    /// The position that runs out first. Of those that do so at about the same time the one with the largest pivot: a
+    /// small one would spoil the inverse.
+    fn leaving(&self, direction: &[f64]) -> Option<usize> {
+        let rows = || direction.iter().enumerate().filter(|(_, d)| **d > SMALLEST_PIVOT);
+        let most = rows()
+            .map(|(at, d)| (self.amounts[at].max(0.0) + SLACK) / d)
+            .fold(f64::INFINITY, f64::min);
+        let mut best: Option<(f64, usize)> = None;
+        for (at, d) in rows() {
+            if self.amounts[at].max(0.0) / d <= most && best.is_none_or(|(pivot, _)| *d > pivot) {
+                best = Some((*d, at));
+            }
+        }
+        best.map(|(_, at)| at)
+    }
+
+    /// By how much what is bought misses what is wanted.
+    fn drift(&self) -> f64 {
+        let mut missing = self.wanted.clone();
+        for (basic, amount) in self.basis.iter().zip(&self.amounts) {
+            for (row, a) in self.entries(*basic) {
+                missing[row as usize] -= a * amount;
+            }
+        }
+        missing.iter().fold(0.0, |most, m| most.max(m.abs()))
+    }
+
+    /// Computes the inverse and the amounts anew from the columns in the basis.
+    fn rebuild(&mut self) {
+        let n = self.n_rows;
+        let fresh = Self::new(self.wanted.clone(), self.shortage_costs.clone());
+        let columns: Vec<Basic> = std::mem::replace(&mut self.basis, fresh.basis);
+        (self.inverse, self.amounts) = (fresh.inverse, fresh.amounts);
+        self.in_basis.fill(false);
+        let mut settled = vec![false; n];
+        for basic in columns {
+            if let Some(at) = self.basis.iter().position(|b| *b == basic) {
+                settled[at] = true;
+                continue;
+            }
+            let direction = self.direction(basic);
+            let rows = (0..n).filter(|at| !settled[*at]);
+            let at = rows.max_by(|a, b| direction[*a].abs().total_cmp(&direction[*b].abs()).then(b.cmp(a)));
+            // A column that the others make up for stays out.
+            if let Some(at) = at.filter(|at| direction[*at].abs() > SMALLEST_PIVOT) {
+                let ratio = self.amounts[at] / direction[at];
+                self.pivot(basic, at, ratio, &direction);
+                settled[at] = true;
+            }
+        }
+    }
+
+    fn entries(&self, basic: Basic) -> Vec<(u32, f64)> {
+        match basic {
+            Basic::Column(c) => self.columns[c as usize].entries.clone(),
+            Basic::Surplus(row) => vec![(row, -1.0)],
+            Basic::Shortage(row) => vec![(row, 1.0)],
+        }
+    }
+
+    /// The column with the most negative reduced cost, and that cost.
+    fn entering(&self, duals: &[f64], scale: f64) -> Option<(f64, Basic)> {
         let mut best: Option<(f64, Basic)> = None;
         let mut consider = |reduced: f64, it: Basic| {
             if reduced < best.as_ref().map_or(-1e-10 * scale, |(b, _)| *b) {
@@ -188,10 +260,12 @@ impl Master {
                 consider(*dual, Basic::Surplus(row as u32));
             }
         }
-        best.map(|(_, it)| it)
+        best
     }
 
-    fn pivot(&mut self, entering: Basic, at: usize, ratio: f64, direction: &[f64]) {
+    /// Puts a column into the basis; returns the entries of the new row of the inverse that are not zero. Patterns
+    /// hold few kinds of pods, so that these are few too.
+    fn pivot(&mut self, entering: Basic, at: usize, ratio: f64, direction: &[f64]) -> Vec<u32> {
         let n = self.n_rows;
         for (row, d) in direction.iter().enumerate() {
             if row != at {
@@ -205,16 +279,35 @@ impl Master {
         let pivot = direction[at];
         let (before, rest) = self.inverse.split_at_mut(at * n);
         let (pivot_row, after) = rest.split_at_mut(n);
-        pivot_row.iter_mut().for_each(|x| *x /= pivot);
+        let mut filled: Vec<u32> = Vec::new();
+        for (col, x) in pivot_row.iter_mut().enumerate() {
+            *x /= pivot;
+            if x.abs() < NOTHING {
+                *x = 0.0;
+            } else {
+                filled.push(col as u32);
+            }
+        }
+        let sparse = filled.len() < n / 4;
+        let mut touched = 0;
         let rows = before.chunks_exact_mut(n).chain(after.chunks_exact_mut(n));
         let factors = direction[..at].iter().chain(&direction[at + 1..]);
         for (row, factor) in rows.zip(factors) {
-            if *factor != 0.0 {
+            if factor.abs() < NOTHING {
+                continue;
+            }
+            touched += 1;
+            if sparse {
+                for col in &filled {
+                    row[*col as usize] -= factor * pivot_row[*col as usize];
+                }
+            } else {
                 row.iter_mut()
                     .zip(&*pivot_row)
                     .for_each(|(x, p)| *x -= factor * p);
             }
         }
+        self.work += (touched * if sparse { filled.len() } else { n / 4 } + 4 * n) as u64;
         if let Basic::Column(old) = self.basis[at] {
             self.in_basis[old as usize] = false;
         }
@@ -222,7 +315,6 @@ impl Master {
             self.in_basis[new as usize] = true;
         }
         self.basis[at] = entering;
-        self.pivots += 1;
-        debug_assert_eq!(self.wanted.len(), n);
+        filled
     }
 }

@@ -362,7 +362,11 @@ pub(super) fn build(
             .into_iter()
             .chain(soft(&shape.preferred_affinity))
         {
-            let members = selection.of_term(shape, &term);
+            // kube-scheduler counts a pod for required terms only when all of them select it.
+            let members = match weight {
+                None => selected_by_all(&mut selection, shape),
+                Some(_) => selection.of_term(shape, &term),
+            };
             let counts_self = members.contains(class);
             if &*term.topology_key == HOSTNAME {
                 builder.topology.host_rules[class].beside.push(Beside {
@@ -432,6 +436,23 @@ pub(super) fn build(
     }
     ports(snapshot, subjects, &mut builder);
     builder.topology
+}
+
+/// Classes that every required affinity term of a class selects.
+fn selected_by_all(selection: &mut Selection<'_>, shape: &PodClass) -> Arc<FixedBitSet> {
+    let mut terms = shape.affinity.iter();
+    let Some(first) = terms.next() else {
+        return Arc::new(FixedBitSet::new());
+    };
+    let first = selection.of_term(shape, first);
+    if shape.affinity.len() == 1 {
+        return first;
+    }
+    let mut all = (*first).clone();
+    for term in terms {
+        all.intersect_with(&selection.of_term(shape, term));
+    }
+    Arc::new(all)
 }
 
 /// Host ports of waiting classes exclude each other as anti-affinity does. (Those of pods that stay where they are

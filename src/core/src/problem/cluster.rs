@@ -394,12 +394,18 @@ pub(super) fn daemon(at: &At, index: usize, strings: &mut Strings) -> Result<Pla
     })
 }
 
-/// The policy at `at`; the values that stand in for absent fields are documented in `bench/FORMAT.md`.
-pub(super) fn policy(at: Option<&At>) -> Result<Policy, ProblemError> {
+/// Search steps for a problem that says nothing of them: the more there is to buy, the more a search is worth.
+const STEPS_MAX: u64 = 15_000;
+const STEPS_PER_POD: u64 = 2;
+
+/// The policy at `at` for so many pods; the values that stand in for absent fields are documented in
+/// `bench/FORMAT.md`.
+pub(super) fn policy(at: Option<&At>, pods: usize) -> Result<Policy, ProblemError> {
     let mut policy = Policy {
         preferences: PreferencePolicy::Respect,
         min_values: MinValuesPolicy::Strict,
-        steps_max: 2_000,
+        nomination: true,
+        steps_max: STEPS_MAX + STEPS_PER_POD * pods as u64,
         types_per_launch_max: 60,
         interruption_cost: MicroDollars(0),
     };
@@ -410,7 +416,11 @@ pub(super) fn policy(at: Option<&At>) -> Result<Policy, ProblemError> {
         "stepsMax",
         "typesPerLaunchMax",
         "interruptionCost",
+        "nomination",
     ])?;
+    if let Some(at) = at.get("nomination") {
+        policy.nomination = at.word(&[("On", true), ("Off", false)])?;
+    }
     if let Some(at) = at.get("preferences") {
         policy.preferences = at.word(&[
             ("Respect", PreferencePolicy::Respect),

@@ -40,7 +40,7 @@ pub fn result_json(snapshot: &Snapshot, plan: &Plan, verdict: &Verdict, timing: 
             "pods": chunk.iter().map(|a| key(&a.pod)).collect::<Vec<_>>(),
         })
     });
-    json!({
+    let mut result = json!({
         "pods": verdict.wanted,
         "placed": verdict.placed,
         "nodes": plan.launches.len(),
@@ -50,5 +50,10 @@ pub fn result_json(snapshot: &Snapshot, plan: &Plan, verdict: &Verdict, timing: 
         "seconds": timing.seconds,
         "verified": verdict.violations.is_empty(),
         "placements": launched.chain(reused).collect::<Vec<_>>(),
-    })
+    });
+    if let Some(padding) = plan.padding {
+        result["padding_price_per_hour"] = json!(padding.price.dollars());
+        result["unbound"] = json!(padding.unbound);
+    }
+    result
 }

@@ -4,6 +4,8 @@
 //! multipliers that are not negative, `λ·room + Σ max(0, worth − λ·size)·most` is at least the optimum, so
 //! multipliers may be guessed; only the search below has to be exact.
 
+use std::{cmp::Reverse, collections::BTreeMap};
+
 /// One kind of thing that may be put in, at most `most` times.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
@@ -15,26 +17,41 @@ pub(super) struct Item {
 /// Multipliers are fractions with this denominator.
 const SCALE: i128 = 1 << 40;
 
-/// Up to this many items their pairs are tried as the source of multipliers.
-const PAIRS_MAX: usize = 40;
+/// How long to look for multipliers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Effort {
+    Quick,
+    Thorough,
+}
+
+/// Steps of the search for the multiplier of one resource while another follows: each drops a third of the
+/// range, so that it ends at a hundred-thousandth of the greatest density.
+const NARROWINGS_MAX: usize = 30;
+
+/// Items near the least point among whose pairs the exact one is sought.
+const CORNER_ITEMS: usize = 5;
 
 /// Nodes of the search before it gives up: a few seconds.
 const NODES_MAX: u64 = 20_000_000;
 
 /// Whether every filling is worth at most `limit`; None when the search gave up.
 pub(super) fn at_most(items: &[Item], room: &[i64], limit: i64) -> Option<bool> {
-    let mut search = Search::new(items, room)?;
-    if search.bound(0, room) <= i128::from(limit) {
-        return Some(true);
+    for effort in [Effort::Quick, Effort::Thorough] {
+        let mut search = Search::new(items, room, effort)?;
+        if search.bound(0, room) <= i128::from(limit) {
+            return Some(true);
+        }
+        if effort == Effort::Thorough {
+            return search.exceeds(0, room, 0, limit).map(|exceeds| !exceeds);
+        }
     }
-    let exceeds = search.exceeds(0, room, 0, limit)?;
-    Some(!exceeds)
+    None
 }
 
 /// The greatest worth of a filling; None when the search gave up.
 pub(super) fn greatest(items: &[Item], room: &[i64]) -> Option<i64> {
     let mut low = 0;
-    let mut high = i64::try_from(Search::new(items, room)?.bound(0, room)).ok()?;
+    let mut high = i64::try_from(Search::new(items, room, Effort::Quick)?.bound(0, room)).ok()?;
     while low < high {
         let middle = low + (high - low) / 2;
         if at_most(items, room, middle)? {
@@ -62,29 +79,37 @@ struct Search {
 
 impl Search {
     /// None when a number is too large to reason about.
-    fn new(items: &[Item], room: &[i64]) -> Option<Self> {
+    fn new(items: &[Item], room: &[i64], effort: Effort) -> Option<Self> {
         if room.iter().any(|r| *r > 1 << 55) || items.iter().any(|i| i.worth > 1 << 55 || i.most > 1 << 30) {
             return None;
         }
         let fits = |item: &Item| item.size.iter().zip(room).all(|(size, room)| size <= room);
-        let most = |item: &Item| {
-            let by_room = item
-                .size
+        let most = |size: &[i64]| {
+            let by_room = size
                 .iter()
                 .zip(room)
                 .filter(|(size, _)| **size > 0)
                 .map(|(s, r)| r / s);
-            by_room.min().unwrap_or(i64::MAX).min(item.most)
+            by_room.min().unwrap_or(i64::MAX)
         };
-        let mut items: Vec<Item> = items
+        // Things of the same worth and size are one kind.
+        let mut kinds: BTreeMap<(i64, &[i64]), i64> = BTreeMap::new();
+        for item in items
             .iter()
             .filter(|item| item.worth > 0 && item.most > 0 && fits(item))
-            .map(|item| Item {
-                most: most(item),
-                ..item.clone()
+        {
+            let most = kinds.entry((item.worth, &item.size)).or_default();
+            *most = most.saturating_add(item.most).min(1 << 30);
+        }
+        let mut items: Vec<Item> = kinds
+            .into_iter()
+            .map(|((worth, size), count)| Item {
+                worth,
+                most: most(size).min(count),
+                size: size.to_vec(),
             })
             .collect();
-        let candidates = candidates(&items, room);
+        let candidates = candidates(&items, room, effort);
         let value = |lambda: &Vec<i128>| dot(lambda, room) + rest(&items, lambda)[0];
         let mut ranked: Vec<(i128, Vec<i128>)> = candidates
             .into_iter()
@@ -94,14 +119,10 @@ impl Search {
         ranked.dedup();
         ranked.truncate(4);
         if let Some((_, best)) = ranked.first() {
-            // Worth per unit of bounded room, compared by cross multiplication.
-            let weight = |item: &Item| dot(best, &item.size).max(1);
-            items.sort_by(|a, b| {
-                let (left, right) = (
-                    i128::from(b.worth) * weight(a) / SCALE,
-                    i128::from(a.worth) * weight(b) / SCALE,
-                );
-                left.cmp(&right).then_with(|| b.size.cmp(&a.size))
+            // Cheapest for its worth first; any order is right, a good one is quick.
+            items.sort_by_cached_key(|item| {
+                let price = dot(best, &item.size) / i128::from(item.worth);
+                (price, Reverse(item.size.clone()))
             });
         }
         let multipliers = ranked
@@ -171,8 +192,8 @@ fn rest(items: &[Item], lambda: &[i128]) -> Vec<i128> {
 }
 
 /// Multipliers to try: for each resource alone the density at which it is full, and from each of these a
-/// descent along one resource at a time.
-fn candidates(items: &[Item], room: &[i64]) -> Vec<Vec<i128>> {
+/// descent along one resource at a time. With thorough effort also the least bound over each pair of resources.
+fn candidates(items: &[Item], room: &[i64], effort: Effort) -> Vec<Vec<i128>> {
     let used: Vec<usize> = (0..room.len())
         .filter(|r| items.iter().any(|item| item.size[*r] > 0))
         .collect();
@@ -188,36 +209,81 @@ fn candidates(items: &[Item], room: &[i64]) -> Vec<Vec<i128>> {
         }
         found.push(lambda);
     }
-    // Two resources bind at once where two items are exactly paid for.
-    if items.len() <= PAIRS_MAX {
-        for (i, a) in items.iter().enumerate() {
-            for b in &items[i + 1..] {
-                for (x, &r) in used.iter().enumerate() {
-                    for &s in &used[x + 1..] {
-                        found.extend(paying(a, b, r, s, room.len()));
-                    }
-                }
+    if effort == Effort::Thorough {
+        for (x, &r) in used.iter().enumerate() {
+            for &s in &used[x + 1..] {
+                found.push(pair(items, room, r, s));
             }
         }
     }
     found
 }
 
-/// Multipliers of resources `r` and `s` under which both items cost what they are worth.
+/// The bound is convex in the multiplier of `s` when that of `r` follows as its best, so that thirds of a range
+/// can be dropped until its least point is found.
+fn pair(items: &[Item], room: &[i64], r: usize, s: usize) -> Vec<i128> {
+    let follow = |at: i128| {
+        let mut lambda = vec![0; room.len()];
+        lambda[s] = at;
+        improve(items, room, r, &lambda)
+    };
+    let value = |lambda: &[i128]| dot(lambda, room) + rest(items, lambda)[0];
+    let densities = items
+        .iter()
+        .filter(|i| i.size[s] > 0)
+        .map(|i| i128::from(i.worth) * SCALE / i128::from(i.size[s]));
+    let (mut low, mut high) = (0, densities.max().unwrap_or(0) + 1);
+    for _ in 0..NARROWINGS_MAX {
+        let third = (high - low) / 3;
+        let (left, right) = (low + third, high - third);
+        if value(&follow(left)) <= value(&follow(right)) {
+            high = right;
+        } else {
+            low = left;
+        }
+    }
+    let near = [follow(low), follow(high)];
+    let exact = near.iter().flat_map(|lambda| corners(items, room, r, s, lambda));
+    let mut all: Vec<Vec<i128>> = exact.collect();
+    all.extend(near.iter().cloned());
+    all.into_iter()
+        .min_by_key(|lambda| value(lambda))
+        .unwrap_or_default()
+}
+
+/// The least point is one where two items are exactly paid for: those of the items that are nearly so.
+fn corners(items: &[Item], room: &[i64], r: usize, s: usize, lambda: &[i128]) -> Vec<Vec<i128>> {
+    let mut nearly: Vec<&Item> = items.iter().collect();
+    nearly.sort_by_cached_key(|item| {
+        let off = i128::from(item.worth) * SCALE - dot(lambda, &item.size);
+        off.abs() / i128::from(item.worth.max(1))
+    });
+    nearly.truncate(CORNER_ITEMS);
+    let mut found = Vec::new();
+    for (i, a) in nearly.iter().enumerate() {
+        for b in &nearly[i + 1..] {
+            found.extend(paying(a, b, r, s, room.len()));
+        }
+    }
+    found
+}
+
+/// Multipliers of resources `r` and `s` under which both items cost what they are worth, or a hair more.
 fn paying(a: &Item, b: &Item, r: usize, s: usize, resources: usize) -> Option<Vec<i128>> {
     let [ar, as_, br, bs] = [a.size[r], a.size[s], b.size[r], b.size[s]].map(i128::from);
     let [aw, bw] = [a.worth, b.worth].map(i128::from);
-    let determinant = ar * bs - as_ * br;
+    let determinant = ar.checked_mul(bs)?.checked_sub(as_.checked_mul(br)?)?;
     if determinant == 0 {
         return None;
     }
-    let lambda_r = (aw * bs - as_ * bw).checked_mul(SCALE)? / determinant;
-    let lambda_s = (ar * bw - aw * br).checked_mul(SCALE)? / determinant;
+    let times = |x: i128, y: i128, z: i128, w: i128| x.checked_mul(y)?.checked_sub(z.checked_mul(w)?);
+    let lambda_r = times(aw, bs, as_, bw)?.checked_mul(SCALE)? / determinant;
+    let lambda_s = times(ar, bw, aw, br)?.checked_mul(SCALE)? / determinant;
     if lambda_r < 0 || lambda_s < 0 {
         return None;
     }
     let mut lambda = vec![0; resources];
-    (lambda[r], lambda[s]) = (lambda_r, lambda_s);
+    (lambda[r], lambda[s]) = (lambda_r + 1, lambda_s + 1);
     Some(lambda)
 }
 

@@ -17,7 +17,8 @@ use crate::{
 use super::{
     knapsack::{Item, at_most, greatest},
     matching::{
-        certain, node_affinity_allows, possible, repelled, selects, shape_of, term_selects, volumes_allow,
+        certain, node_affinity_allows, ports_clash, possible, repelled, selects, shape_of, term_selects,
+        volumes_allow,
     },
     offers::{Alternative, HOSTNAME_LABEL, Offers},
 };
@@ -31,6 +32,8 @@ pub enum CertificateError {
     Dual { class: ClassId },
     #[error("the cap of class {} is not a preference that the plan keeps", class.0)]
     Cap { class: ClassId },
+    #[error("group {group} of the certificate may share a machine in greater number")]
+    Group { group: usize },
     #[error("{offering} can hold pods worth more than its {price} nano-dollars")]
     Worth { offering: Arc<str>, price: i64 },
     #[error("the search for the best filling of {0} did not end")]
@@ -44,6 +47,8 @@ struct Priced<'a> {
     class: &'a PodClass,
     worth: i64,
     cap: i64,
+    /// One for each group of the certificate that the class belongs to, else zero.
+    groups: Vec<i64>,
     /// Weight of the heaviest pool, without limits, that takes the class: lighter ones are closed to it.
     floor: i32,
 }
@@ -70,6 +75,7 @@ pub fn reprice(
         *placed.entry(snapshot.pods[pod.0 as usize].class).or_default() += 1;
     }
     check_caps(snapshot, plan)?;
+    check_groups(snapshot, plan)?;
     let mut offers = Offers::new(snapshot, catalog);
     let mut sold = Vec::new();
     for pool in &snapshot.pools {
@@ -93,6 +99,12 @@ pub fn reprice(
             class,
             worth: *worth,
             cap: own_cap(class, snapshot).min(soft).min(n),
+            groups: plan
+                .bound
+                .groups
+                .iter()
+                .map(|(classes, _)| i64::from(classes.binary_search(id).is_ok()))
+                .collect(),
             floor: i32::MIN,
         });
     }
@@ -122,6 +134,10 @@ pub fn reprice(
         .iter()
         .flat_map(|p| p.class.requests.iter().map(|(n, _)| n))
         .collect();
+    let with_groups = |mut room: Vec<i64>| {
+        room.extend(plan.bound.groups.iter().map(|(_, cap)| i64::from(*cap)));
+        room
+    };
     for (pool, machines, i) in &sold {
         let machine = &machines[*i];
         let open: Vec<usize> = (0..priced.len())
@@ -131,7 +147,7 @@ pub fn reprice(
             })
             .filter(|p| allows(priced[*p].class, machine))
             .collect();
-        let room = amounts(&names, &room(snapshot, machine));
+        let room = with_groups(amounts(&names, &room(snapshot, machine)));
         let price = machine.offering.price.0 * 1000;
         let name = format!(
             "{} in {} as {} of pool {}",
@@ -155,9 +171,20 @@ pub fn reprice(
             }
         }
     }
+    // What holds for a machine holds for every smaller one that takes fewer classes and costs no less.
+    let mut kinds: Vec<(Kind, (i64, Arc<str>))> = kinds.into_iter().collect();
+    kinds.sort_by(|a, b| a.1.0.cmp(&b.1.0).then_with(|| b.0.cmp(&a.0)));
+    let mut checked: Vec<Kind> = Vec::new();
     for ((room, open), (price, name)) in kinds {
+        let implied = checked.iter().any(|(larger, more)| {
+            larger.iter().zip(&room).all(|(l, r)| l >= r)
+                && (*more == open || open.iter().all(|p| more.binary_search(p).is_ok()))
+        });
+        if implied {
+            continue;
+        }
         match at_most(&items(&priced, &open, &names), &room, price) {
-            Some(true) => {}
+            Some(true) => checked.push((room, open)),
             Some(false) => {
                 return Err(CertificateError::Worth {
                     offering: name,
@@ -171,7 +198,10 @@ pub fn reprice(
         proven -= i128::from(remaining) * i128::from(most);
     }
     for (name, room, open) in nodes(snapshot, plan, &priced) {
-        let worth = greatest(&items(&priced, &open, &names), &amounts(&names, &room));
+        let worth = greatest(
+            &items(&priced, &open, &names),
+            &with_groups(amounts(&names, &room)),
+        );
         proven -= i128::from(worth.ok_or(CertificateError::Undecided(name))?);
     }
     let proven = i64::try_from(proven.max(0) / 1000).unwrap_or(i64::MAX);
@@ -192,12 +222,18 @@ fn items(priced: &[Priced], open: &[usize], names: &BTreeSet<&Arc<str>>) -> Vec<
     open.iter()
         .map(|p| {
             let Priced {
-                class, worth, cap, ..
+                class,
+                worth,
+                cap,
+                groups,
+                ..
             } = &priced[*p];
             let requests: Resources = class.requests.iter().cloned().collect();
+            let mut size = amounts(names, &requests);
+            size.extend(groups);
             Item {
                 worth: *worth,
-                size: amounts(names, &requests),
+                size,
                 most: *cap,
             }
         })
@@ -285,6 +321,42 @@ fn check_caps(snapshot: &Snapshot, plan: &Plan) -> Result<(), CertificateError> 
             .all(|pods| of_class(&mut pods.iter().copied()) <= *cap);
         if !((apart && *cap >= 1 || spread) && kept_new && kept_old) {
             return wrong;
+        }
+    }
+    Ok(())
+}
+
+/// Each group is kept small by the rules of its own classes.
+fn check_groups(snapshot: &Snapshot, plan: &Plan) -> Result<(), CertificateError> {
+    for (group, (ids, cap)) in plan.bound.groups.iter().enumerate() {
+        let known = ids.iter().map(|id| snapshot.classes.get(id.0 as usize));
+        let Some(classes) = known.collect::<Option<Vec<&PodClass>>>() else {
+            return Err(CertificateError::Group { group });
+        };
+        let repels = |a: &PodClass, b: &PodClass| {
+            a.anti_affinity.iter().any(|term| {
+                &*term.topology_key == HOSTNAME_LABEL
+                    && term_selects(term, &a.namespace, b, &snapshot.namespaces)
+            })
+        };
+        let clash = |a: &PodClass, b: &PodClass| {
+            a.host_ports
+                .iter()
+                .any(|ours| b.host_ports.iter().any(|theirs| ports_clash(ours, theirs)))
+        };
+        let apart = classes.iter().enumerate().all(|(i, a)| {
+            classes[i..]
+                .iter()
+                .all(|b| repels(a, b) || repels(b, a) || clash(a, b))
+        });
+        let spread = |a: &PodClass| {
+            a.spread.iter().any(|c| {
+                let all = |b: &&PodClass| b.namespace == a.namespace && selects(&c.selector, &b.labels);
+                c.hard && &*c.topology_key == HOSTNAME_LABEL && c.max_skew <= *cap && classes.iter().all(all)
+            })
+        };
+        if !(apart && *cap >= 1 || classes.iter().all(|class| spread(class))) {
+            return Err(CertificateError::Group { group });
         }
     }
     Ok(())

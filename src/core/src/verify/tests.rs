@@ -7,7 +7,7 @@ use crate::{
     snapshot::{NodeId, PodId, Snapshot},
 };
 
-use super::{Rule, verify};
+use super::{CertificateError, Rule, reprice, verify};
 
 /// Two types in two zones, two pools of which one is tainted, and whatever the case adds.
 fn problem(pods: &str, more: &str) -> (Snapshot, Catalog) {
@@ -513,4 +513,96 @@ fn identities_prices_and_reservations() {
         [Rule::Reservation]
     );
     assert_eq!(verify(&snapshot, &catalog, &alone).violations, []);
+}
+
+/// Three pods of one core on two machines of 2 cores at 0.1: two fit on one, so each is worth half.
+fn certified() -> (Snapshot, Catalog, Plan) {
+    let (snapshot, catalog) = problem(
+        r#"[{"cpu": 1000, "mem": 100, "count": 3}]"#,
+        r#", "pools": [{"name": "default", "types": ["small"],
+            "requirements": [{"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]}]}]"#,
+    );
+    let there = |pods: &[u32]| launch(&snapshot, &catalog, "default", &["small"], "a", pods);
+    let mut plan = plan(vec![there(&[0, 1]), there(&[2])]);
+    plan.lower_bound = MicroDollars(150_000);
+    plan.bound.price = MicroDollars(150_000);
+    plan.bound.duals = vec![(snapshot.pods[0].class, 50_000_000)];
+    (snapshot, catalog, plan)
+}
+
+#[test]
+fn a_sound_certificate_reproduces_its_bound() {
+    let (snapshot, catalog, plan) = certified();
+    assert_eq!(reprice(&snapshot, &catalog, &plan), Ok(MicroDollars(150_000)));
+}
+
+#[test]
+fn a_false_certificate_is_refused() {
+    type Spoil = fn(&mut Plan);
+    let class = |plan: &Plan| plan.bound.duals[0].0;
+    let (_, _, sound) = certified();
+    let cap = CertificateError::Cap { class: class(&sound) };
+    let high = |proven, stated| CertificateError::TooHigh { proven, stated };
+    let worth = CertificateError::Worth {
+        offering: "small in a as on-demand of pool default".into(),
+        price: 100_000_000,
+    };
+    let cases: [(Spoil, CertificateError); 6] = [
+        (
+            |p| p.lower_bound = MicroDollars(1),
+            CertificateError::Another {
+                plan: 1,
+                certificate: 150_000,
+            },
+        ),
+        // One nano-dollar a pod more, and a machine holds more than it costs.
+        (|p| p.bound.duals[0].1 += 1, worth),
+        (|p| p.bound.duals[0].1 -= 1_000_000, high(147_000, 150_000)),
+        (|p| p.launches.truncate(1), high(100_000, 150_000)),
+        (
+            |p| p.bound.duals[0].1 = -1,
+            CertificateError::Dual { class: class(&sound) },
+        ),
+        // One a machine would make each worth a whole machine, but nothing asks for it.
+        (|p| p.bound.caps = vec![(p.bound.duals[0].0, 1)], cap),
+    ];
+    for (spoil, expected) in cases {
+        let (snapshot, catalog, mut plan) = certified();
+        spoil(&mut plan);
+        assert_eq!(reprice(&snapshot, &catalog, &plan), Err(expected));
+    }
+}
+
+#[test]
+fn room_on_nodes_and_reservations_lower_what_is_proven() {
+    let (_, catalog, plan) = certified();
+    let node = r#", "nodes": [{"name": "n", "type": "small", "zone": "a", "ct": "on-demand",
+        "pods": [{"name": "z", "cpu": 900}]}], "pools": [{"name": "default", "types": ["small"],
+        "requirements": [{"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"]}]}]"#;
+    let (mut snapshot, _) = problem(r#"[{"cpu": 1000, "mem": 100, "count": 3}]"#, node);
+    // The pods that wait come first, and the classes of the certificate are theirs.
+    snapshot
+        .pods
+        .sort_by_key(|pod| pod.place != crate::snapshot::Place::Pending);
+    let mut plan = plan;
+    plan.bound.duals[0].0 = snapshot.pods[0].class;
+    let error = |proven| {
+        Err(CertificateError::TooHigh {
+            proven,
+            stated: 150_000,
+        })
+    };
+    assert_eq!(reprice(&snapshot, &catalog, &plan), error(100_000));
+
+    let (snapshot, mut catalog, plan) = certified();
+    let small = catalog.types.iter_mut().find(|t| &*t.name == "small").unwrap();
+    for offering in &mut small.offerings {
+        offering.price = MicroDollars(60_000);
+        offering.reservation = Some(crate::catalog::Reservation {
+            id: "r".into(),
+            remaining: 1,
+        });
+    }
+    // One reserved machine holds 0.1 worth of pods for 0.06.
+    assert_eq!(reprice(&snapshot, &catalog, &plan), error(110_000));
 }

@@ -8,7 +8,7 @@ use plimsoll_core::disrupt;
 use plimsoll_lifecycle::{Effect, disruption};
 use plimsoll_state::{Index, pod::PodState};
 
-use super::{Call, Controller, Job, Request};
+use super::{Call, Controller, Failure, Job, Request};
 
 /// Between closing a node and looking at it again: longer than kube-scheduler takes to carry out what it
 /// decided when the node was still open.
@@ -76,8 +76,11 @@ impl Round {
     }
 
     /// A call for the current removal failed: on with the next one.
-    pub(super) fn abandon(&mut self, request: &Request, decided: &mut BTreeSet<String>) {
-        if let Request::Effect(Effect::DeleteClaim { name, .. }) = request {
+    pub(super) fn abandon(&mut self, request: &Request, failure: Failure, decided: &mut BTreeSet<String>) {
+        // A claim that may be leaving stays decided: its node must not open again before a later round knows.
+        if let Request::Effect(Effect::DeleteClaim { name, .. }) = request
+            && failure != Failure::Unclear
+        {
             decided.remove(name);
         }
         self.current = None;
@@ -91,12 +94,24 @@ impl Controller {
         let queue = self.abandoned();
         self.decided.retain(|name| self.index.claim(name).is_some());
         let (plan, _) = disrupt::emptiness(&snapshot, now);
-        let claims = plan
-            .removals
-            .iter()
-            .filter_map(|r| snapshot.nodes[r.node.0 as usize].claim.as_deref());
+        let stays = |name: &&String| {
+            let claim = self.index.claim(name);
+            claim.is_some_and(|c| c.metadata.deletion_timestamp.is_none())
+        };
+        let planned = plan.removals.iter().filter_map(|r| {
+            snapshot.nodes[r.node.0 as usize]
+                .claim
+                .as_deref()
+                .map(str::to_owned)
+        });
         let round = Round {
-            removals: claims.map(str::to_owned).collect(),
+            removals: self
+                .decided
+                .iter()
+                .filter(stays)
+                .cloned()
+                .chain(planned)
+                .collect(),
             ..Round::default()
         };
         self.loops.disrupting(disrupt::next_due(&snapshot));

@@ -94,12 +94,13 @@ impl Timers {
         self.recounting = false;
     }
 
-    /// One claim was created, or was not. Pods that came meanwhile are looked at after the last.
-    pub(super) fn ordered(&mut self, now: Timestamp) {
+    /// One claim was created, or was not. True for the last: pods that came meanwhile are looked at then.
+    pub(super) fn ordered(&mut self, now: Timestamp) -> bool {
         self.orders -= 1;
         if self.orders == 0 {
             self.provision = Some(now + GATHER);
         }
+        self.orders == 0
     }
 
     /// A pass over removals begins; the next machine becomes due at this time.
@@ -189,7 +190,8 @@ impl Controller {
                 let nominate = Effect::Nominate {
                     pod,
                     uid,
-                    node: Some(node.name.to_string()),
+                    node: node.name.to_string(),
+                    look_again: true,
                 };
                 nominations.push_back(Request::Effect(nominate));
             }
@@ -216,6 +218,7 @@ impl Controller {
             .collect();
         self.loops.provision = None;
         self.loops.orders += 1;
+        self.index.ordering(Some(&plan.id));
         let create = Request::Effect(Effect::CreateClaim(Box::new(claim)));
         self.start(Job::Order { pods }, VecDeque::from([create]), now, calls);
     }

@@ -72,11 +72,13 @@ impl Request {
     }
 
     pub(crate) fn is_patch(&self) -> bool {
-        use Effect::{PatchClaim, PatchClaimStatus, PatchNode};
+        use Effect::{OpenNode, PatchClaim, PatchClaimStatus, PatchNode};
         matches!(self, Self::PatchPool { .. })
             || matches!(
                 self,
-                Self::Effect(PatchClaim { .. } | PatchClaimStatus { .. } | PatchNode { .. })
+                Self::Effect(
+                    PatchClaim { .. } | PatchClaimStatus { .. } | PatchNode { .. } | OpenNode { .. }
+                )
             )
     }
 }
@@ -97,6 +99,7 @@ impl fmt::Display for Request {
                 Effect::Probe(claim) => write!(f, "probe {}", name(claim)),
                 Effect::ConfirmDrained(claim) => write!(f, "look at the node of {}", name(claim)),
                 Effect::PatchNode { name, patch } => write!(f, "patch node {name} {patch}"),
+                Effect::OpenNode { name, .. } => write!(f, "open node {name}"),
                 Effect::DeleteNode { name, .. } => write!(f, "delete node {name}"),
                 Effect::Nominate { pod, node, .. } => write!(f, "nominate {pod} to {node:?}"),
                 Effect::Evict { pod, node, .. } => write!(f, "evict {pod} from {node}"),

@@ -12,7 +12,7 @@ use plimsoll_core::{
 };
 
 use super::{resources, taint};
-use crate::{index::Index, pdb::Budgets};
+use crate::{index::Index, node::is_ready, pdb::Budgets};
 
 /// What the lowering of one machine needs besides the objects.
 pub(crate) struct Context<'a> {
@@ -202,14 +202,6 @@ impl Context<'_> {
             })
         })
     }
-}
-
-/// A Node whose kubelet says it is Ready.
-pub(crate) fn is_ready(node: &KubeNode) -> bool {
-    let list = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-    list.into_iter()
-        .flatten()
-        .any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn label<'a>(map: Option<&'a BTreeMap<String, String>>, key: &str) -> Option<&'a str> {

@@ -1,0 +1,294 @@
+//! The commands that only look, run as a user runs them: on a file, and on an API server that serves the same objects.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the makers of test objects are tests too"
+)]
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::{Arc, Mutex},
+};
+
+use serde_json::{Value, json};
+
+/// Six machines of a node group, each with one pod; a third of them would do.
+fn cluster() -> Vec<Value> {
+    let mut items = Vec::new();
+    for i in 0..6 {
+        let (name, zone) = (format!("n{i}"), format!("us-east-1{}", ['a', 'b', 'c'][i % 3]));
+        let amounts = json!({ "cpu": "3920m", "memory": "14800Mi", "pods": "58" });
+        items.push(json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": { "name": name, "uid": name, "labels": {
+                "kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux", "node.kubernetes.io/instance-type": "m5.xlarge",
+                "topology.kubernetes.io/zone": zone, "eks.amazonaws.com/nodegroup": "general" } },
+            "spec": { "providerID": format!("aws:///{zone}/i-{i}") },
+            "status": { "capacity": amounts, "allocatable": amounts, "conditions": [] },
+        }));
+        items.push(json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": format!("web-{i}"), "namespace": "shop", "uid": format!("p{i}"), "ownerReferences": [
+                { "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "web", "controller": true }] },
+            "spec": { "nodeName": name, "containers": [{ "env": [{ "name": "PASSWORD", "value": "CANARY" }],
+                "resources": { "requests": { "cpu": "1", "memory": "2Gi" } } }] },
+            "status": { "phase": "Running", "conditions": [] },
+        }));
+    }
+    items
+}
+
+/// A directory that goes away with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("plimsoll-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn plimsoll(kubeconfig: Option<&Path>, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+    command.args(args).env_remove("KUBECONFIG");
+    if let Some(path) = kubeconfig {
+        command.env("KUBECONFIG", path);
+    }
+    command.output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// An API server that knows lists: two objects a page, no Karpenter, and budgets out of reach.
+fn serve(items: Vec<Value>, asked: Arc<Mutex<Vec<String>>>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let (items, asked) = (items.clone(), asked.clone());
+            std::thread::spawn(move || answer(stream, &items, &asked));
+        }
+    });
+    port
+}
+
+fn answer(mut stream: TcpStream, items: &[Value], asked: &Mutex<Vec<String>>) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    loop {
+        let mut request = String::new();
+        if reader.read_line(&mut request).unwrap_or(0) == 0 {
+            return;
+        }
+        loop {
+            let mut header = String::new();
+            if reader.read_line(&mut header).unwrap_or(0) == 0 || header == "\r\n" {
+                break;
+            }
+        }
+        asked.lock().unwrap().push(request.trim().to_owned());
+        let (status, body) = page(items, request.split(' ').nth(1).unwrap());
+        let body = body.to_string();
+        let written = write!(
+            stream,
+            "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        if written.is_err() {
+            return;
+        }
+    }
+}
+
+fn page(items: &[Value], target: &str) -> (u16, Value) {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let failure = |code: u16| {
+        let reason = if code == 403 { "Forbidden" } else { "NotFound" };
+        (
+            code,
+            json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "reason": reason, "code": code }),
+        )
+    };
+    if path.contains("karpenter.sh") {
+        return failure(404);
+    }
+    if path.ends_with("poddisruptionbudgets") {
+        return failure(403);
+    }
+    let kinds = BTreeMap::from([("/api/v1/nodes", "Node"), ("/api/v1/pods", "Pod")]);
+    let all: Vec<Value> = items
+        .iter()
+        .filter(|item| Some(item["kind"].as_str().unwrap()) == kinds.get(path).copied())
+        // Items of a list do not repeat what they are.
+        .map(|item| json!({ "metadata": item["metadata"], "spec": item["spec"], "status": item["status"] }))
+        .collect();
+    let from: usize = query
+        .split('&')
+        .find_map(|pair| pair.strip_prefix("continue=")?.parse().ok())
+        .unwrap_or(0);
+    let to = (from + 2).min(all.len());
+    let next = if to < all.len() {
+        to.to_string()
+    } else {
+        String::new()
+    };
+    (
+        200,
+        json!({ "kind": "List", "apiVersion": "v1", "metadata": { "continue": next }, "items": all[from..to] }),
+    )
+}
+
+#[test]
+fn a_live_cluster_and_its_dump_give_the_same_report_with_reads_alone() {
+    let scratch = Scratch::new("report");
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": cluster() });
+    let dump = scratch.write("dump.json", &list.to_string());
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let port = serve(cluster(), asked.clone());
+    let kubeconfig = scratch.write(
+        "kubeconfig",
+        &json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{ "name": "c", "cluster": { "server": format!("http://127.0.0.1:{port}") } }],
+            "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
+            "users": [{ "name": "u", "user": {} }],
+        })
+        .to_string(),
+    );
+    let of_file = text(&plimsoll(
+        None,
+        &["report", "--from", dump.to_str().unwrap(), "--json"],
+    ));
+    let live = text(&plimsoll(Some(&kubeconfig), &["report", "--json"]));
+    let mut of_file: Value = serde_json::from_str(&of_file).unwrap();
+    let mut live: Value = serde_json::from_str(&live).unwrap();
+    let notes = live["notes"].to_string();
+    assert!(
+        notes.contains("not allowed to list poddisruptionbudgets.policy"),
+        "{notes}"
+    );
+    assert!(
+        notes.contains("nodepools.karpenter.sh are not installed"),
+        "{notes}"
+    );
+    for report in [&mut of_file, &mut live] {
+        assert_eq!(report["totals"]["nodes"], 6);
+        assert!(
+            report["reachable"]["cost"]["per_month"].as_f64().unwrap()
+                < report["now"]["per_month"].as_f64().unwrap()
+        );
+        report["taken"].take();
+        report["notes"].take();
+        report["prices"].take();
+    }
+    assert_eq!(of_file, live);
+
+    let snapshot = scratch.0.join("snapshot.json");
+    text(&plimsoll(
+        Some(&kubeconfig),
+        &["snapshot", "-o", snapshot.to_str().unwrap()],
+    ));
+    let written = std::fs::read_to_string(&snapshot).unwrap();
+    assert!(
+        written.contains("\"web-5\"") && !written.contains("CANARY"),
+        "{written}"
+    );
+    let again = text(&plimsoll(
+        None,
+        &["report", "--from", snapshot.to_str().unwrap(), "--json"],
+    ));
+    let again: Value = serde_json::from_str(&again).unwrap();
+    assert_eq!(again["reachable"], live["reachable"]);
+
+    let asked = asked.lock().unwrap();
+    assert!(asked.len() > 10, "{asked:?}");
+    let writes: Vec<_> = asked.iter().filter(|line| !line.starts_with("GET ")).collect();
+    assert!(writes.is_empty(), "{writes:?}");
+}
+
+#[test]
+fn every_output_and_every_command_that_looks_works_on_a_file() {
+    let scratch = Scratch::new("outputs");
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": cluster() });
+    let dump = scratch.write("dump.json", &list.to_string());
+    let dump = dump.to_str().unwrap();
+    let (html, script) = (scratch.0.join("r.html"), scratch.0.join("moves.sh"));
+    let shown = text(&plimsoll(
+        None,
+        &[
+            "report",
+            "--from",
+            dump,
+            "--html",
+            html.to_str().unwrap(),
+            "--commands",
+            script.to_str().unwrap(),
+        ],
+    ));
+    assert!(
+        shown.contains("$841/month") && shown.contains("list prices"),
+        "{shown}"
+    );
+    assert!(
+        std::fs::read_to_string(&html)
+            .unwrap()
+            .starts_with("<!doctype html>")
+    );
+    let checked = Command::new("sh")
+        .args(["-n", script.to_str().unwrap()])
+        .status()
+        .unwrap();
+    assert!(checked.success(), "the script is not one");
+    let csv = text(&plimsoll(None, &["report", "--from", dump, "--csv", "nodes"]));
+    assert_eq!(csv.lines().count(), 7, "{csv}");
+    let answer = text(&plimsoll(None, &["explain", "node/n0", "--from", dump]));
+    assert!(
+        answer.contains("m5.xlarge in us-east-1a, on-demand, $0.1920/h, $140 a month"),
+        "{answer}"
+    );
+    let yaml = text(&plimsoll(None, &["plan", "--from", dump, "--yaml"]));
+    assert!(yaml.contains("launches: []"), "{yaml}");
+    let what_if = scratch.write(
+        "what-if.yaml",
+        "---\n{apiVersion: apps/v1, kind: Deployment, metadata: {name: more, namespace: shop}, spec: {replicas: 2, template: {spec: \
+         {containers: [{resources: {requests: {cpu: '3'}}}]}}}}\n",
+    );
+    let shown = text(&plimsoll(
+        None,
+        &["plan", "--from", dump, "--what-if", what_if.to_str().unwrap()],
+    ));
+    assert!(
+        shown.contains("no place any more for shop/more-what-if-0") || shown.contains("machines 0 -> 0"),
+        "{shown}"
+    );
+    let wrong = plimsoll(
+        None,
+        &["report", "--from", scratch.0.join("none.json").to_str().unwrap()],
+    );
+    assert!(!wrong.status.success());
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("cannot open"));
+}

@@ -1,0 +1,390 @@
+//! The savings report as one HTML file: nothing is loaded, nothing runs.
+
+mod plots;
+
+use std::fmt::Write as _;
+
+use crate::{
+    money::{cores, dollars, gib, percent, thousands},
+    savings::{Action, SavingsReport},
+    spending::Spend,
+    terminal::{is_worth_a_line, label},
+};
+use plots::{BOXES_MAX, Colours, Machine, bar, escape};
+
+const STYLE: &str = include_str!("html/style.css");
+/// Rows of each list; the whole is in the other forms.
+const ROWS_MAX: usize = 12;
+/// Rows of the list of nodes that go.
+const NODES_MAX: usize = 200;
+
+/// The whole document.
+pub fn html(report: &SavingsReport) -> String {
+    let mut out = String::with_capacity(1 << 18);
+    let _ = write!(
+        out,
+        "<!doctype html><html lang=en><meta charset=utf-8><title>What this cluster costs</title>\
+         <meta name=viewport content=\"width=device-width,initial-scale=1\"><style>{STYLE}</style><main>"
+    );
+    head(report, &mut out);
+    costs(report, &mut out);
+    leaks(report, &mut out);
+    machines(report, &mut out);
+    restraints(report, &mut out);
+    moves(report, &mut out);
+    spenders("Cost by namespace", &report.namespaces, &mut out);
+    spenders("Cost by workload", &report.workloads, &mut out);
+    unpriced(report, &mut out);
+    footer(report, &mut out);
+    out.push_str("</main></html>\n");
+    out
+}
+
+fn head(report: &SavingsReport, out: &mut String) {
+    let t = &report.totals;
+    let saves = &report.reachable;
+    let _ = write!(
+        out,
+        "<h1>What this cluster costs</h1><p class=soft>{} nodes, {} pods, seen {}. Requested: {} of {} cores ({} %), \
+         {} of {} GiB of memory ({} %).</p><div class=hero>\
+         <div><span>now, a month</span><b style=\"color:var(--now)\">{}</b></div>\
+         <div><span>reachable</span><b style=\"color:var(--reach)\">{}</b></div>\
+         <div><span>saved</span><b>{:.0} %</b></div></div>",
+        thousands(t.nodes.into()),
+        thousands(t.pods.into()),
+        escape(&report.taken.strftime("%-d %B %Y, %H:%M UTC").to_string()),
+        cores(t.cpu_requested_milli),
+        cores(t.cpu_allocatable_milli),
+        percent(t.cpu_requested_milli, t.cpu_allocatable_milli),
+        gib(t.memory_requested_bytes),
+        gib(t.memory_allocatable_bytes),
+        percent(t.memory_requested_bytes, t.memory_allocatable_bytes),
+        dollars(report.now.per_month),
+        dollars(saves.cost.per_month),
+        saves.saves_percent.max(0.0),
+    );
+}
+
+fn costs(report: &SavingsReport, out: &mut String) {
+    out.push_str("<h2>Now and then</h2><p class=soft>The same pods on fewer or better fitting machines.</p><div class=bars>");
+    let now = report.now.per_month;
+    let rows = [
+        ("Now", report.now.per_month, "var(--now)"),
+        ("Reachable", report.reachable.cost.per_month, "var(--reach)"),
+        (
+            "… with spot where tolerated",
+            report.reachable_with_spot.cost.per_month,
+            "var(--spot)",
+        ),
+        (
+            "… if nothing were held in place",
+            report.unblocked.cost.per_month,
+            "var(--free)",
+        ),
+        ("No plan costs less than", report.bound.per_month, "var(--bound)"),
+    ];
+    for (name, month, colour) in rows {
+        let share = if now > 0.0 { month / now } else { 0.0 };
+        let aside = format!("{:.0} %", share * 100.0);
+        bar(name, share, colour, &dollars(month), &aside, out);
+    }
+    out.push_str("</div>");
+    if let Some(rule) = &report.prices.spot_rule {
+        let _ = write!(
+            out,
+            "<p class=\"soft small\">Spot prices are {}.</p>",
+            escape(rule)
+        );
+    }
+}
+
+fn leaks(report: &SavingsReport, out: &mut String) {
+    let idle = &report.idle;
+    let daemons = idle.daemons.per_month;
+    let unused = idle.cpu.per_month + idle.memory.per_month;
+    let requested = (report.now.per_month - unused - daemons).max(0.0);
+    let parts = [
+        ("requested by workloads", requested, "var(--reach)"),
+        ("daemons", daemons, "var(--spot)"),
+        ("CPU nobody requests", idle.cpu.per_month, "var(--now)"),
+        ("memory nobody requests", idle.memory.per_month, "var(--free)"),
+    ];
+    out.push_str("<h2>Where the money leaks</h2><p class=soft>Half of a machine’s price counts for its CPU, half for its memory.</p>");
+    let shares: Vec<(f64, &str)> = parts
+        .iter()
+        .map(|(_, amount, colour)| (*amount, *colour))
+        .collect();
+    plots::stack(&shares, out);
+    out.push_str("<ul class=legend>");
+    for (name, amount, colour) in parts {
+        let _ = write!(
+            out,
+            "<li><i style=\"background:{colour}\"></i>{name} <b>{}</b></li>",
+            dollars(amount)
+        );
+    }
+    out.push_str("</ul>");
+}
+
+fn machines(report: &SavingsReport, out: &mut String) {
+    let names = report.namespaces.iter().map(|s| s.namespace.as_str());
+    let colours = Colours::new(names);
+    let before: Vec<Machine<'_>> = report
+        .nodes
+        .iter()
+        .map(|n| Machine::existing(n, (n.action == Action::Remove).then_some("var(--now)")))
+        .collect();
+    let mut after: Vec<Machine<'_>> = report
+        .nodes
+        .iter()
+        .filter(|n| n.action == Action::Keep)
+        .map(|n| Machine::existing(n, None))
+        .collect();
+    after.extend(
+        report
+            .new_machines
+            .iter()
+            .map(|m| Machine::bought(m, "var(--reach)")),
+    );
+    let many = before.len() > BOXES_MAX || after.len() > BOXES_MAX;
+    out.push_str("<h2>Machines</h2>");
+    if many {
+        out.push_str("<p class=soft>One square is one machine, sorted by how full it is.</p>");
+        plots::levels(out);
+    } else {
+        out.push_str(
+            "<p class=soft>One box is one machine, filled as high as its pods request of it. Red borders go, green ones \
+             are new; pods that move onto machines that stay are not drawn there.</p><ul class=legend>",
+        );
+        for s in report.namespaces.iter().take(8) {
+            let _ = write!(
+                out,
+                "<li><i style=\"background:{}\"></i>{}</li>",
+                colours.of(&s.namespace),
+                escape(&s.namespace)
+            );
+        }
+        if report.namespaces.len() > 8 {
+            let _ = write!(
+                out,
+                "<li><i style=\"background:{}\"></i>others</li>",
+                colours.of("")
+            );
+        }
+        out.push_str("</ul>");
+    }
+    let _ = write!(
+        out,
+        "<div class=pair><div><h3>Now: {}</h3>",
+        thousands(before.len() as u64)
+    );
+    plots::machines(&before, &colours, out);
+    let _ = write!(
+        out,
+        "</div><div><h3>Reachable: {}</h3>",
+        thousands(after.len() as u64)
+    );
+    plots::machines(&after, &colours, out);
+    out.push_str("</div></div>");
+}
+
+fn restraints(report: &SavingsReport, out: &mut String) {
+    let groups = [
+        (
+            true,
+            "What is in the way",
+            "Plans obey these. The amount is what lifting them would save a month.",
+            "saves",
+        ),
+        (
+            false,
+            "What would be moved all the same",
+            "Evictions are allowed here. The amount is what sparing them would cost a month.",
+            "costs",
+        ),
+    ];
+    for (obeyed, title, lead, column) in groups {
+        let kinds: Vec<_> = report
+            .restraint_kinds
+            .iter()
+            .filter(|k| k.obeyed == obeyed)
+            .collect();
+        if kinds.is_empty() {
+            continue;
+        }
+        let _ = write!(
+            out,
+            "<h2>{title}</h2><p class=soft>{lead}</p><div class=scroll><table><tr><th>what<th class=\"n wide\">pods\
+             <th class=\"n wide\">nodes<th class=n>{column}</tr>"
+        );
+        for kind in kinds {
+            let _ = write!(
+                out,
+                "<tr><td><b>{}</b><div class=fix>{}</div><td class=\"n wide\">{}<td class=\"n wide\">{}<td class=n><b>{}</b></tr>",
+                capitalised(label(kind.kind)),
+                escape(kind.fix),
+                thousands(kind.pods.into()),
+                thousands(kind.nodes.into()),
+                dollars(kind.per_month)
+            );
+            let rows = report
+                .restraints
+                .iter()
+                .filter(|r| r.kind == kind.kind && r.per_month.is_some_and(is_worth_a_line));
+            for r in rows.take(ROWS_MAX / 2) {
+                let tag = if r.for_ever {
+                    ""
+                } else {
+                    " <span class=tag>at the moment</span>"
+                };
+                let _ = write!(
+                    out,
+                    "<tr><td>{}{tag}<td class=\"n wide\">{}<td class=\"n wide\">{}<td class=n>{}</tr>",
+                    escape(&r.subject),
+                    thousands(r.pods.into()),
+                    thousands(r.nodes.into()),
+                    dollars(r.per_month.unwrap_or_default())
+                );
+            }
+        }
+        out.push_str("</table></div>");
+    }
+}
+
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or(String::new(), |first| {
+        first.to_uppercase().collect::<String>() + chars.as_str()
+    })
+}
+
+fn moves(report: &SavingsReport, out: &mut String) {
+    let r = &report.reachable;
+    let _ = write!(
+        out,
+        "<h2>To get there</h2><p>Keep {} nodes, remove {}, buy {}; {} pods move. The commands: \
+         <code>plimsoll report --commands FILE</code>.</p><div class=scroll><table><tr><th class=n>count<th>type\
+         <th>zone<th class=wide>bought as<th class=wide>pool<th class=n>$/h each<th class=n>new</tr>",
+        thousands(r.nodes_kept.into()),
+        thousands(r.nodes_removed.into()),
+        thousands(r.nodes_bought.into()),
+        thousands(r.pods_moved.into())
+    );
+    for m in r.machines.iter().take(ROWS_MAX) {
+        let _ = write!(
+            out,
+            "<tr><td class=n>{}<td>{}<td>{}<td class=wide>{}<td class=wide>{}<td class=n>{}<td class=n>{}</tr>",
+            m.count,
+            escape(&m.instance_type),
+            escape(&m.zone),
+            escape(&m.capacity_type),
+            escape(&m.pool),
+            m.per_hour.map_or("?".into(), |p| format!("{p:.4}")),
+            m.bought
+        );
+    }
+    out.push_str("</table></div>");
+    more(r.machines.len(), ROWS_MAX, "--csv machines", out);
+    let gone: Vec<_> = report
+        .nodes
+        .iter()
+        .filter(|n| n.action == Action::Remove)
+        .collect();
+    if gone.is_empty() {
+        return;
+    }
+    let _ = write!(
+        out,
+        "<details><summary>The {} nodes to remove</summary><div class=scroll><table><tr><th>node<th>type<th class=wide>pool\
+         <th class=n>pods<th class=n>$/h</tr>",
+        thousands(gone.len() as u64)
+    );
+    for n in gone.iter().take(NODES_MAX) {
+        let _ = write!(
+            out,
+            "<tr><td>{}<td>{}<td class=wide>{}<td class=n>{}<td class=n>{}</tr>",
+            escape(&n.name),
+            escape(&n.instance_type),
+            escape(&n.pool),
+            n.pods,
+            n.per_hour.map_or("?".into(), |p| format!("{p:.4}"))
+        );
+    }
+    out.push_str("</table></div>");
+    more(gone.len(), NODES_MAX, "--csv nodes", out);
+    out.push_str("</details>");
+}
+
+fn spenders(title: &str, list: &[Spend], out: &mut String) {
+    if list.is_empty() {
+        return;
+    }
+    let _ = write!(out, "<h2>{title}</h2><div class=bars>");
+    let most = list.first().map_or(0.0, |s| s.cost.per_month);
+    for s in list.iter().take(ROWS_MAX) {
+        let name = if s.workload.is_empty() {
+            s.namespace.clone()
+        } else {
+            format!("{}/{}", s.namespace, s.workload)
+        };
+        let share = if most > 0.0 { s.cost.per_month / most } else { 0.0 };
+        let aside = format!("{} pods", thousands(s.pods.into()));
+        bar(
+            &name,
+            share,
+            "var(--spot)",
+            &dollars(s.cost.per_month),
+            &aside,
+            out,
+        );
+    }
+    out.push_str("</div>");
+    let flag = if title.ends_with("namespace") {
+        "--csv namespaces"
+    } else {
+        "--csv workloads"
+    };
+    more(list.len(), ROWS_MAX, flag, out);
+}
+
+fn more(length: usize, shown: usize, flag: &str, out: &mut String) {
+    if length > shown {
+        let rest = thousands((length - shown) as u64);
+        let _ = write!(
+            out,
+            "<p class=\"soft small\">and {rest} more: <code>{flag}</code></p>"
+        );
+    }
+}
+
+fn unpriced(report: &SavingsReport, out: &mut String) {
+    if report.unpriced.is_empty() {
+        return;
+    }
+    out.push_str(
+        "<h2>Nodes without a known price</h2><p class=soft>Left as they are and not counted above.</p><table>\
+         <tr><th class=n>nodes<th>not in the catalogue</tr>",
+    );
+    for u in &report.unpriced {
+        let _ = write!(out, "<tr><td class=n>{}<td>{}</tr>", u.nodes, escape(&u.what));
+    }
+    out.push_str("</table>");
+}
+
+fn footer(report: &SavingsReport, out: &mut String) {
+    let p = &report.prices;
+    let _ = write!(out, "<footer><p>Prices: {}", escape(&p.source));
+    if let Some(date) = &p.date {
+        let _ = write!(out, ", list of {}", escape(date));
+    }
+    if let Some(days) = p.age_days {
+        let _ = write!(out, ", {days} days old when this was written");
+    }
+    out.push_str(". A month has 730 hours.</p><ul>");
+    for note in &report.notes {
+        let _ = write!(out, "<li>{}</li>", escape(note));
+    }
+    out.push_str(
+        "</ul><p>Made by plimsoll from requests, not from measured use. Nothing was changed.</p></footer>",
+    );
+}

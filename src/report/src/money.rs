@@ -1,0 +1,73 @@
+//! Money and amounts, as people read them.
+
+/// Dollars without cents from 100 on, with thousands apart: `$1,234`, `$12.30`.
+pub fn dollars(amount: f64) -> String {
+    let sign = if amount < 0.0 { "-" } else { "" };
+    let amount = amount.abs();
+    if amount < 99.995 {
+        return format!("{sign}${amount:.2}");
+    }
+    format!("{sign}${}", thousands(amount.round() as u64))
+}
+
+/// `12,345`.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// Cores, with one decimal below a hundred.
+pub(crate) fn cores(milli: i64) -> String {
+    short(milli as f64 / 1000.0)
+}
+
+/// GiB, with one decimal below a hundred.
+pub(crate) fn gib(bytes: i64) -> String {
+    short(bytes as f64 / f64::from(1 << 30))
+}
+
+fn short(amount: f64) -> String {
+    if amount < 99.95 {
+        format!("{amount:.1}")
+    } else {
+        thousands(amount.round() as u64)
+    }
+}
+
+/// A share in whole percent; nothing of nothing is zero.
+pub(crate) fn percent(part: i64, whole: i64) -> u64 {
+    if whole <= 0 {
+        return 0;
+    }
+    (part.max(0) as f64 / whole as f64 * 100.0).round() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_is_rounded_to_what_matters() {
+        let cases = [
+            (0.0, "$0.00"),
+            (12.345, "$12.35"),
+            (99.99, "$99.99"),
+            (99.999, "$100"),
+            (1234.5, "$1,235"),
+            (1_234_567.0, "$1,234,567"),
+            (-7.0, "-$7.00"),
+        ];
+        for (amount, text) in cases {
+            assert_eq!(dollars(amount), text);
+        }
+        assert_eq!((percent(1, 3), percent(1, 0)), (33, 0));
+        assert_eq!((cores(1500), cores(35_520_600)), ("1.5".into(), "35,521".into()));
+    }
+}

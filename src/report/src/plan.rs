@@ -1,0 +1,126 @@
+//! Plans as people and programs read them. One printer for every command that makes a plan.
+
+use std::fmt::Write as _;
+
+use plimsoll_core::{
+    catalog::Catalog,
+    plan::{Launch, Plan},
+    report::{Report, Unplaced},
+    snapshot::Snapshot,
+};
+use serde_json::{Value, json};
+
+use crate::table::{Align, Table};
+
+/// Machines to buy and pods without a place.
+pub fn plan_text(snapshot: &Snapshot, plan: &Plan, report: &Report) -> String {
+    let mut out = String::new();
+    let mut table = Table::new([
+        ("LAUNCH", Align::Left),
+        ("ZONE", Align::Left),
+        ("BOUGHT AS", Align::Left),
+        ("$/H", Align::Right),
+        ("PODS", Align::Right),
+        ("POOL", Align::Left),
+    ]);
+    for launch in &plan.launches {
+        let offered = &launch.offering;
+        table.row([
+            offered.instance_type.to_string(),
+            offered.zone.to_string(),
+            offered.capacity_type.to_string(),
+            format!("{:.4}", offered.price.dollars()),
+            launch.pods.len().to_string(),
+            launch.pool.to_string(),
+        ]);
+    }
+    if !table.is_empty() {
+        table.print(&mut out);
+    }
+    for unplaced in &report.unplaced {
+        let _ = writeln!(
+            out,
+            "no place for {}: {}",
+            snapshot.pods[unplaced.pod.0 as usize].key,
+            reasons(unplaced).join("; ")
+        );
+    }
+    out
+}
+
+/// The plan in one line.
+pub fn plan_summary(plan: &Plan, price_source: &str) -> String {
+    let source = if price_source.is_empty() {
+        String::new()
+    } else {
+        format!(" ({price_source})")
+    };
+    format!(
+        "plan {}: {} machines, ${:.4}/h; no plan can cost less than ${:.4}/h{source}",
+        plan.id,
+        plan.launches.len(),
+        plan.launch_price.dollars(),
+        plan.lower_bound.dollars(),
+    )
+}
+
+/// Everything about a plan.
+pub fn plan_json(snapshot: &Snapshot, catalog: &Catalog, plan: &Plan, report: &Report) -> Value {
+    let key = |pod: plimsoll_core::snapshot::PodId| &snapshot.pods[pod.0 as usize].key;
+    let launches: Vec<_> = plan
+        .launches
+        .iter()
+        .map(|l| launch_json(l, snapshot, catalog))
+        .collect();
+    let unplaced: Vec<_> = report
+        .unplaced
+        .iter()
+        .map(|u| json!({ "pod": key(u.pod), "reasons": reasons(u) }))
+        .collect();
+    let removals: Vec<_> = plan
+        .removals
+        .iter()
+        .map(|r| {
+            json!({
+                "node": snapshot.nodes[r.node.0 as usize].name,
+                "reason": format!("{:?}", r.reason),
+                "saves_per_hour": r.saves.map(plimsoll_core::catalog::MicroDollars::dollars),
+            })
+        })
+        .collect();
+    json!({
+        "plan": plan.id,
+        "price_per_hour": plan.launch_price.dollars(),
+        "lower_bound_per_hour": plan.lower_bound.dollars(),
+        "price_source": catalog.price_source,
+        "launches": launches,
+        "assignments": plan.assignments.len(),
+        "removals": removals,
+        "unplaced": unplaced,
+    })
+}
+
+fn launch_json(launch: &Launch, snapshot: &Snapshot, catalog: &Catalog) -> Value {
+    let pods: Vec<_> = launch
+        .pods
+        .iter()
+        .map(|id| &snapshot.pods[id.0 as usize].key)
+        .collect();
+    json!({
+        "pool": launch.pool,
+        "instance_type": launch.offering.instance_type,
+        "zone": launch.offering.zone,
+        "capacity_type": launch.offering.capacity_type,
+        "price_per_hour": launch.offering.price.dollars(),
+        "types": launch.types.iter().map(|id| &catalog.types[id.0 as usize].name).collect::<Vec<_>>(),
+        "runner_up": launch.runner_up.as_ref().map(|r| json!({
+            "instance_type": r.instance_type, "price_per_hour": r.price.dollars(),
+        })),
+        "pods": pods,
+    })
+}
+
+/// Why a pod has no place, one text per reason.
+pub(crate) fn reasons(unplaced: &Unplaced) -> Vec<String> {
+    unplaced.reasons.iter().map(ToString::to_string).collect()
+}

@@ -1,0 +1,358 @@
+//! Reason codes are provoked one by one, and the answers name the objects and numbers of the case.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the makers of test objects are tests too"
+)]
+
+use jiff::Timestamp;
+use plimsoll_core::{
+    catalog::MicroDollars,
+    policy::{MinValuesPolicy, Policy, PreferencePolicy},
+};
+use plimsoll_report::{ExplainError, Prices, dump, explain, kinds, reasons, redact};
+use serde_json::{Value, json};
+
+fn now() -> Timestamp {
+    "2026-01-05T12:00:00Z".parse().unwrap()
+}
+
+fn ask(items: &[Value], subject: &str) -> Result<String, ExplainError> {
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
+    let dump = dump::read(list.to_string().as_bytes()).unwrap();
+    assert_eq!(dump.unreadable, Vec::<String>::new());
+    let policy = Policy {
+        preferences: PreferencePolicy::Respect,
+        min_values: MinValuesPolicy::Strict,
+        nomination: true,
+        steps_max: 100,
+        types_per_launch_max: 60,
+        interruption_cost: MicroDollars(0),
+    };
+    explain(
+        &dump.index,
+        &Prices::Aws,
+        &policy,
+        now(),
+        &subject.parse().unwrap(),
+    )
+}
+
+fn merge(target: &mut Value, patch: Value) {
+    match (target, patch) {
+        (Value::Object(target), Value::Object(patch)) => {
+            for (key, value) in patch {
+                merge(target.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (target, patch) => *target = patch,
+    }
+}
+
+fn changed(mut object: Value, patch: Value) -> Value {
+    merge(&mut object, patch);
+    object
+}
+
+fn pool(patch: Value) -> Value {
+    let pool = json!({
+        "apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": { "name": "default", "uid": "pool" },
+        "spec": {
+            "disruption": { "consolidateAfter": "30s", "budgets": [{ "nodes": "1" }] },
+            "template": { "spec": {
+                "requirements": [
+                    { "key": "topology.kubernetes.io/zone", "operator": "In", "values": ["us-east-1a"] },
+                    { "key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"] },
+                    { "key": "karpenter.sh/capacity-type", "operator": "In", "values": ["on-demand"] },
+                ],
+                "nodeClassRef": { "group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default" },
+            } },
+        },
+        "status": { "conditions": [{ "type": "Ready", "status": "True", "reason": "Ready", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z" }] },
+    });
+    changed(pool, patch)
+}
+
+fn waiting(patch: Value) -> Value {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "p", "namespace": "n", "uid": "p", "labels": { "app": "p" },
+            "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "p", "uid": "o" }] },
+        "spec": { "containers": [{ "resources": { "requests": { "cpu": "1", "memory": "2Gi" } } }] },
+        "status": { "phase": "Pending", "conditions": [{ "type": "PodScheduled", "status": "False", "reason": "Unschedulable" }] },
+    });
+    changed(pod, patch)
+}
+
+#[test]
+fn a_waiting_pod_gets_its_reason_with_numbers_and_a_fix() {
+    let plain = || vec![pool(json!({})), waiting(json!({}))];
+    let answer = ask(&plain(), "pod/n/p").unwrap();
+    assert!(
+        answer.contains("NodePool default would buy ") && answer.contains("list of 2025-03-02"),
+        "{answer}"
+    );
+
+    let tainted = json!({ "spec": { "template": { "spec": { "taints": [{ "key": "team", "value": "a", "effect": "NoSchedule" }] } } } });
+    let volume = vec![
+        pool(json!({})),
+        waiting(
+            json!({ "spec": { "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "data" } }] } }),
+        ),
+        json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data", "namespace": "n" }, "spec": { "volumeName": "pv" } }),
+        json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "pv" }, "spec": { "csi": { "driver": "ebs", "volumeHandle": "v" },
+            "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [
+                { "key": "topology.kubernetes.io/zone", "operator": "In", "values": ["us-east-1f"] }] }] } } } }),
+    ];
+    let affinity = json!({ "spec": { "affinity": { "podAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [
+        { "topologyKey": "topology.kubernetes.io/zone", "labelSelector": { "matchLabels": { "app": "nobody" } } }] } } } });
+    let cases = [
+        ("NoPools", "", vec![waiting(json!({}))]),
+        (
+            "Taint",
+            "team=a:NoSchedule",
+            vec![pool(tainted), waiting(json!({}))],
+        ),
+        (
+            "Requirements",
+            "kubernetes.io/arch",
+            vec![
+                pool(json!({})),
+                waiting(json!({ "spec": { "nodeSelector": { "kubernetes.io/arch": "arm64" } } })),
+            ],
+        ),
+        (
+            "Resources",
+            "cpu 9000",
+            vec![
+                pool(json!({})),
+                waiting(
+                    json!({ "spec": { "containers": [{ "resources": { "requests": { "cpu": "9000" } } }] } }),
+                ),
+            ],
+        ),
+        (
+            "Limit",
+            "limit cpu 0",
+            vec![
+                pool(json!({ "spec": { "limits": { "cpu": "0" } } })),
+                waiting(json!({})),
+            ],
+        ),
+        (
+            "Topology",
+            "NodePool default",
+            vec![pool(json!({})), waiting(affinity)],
+        ),
+        ("Volume", "us-east-1f", volume),
+    ];
+    for (code, detail, items) in cases {
+        let answer = ask(&items, "pod/n/p").unwrap();
+        let known = reasons::OF_PODS.iter().find(|c| c.name == code).unwrap();
+        assert!(answer.contains(&format!("  {code}: ")), "{code}: {answer}");
+        assert!(
+            answer.contains(detail) && answer.contains(known.fix),
+            "{code}: {answer}"
+        );
+    }
+
+    let unseen = waiting(json!({ "status": { "conditions": [] } }));
+    assert!(
+        ask(&[pool(json!({})), unseen], "pod/n/p")
+            .unwrap()
+            .contains("has not refused it yet")
+    );
+    let claimless = waiting(
+        json!({ "spec": { "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "gone" } }] } }),
+    );
+    assert!(
+        ask(&[pool(json!({})), claimless], "pod/n/p")
+            .unwrap()
+            .contains("persistentvolumeclaim n/gone does not exist")
+    );
+}
+
+fn claim(patch: Value) -> Value {
+    let condition = |kind: &str| json!({ "type": kind, "status": "True", "reason": kind, "message": "", "lastTransitionTime": "2026-01-05T11:00:00Z" });
+    let claim = json!({
+        "apiVersion": "karpenter.sh/v1", "kind": "NodeClaim",
+        "metadata": { "name": "c", "uid": "c", "labels": { "karpenter.sh/nodepool": "default" }, "creationTimestamp": "2026-01-05T11:00:00Z" },
+        "spec": { "requirements": [], "nodeClassRef": { "group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default" } },
+        "status": { "providerID": "aws:///us-east-1a/i-1", "conditions": [condition("Registered"), condition("Initialized")] },
+    });
+    changed(claim, patch)
+}
+
+fn node(patch: Value) -> Value {
+    let amounts = json!({ "cpu": "4", "memory": "15Gi", "pods": "58" });
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": { "name": "a", "uid": "a", "labels": {
+            "kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux", "node.kubernetes.io/instance-type": "m5.xlarge",
+            "topology.kubernetes.io/zone": "us-east-1a", "karpenter.sh/capacity-type": "on-demand", "karpenter.sh/nodepool": "default" } },
+        "spec": { "providerID": "aws:///us-east-1a/i-1" },
+        "status": { "capacity": amounts, "allocatable": amounts, "conditions": [
+            { "type": "Ready", "status": "True", "lastHeartbeatTime": null, "lastTransitionTime": null }] },
+    });
+    changed(node, patch)
+}
+
+fn running(name: &str, patch: Value) -> Value {
+    let on_a = json!({ "metadata": { "name": name, "uid": name }, "spec": { "nodeName": "a" }, "status": { "phase": "Running", "conditions": [] } });
+    changed(changed(waiting(json!({})), on_a), patch)
+}
+
+#[test]
+fn a_machine_that_stays_says_why() {
+    let quiet = |at: &str| json!({ "status": { "conditions": [{ "type": "Initialized", "status": "True", "reason": "x", "message": "", "lastTransitionTime": at }] } });
+    let never = json!({ "spec": { "disruption": { "consolidateAfter": "Never" } } });
+    let not_ready = json!({ "status": { "conditions": [{ "type": "Ready", "status": "False", "reason": "x", "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z" }] } });
+    let closed = json!({ "spec": { "disruption": { "budgets": [{ "nodes": "0" }] } } });
+    let annotated = json!({ "metadata": { "annotations": { "karpenter.sh/do-not-disrupt": "true" } } });
+    let machine = || vec![claim(json!({})), node(json!({}))];
+    let with = |mut items: Vec<Value>, more: Value| {
+        items.push(more);
+        items
+    };
+    let cases = [
+        (
+            "InUse",
+            "1 pods",
+            with(with(machine(), pool(json!({}))), running("q", json!({}))),
+        ),
+        (
+            "NotQuietYet",
+            "in 20 s",
+            vec![
+                claim(quiet("2026-01-05T11:59:50Z")),
+                node(json!({})),
+                pool(json!({})),
+            ],
+        ),
+        ("NeverConsolidated", "Never", with(machine(), pool(never))),
+        (
+            "PoolNotReady",
+            "no NodePool that is ready",
+            with(machine(), pool(not_ready)),
+        ),
+        ("Budget", "allows 0", with(machine(), pool(closed))),
+        (
+            "NodeDoNotDisrupt",
+            "do-not-disrupt",
+            vec![claim(json!({})), node(annotated), pool(json!({}))],
+        ),
+        (
+            "NotInitialized",
+            "not initialized",
+            vec![
+                claim(json!({ "status": { "conditions": [] } })),
+                node(json!({})),
+                pool(json!({})),
+            ],
+        ),
+    ];
+    for (code, detail, items) in cases {
+        let answer = ask(&items, "node/a").unwrap();
+        let known = reasons::OF_NODES.iter().find(|c| c.name == code).unwrap();
+        assert!(answer.contains(&format!("{code}: ")), "{code}: {answer}");
+        assert!(
+            answer.contains(detail) && answer.contains(known.fix),
+            "{code}: {answer}"
+        );
+    }
+    let answer = ask(&with(machine(), pool(json!({}))), "node/a").unwrap();
+    assert!(
+        answer.contains("would remove it now") && answer.contains("$0.1920/h"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_running_pod_says_what_holds_it_and_a_pool_what_it_may_still_do() {
+    let held = running(
+        "q",
+        json!({ "metadata": { "annotations": { "karpenter.sh/do-not-disrupt": "true" } } }),
+    );
+    let items = [
+        claim(json!({})),
+        node(json!({})),
+        pool(json!({ "spec": { "limits": { "cpu": "4" } } })),
+        held,
+    ];
+    let answer = ask(&items, "pod/n/q").unwrap();
+    assert!(
+        answer.contains("runs on a") && answer.contains("held by pod do-not-disrupt n/StatefulSet/p"),
+        "{answer}"
+    );
+    let answer = ask(&items, "nodepool/default").unwrap();
+    assert!(
+        answer.contains("1 machines, $0.1920/h") && answer.contains("limit cpu: 4 of 4 in use, Limit"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("now 1 machines may be disrupted as Empty"),
+        "{answer}"
+    );
+    for missing in ["pod/n/none", "node/none", "nodepool/none"] {
+        assert!(
+            matches!(ask(&items, missing), Err(ExplainError::NotFound { .. })),
+            "{missing}"
+        );
+    }
+}
+
+/// Links between pages lead somewhere, and commands name what the program has.
+#[test]
+fn links_of_the_documentation_lead_somewhere() {
+    let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let docs = std::fs::read_dir(root.join("docs"))
+        .unwrap()
+        .map(|e| e.unwrap().path());
+    let top = ["README.md", "ARCHITECTURE.md", "SECURITY.md", "SAFETY.md"].map(|name| root.join(name));
+    let mut links = 0;
+    for page in docs
+        .chain(top)
+        .filter(|p| p.extension().is_some_and(|e| e == "md"))
+    {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for (at, _) in text.match_indices("](") {
+            let rest = &text[at + 2..];
+            let target = rest[..rest.find(')').unwrap()].split('#').next().unwrap();
+            if target.is_empty() || target.contains("://") {
+                continue;
+            }
+            links += 1;
+            let found = page.parent().unwrap().join(target);
+            assert!(
+                found.exists(),
+                "{} links to {target}, which is not there",
+                page.display()
+            );
+        }
+    }
+    assert!(links > 5, "{links} links were looked at");
+}
+
+/// Pages of the documentation that the program knows better.
+#[test]
+fn generated_pages_are_up_to_date() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/");
+    for (name, text) in [
+        ("reason-codes.md", reasons::page()),
+        ("snapshot.md", redact::page()),
+        ("reader-role.yaml", kinds::reader_role()),
+    ] {
+        let path = format!("{root}{name}");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let written = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(
+            written, text,
+            "run UPDATE_DOCS=1 cargo test -p plimsoll-report --test explain to write {name}"
+        );
+    }
+}
