@@ -8,8 +8,10 @@
 //! - [`cluster`] talks to the API server the way a test wants to.
 //! - [`controller`] runs the `plimsoll` binary; [`upstream`] runs Karpenter's own kwok controller instead.
 //! - [`fixture`] is what a test begins and ends with; [`objects`] is what it applies.
+//! - [`cloud`] runs the AWS stand-in; [`python`] installs what it needs.
 //! - [`demo`] puts a workload on an empty cluster, measures, and takes it away again.
 
+pub mod cloud;
 pub mod cluster;
 pub mod conditions;
 pub mod controller;
@@ -21,6 +23,7 @@ pub mod objects;
 pub mod paths;
 pub mod ports;
 pub mod process;
+pub mod python;
 pub mod testbed;
 pub mod tools;
 pub mod upstream;

@@ -5,6 +5,7 @@ from datetime import timedelta
 from urllib.parse import parse_qs
 
 from moto.core.exceptions import ServiceException
+from moto.core.utils import utcnow
 
 from . import events, images, instances, pricing
 from .cloud import Cloud, now
@@ -152,6 +153,12 @@ def _leftovers(cloud: Cloud, body, query):
     }
 
 
+def _expire(cloud: Cloud, body, query):
+    for session in cloud.sts.assumed_roles:
+        session.expiration = min(session.expiration, utcnow())
+    return {"sessions": len(cloud.sts.assumed_roles)}
+
+
 def _publish(cloud: Cloud, body, query):
     if body["family"] not in images.FAMILIES:
         raise BadFault(f"family must be one of {', '.join(images.FAMILIES)}")
@@ -172,4 +179,5 @@ ROUTES = {
     ("GET", "requests"): _requests,
     ("GET", "leftovers"): _leftovers,
     ("POST", "amis"): _publish,
+    ("POST", "expire-sessions"): _expire,
 }

@@ -10,6 +10,7 @@ PRODUCTS = ["Linux/UNIX", "Linux/UNIX (Amazon VPC)"]
 
 
 def install(cloud: Cloud) -> None:
+    describe_instance_types = EC2Response.describe_instance_types
     describe_launch_templates = EC2Response.describe_launch_templates
 
     def spot_price_history(response) -> ActionResult:
@@ -23,6 +24,11 @@ def install(cloud: Cloud) -> None:
         response.params["MaxResults"] = size
         return ActionResult(_page(response.params, "LaunchTemplates", templates, 200))
 
+    def instance_types(response) -> ActionResult:
+        types = describe_instance_types(response).result["InstanceTypes"]
+        return ActionResult(_page(response.params, "InstanceTypes", types, len(types)))
+
+    EC2Response.describe_instance_types = instance_types
     EC2Response.describe_spot_price_history = spot_price_history
     EC2Response.describe_launch_templates = launch_templates
     EC2Response.describe_capacity_reservations = lambda response: ActionResult({"CapacityReservations": []})
