@@ -199,21 +199,34 @@ impl Cloud {
 
     /// One request to the control endpoint, `path` being what follows `/_control/`; an error unless the answer is 200.
     pub async fn control<T: DeserializeOwned>(&self, method: Method, path: &str, body: &Value) -> Result<T> {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         let path = format!("/_control/{path}");
         let answer = controller::send(self.port, method.clone(), &path, &body).await?;
-        ensure!(answer.status == 200, "{method} {path}: {} {}", answer.status, answer.body);
+        ensure!(
+            answer.status == 200,
+            "{method} {path}: {} {}",
+            answer.status,
+            answer.body
+        );
         serde_json::from_str(&answer.body).with_context(|| format!("{method} {path}: {}", answer.body))
     }
 
     /// Sets the named faults and leaves the others.
     pub async fn set_faults(&self, faults: &Value) -> Result<()> {
-        self.control::<Value>(Method::PUT, "faults", faults).await.map(drop)
+        self.control::<Value>(Method::PUT, "faults", faults)
+            .await
+            .map(drop)
     }
 
     /// Replaces all rules of the capacity pools.
     pub async fn set_capacity(&self, rules: &Value) -> Result<()> {
-        self.control::<Value>(Method::PUT, "capacity", rules).await.map(drop)
+        self.control::<Value>(Method::PUT, "capacity", rules)
+            .await
+            .map(drop)
     }
 
     /// Sends the message of `kind` for these instances; see the README for the kinds.
@@ -223,7 +236,9 @@ impl Cloud {
             "instances": instances,
             "terminate_after_seconds": terminate_after.as_secs_f64(),
         });
-        self.control::<Value>(Method::POST, "interruptions", &body).await.map(drop)
+        self.control::<Value>(Method::POST, "interruptions", &body)
+            .await
+            .map(drop)
     }
 
     /// All instances so far, in the order of their launch.
@@ -233,7 +248,8 @@ impl Cloud {
 
     /// The request log after line `number`.
     pub async fn requests(&self, number: u64) -> Result<Vec<Request>> {
-        self.control(Method::GET, &format!("requests?after={number}"), &Value::Null).await
+        self.control(Method::GET, &format!("requests?after={number}"), &Value::Null)
+            .await
     }
 
     /// What has not been cleaned up.

@@ -32,6 +32,13 @@ pub const CLOUD: Environment = Environment {
     oldest_python: 11,
 };
 
+/// LocalStack's community runtime.
+pub const LOCALSTACK: Environment = Environment {
+    name: "localstack",
+    requirements: include_str!("../cloud/localstack/requirements.lock"),
+    oldest_python: 11,
+};
+
 /// How often an installation that takes long says that it is alive.
 const PROGRESS: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
@@ -64,24 +71,44 @@ impl Environment {
             // Left by an installation that was killed; we hold the lock.
             fs::remove_dir_all(&unfinished)?;
         }
-        let packages = self.requirements.matches("==").count();
+        let packages = self
+            .requirements
+            .lines()
+            .filter(|line| line.contains("=="))
+            .count();
         let begin = Instant::now();
         say(&format!(
             "installing the Python environment {} ({packages} packages, once per machine)",
             self.name
         ));
         let log = place.with_extension("log");
-        self.run(Command::new(interpreter).args(["-m", "venv"]).arg(&unfinished), &log, begin)
-            .await?;
+        self.run(
+            Command::new(interpreter).args(["-m", "venv"]).arg(&unfinished),
+            &log,
+            begin,
+        )
+        .await?;
         let requirements = unfinished.join("requirements.lock");
         fs::write(&requirements, self.requirements)?;
         let mut pip = Command::new(unfinished.join("bin").join("python"));
-        pip.args(["-m", "pip", "install", "--require-hashes", "--no-deps", "--no-input", "-r"])
-            .arg(&requirements)
-            .env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
+        pip.args([
+            "-m",
+            "pip",
+            "install",
+            "--require-hashes",
+            "--no-deps",
+            "--no-input",
+            "-r",
+        ])
+        .arg(&requirements)
+        .env("PIP_DISABLE_PIP_VERSION_CHECK", "1");
         self.run(&mut pip, &log, begin).await?;
         fs::rename(&unfinished, place)?;
-        say(&format!("installed {} in {} s", self.name, begin.elapsed().as_secs()));
+        say(&format!(
+            "installed {} in {} s",
+            self.name,
+            begin.elapsed().as_secs()
+        ));
         Ok(())
     }
 
@@ -102,7 +129,10 @@ impl Environment {
             if Instant::now() >= next_word {
                 next_word += PROGRESS;
                 let text = fs::read_to_string(log).unwrap_or_default();
-                let collected = text.lines().filter(|line| line.starts_with("Collecting ")).count();
+                let collected = text
+                    .lines()
+                    .filter(|line| line.starts_with("Collecting "))
+                    .count();
                 say(&format!(
                     "installing {}: {collected} packages fetched, {} s so far",
                     self.name,
@@ -151,11 +181,13 @@ mod tests {
 
     #[test]
     fn every_locked_package_has_hashes() {
-        let lines: Vec<&str> = CLOUD.requirements.lines().collect();
-        let packages: Vec<usize> = (0..lines.len()).filter(|&i| lines[i].contains("==")).collect();
-        assert!(packages.len() > 20, "{packages:?}");
-        for line in packages {
-            assert!(lines[line + 1].contains("--hash=sha256:"), "{}", lines[line]);
+        for environment in [CLOUD, LOCALSTACK] {
+            let lines: Vec<&str> = environment.requirements.lines().collect();
+            let packages: Vec<usize> = (0..lines.len()).filter(|&i| lines[i].contains("==")).collect();
+            assert!(packages.len() > 20, "{packages:?}");
+            for line in packages {
+                assert!(lines[line + 1].contains("--hash=sha256:"), "{}", lines[line]);
+            }
         }
     }
 

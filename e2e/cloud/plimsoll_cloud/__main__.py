@@ -18,10 +18,14 @@ def main() -> None:
     arguments = _arguments()
 
     from moto.moto_api._internal import mock_random
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
     from werkzeug.serving import make_server
 
-    from . import ec2, gate, instances, joiner, seed
+    from . import gaps, gate, instances, joiner, seed
     from .cloud import Cloud, Settings, say
     from .control import Front
 
@@ -38,19 +42,27 @@ def main() -> None:
             cluster=arguments.cluster,
             region=arguments.region,
             kubernetes_version=arguments.kubernetes_version,
-            cluster_endpoint=cluster.endpoint if cluster else arguments.cluster_endpoint,
+            cluster_endpoint=cluster.endpoint
+            if cluster
+            else arguments.cluster_endpoint,
             cluster_ca=cluster.ca if cluster else arguments.cluster_ca,
             join_delay=arguments.join_delay,
             seed=arguments.seed,
         )
     )
-    ec2.install(cloud)
+    gaps.install(cloud)
     front = Front(cloud, DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", arguments.port, front, threaded=True, request_handler=QuietHandler)
+    server = make_server(
+        "127.0.0.1", arguments.port, front, threaded=True, request_handler=QuietHandler
+    )
     endpoint = f"http://127.0.0.1:{server.server_port}"
     ready = seed.seed(cloud, endpoint)
     gate.install(cloud)
-    ready |= {"endpoint": endpoint, "control": f"{endpoint}/_control", "pid": os.getpid()}
+    ready |= {
+        "endpoint": endpoint,
+        "control": f"{endpoint}/_control",
+        "pid": os.getpid(),
+    }
 
     def tick() -> None:
         while True:
@@ -75,10 +87,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cluster", default="plimsoll-test")
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--kubernetes-version", default="1.36")
-    parser.add_argument("--kubeconfig", help="names the cluster and starts the node joiner")
+    parser.add_argument(
+        "--kubeconfig", help="names the cluster and starts the node joiner"
+    )
     parser.add_argument("--cluster-endpoint", default="https://127.0.0.1:6443")
-    parser.add_argument("--cluster-ca", default=base64.b64encode(b"placeholder").decode(), help="base64 of PEM")
-    parser.add_argument("--join-delay", type=float, default=1.0, help="seconds from launch to Node")
+    parser.add_argument(
+        "--cluster-ca",
+        default=base64.b64encode(b"placeholder").decode(),
+        help="base64 of PEM",
+    )
+    parser.add_argument(
+        "--join-delay", type=float, default=1.0, help="seconds from launch to Node"
+    )
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.region != "us-east-1":

@@ -3,10 +3,12 @@
 import sys
 import threading
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+from functools import cached_property
 
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ec2.models import ec2_backends
+from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS
 from moto.iam.models import iam_backends
 from moto.sts.models import sts_backends
 
@@ -17,7 +19,7 @@ from .requests import RequestLog
 
 
 def now() -> datetime:
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 def timestamp(at: datetime) -> str:
@@ -60,6 +62,7 @@ class Cloud:
         self.tokens: dict = {}
         self.free_addresses: dict[str, int] = {}
         self.terminations: list[tuple[datetime, str]] = []
+        self.releases = 0
         self.seeded: dict = {}
         self.kept: dict[str, set[str]] = {}
 
@@ -75,8 +78,32 @@ class Cloud:
     def sts(self):
         return sts_backends[self.account][self.partition]
 
-    def arn(self, service: str, resource: str) -> str:
-        region = "" if service in ("iam", "sts") else self.region
+    @cached_property
+    def types(self) -> dict[str, dict]:
+        """All instance types as DescribeInstanceTypes has them."""
+        return {
+            info["InstanceType"]: info for info in self.ec2.describe_instance_types()
+        }
+
+    @cached_property
+    def offered(self) -> dict[str, set[str]]:
+        """The zones that offer a type."""
+        offered: dict[str, set[str]] = {}
+        for offering in INSTANCE_TYPE_OFFERINGS["availability-zone"][self.region]:
+            offered.setdefault(offering["InstanceType"], set()).add(
+                offering["Location"]
+            )
+        return offered
+
+    @cached_property
+    def zone_ids(self) -> dict[str, str]:
+        """Zone ids by zone."""
+        return {
+            zone.name: zone.zone_id for zone in self.ec2.describe_availability_zones()
+        }
+
+    def arn(self, service: str, resource: str, region: str | None = None) -> str:
+        region = "" if service in ("iam", "sts") else region or self.region
         return f"arn:{self.partition}:{service}:{region}:{self.account}:{resource}"
 
     def tags(self, resource_id: str) -> dict[str, str]:

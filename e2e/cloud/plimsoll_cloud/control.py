@@ -29,17 +29,25 @@ class Front:
         else:
             return self.moto(environ, start_response)
         body = json.dumps(answer).encode()
-        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(body))),
+        ]
         start_response(status, headers)
         return [body]
 
     def _control(self, environ, path: str) -> tuple[str, object]:
         method = environ["REQUEST_METHOD"]
-        query = {key: values[-1] for key, values in parse_qs(environ.get("QUERY_STRING", "")).items()}
+        query = {
+            key: values[-1]
+            for key, values in parse_qs(environ.get("QUERY_STRING", "")).items()
+        }
         handler = ROUTES.get((method, path))
         if handler is None:
             known = ", ".join(f"{m} /_control/{p}" for m, p in ROUTES)
-            return "404 Not Found", {"error": f"there is no {method} /_control/{path}; there are {known}"}
+            return "404 Not Found", {
+                "error": f"there is no {method} /_control/{path}; there are {known}"
+            }
         try:
             size = int(environ.get("CONTENT_LENGTH") or 0)
             body = json.loads(environ["wsgi.input"].read(size)) if size else None
@@ -55,7 +63,9 @@ class Front:
         """What the EKS Pod Identity agent answers: a session of the pod role."""
         cloud = self.cloud
         if environ.get("HTTP_AUTHORIZATION") != cloud.seeded["pod_identity"]["token"]:
-            return "403 Forbidden", {"error": "the Authorization header is not the pod's token"}
+            return "403 Forbidden", {
+                "error": "the Authorization header is not the pod's token"
+            }
         with cloud.lock:
             session = cloud.sts.assume_role(
                 region_name=cloud.region,
@@ -92,7 +102,10 @@ def _set_capacity(cloud: Cloud, body, query):
 def _set_subnets(cloud: Cloud, body, query):
     for subnet, free in body.items():
         cloud.ec2.get_subnet(subnet)
-        cloud.free_addresses[subnet] = int(free)
+        if free is None:
+            cloud.free_addresses.pop(subnet, None)
+        else:
+            cloud.free_addresses[subnet] = int(free)
     return cloud.free_addresses
 
 
@@ -127,7 +140,9 @@ def _interrupt(cloud: Cloud, body, query):
         for id_ in ids:
             events.send(cloud, kind, id_)
     else:
-        raise BadFault(f"kind {kind!r} is none of {', '.join([*events.KINDS, 'stop', 'terminate'])}")
+        raise BadFault(
+            f"kind {kind!r} is none of {', '.join([*events.KINDS, 'stop', 'terminate'])}"
+        )
     return {"instances": ids}
 
 
@@ -137,13 +152,21 @@ def _put_message(cloud: Cloud, body, query):
 
 
 def _requests(cloud: Cloud, body, query):
-    return cloud.log.after(int(query.get("after", 0)), query.get("mutating") == "true", query.get("action"))
+    return cloud.log.after(
+        int(query.get("after", 0)), query.get("mutating") == "true", query.get("action")
+    )
 
 
 def _leftovers(cloud: Cloud, body, query):
     return {
-        "instances": [i for i, record in cloud.launches.items() if record.instance.state != "terminated"],
-        "launch_templates": sorted(template.name for template in cloud.ec2.launch_templates.values()),
+        "instances": [
+            i
+            for i, record in cloud.launches.items()
+            if record.instance.state != "terminated"
+        ],
+        "launch_templates": sorted(
+            template.name for template in cloud.ec2.launch_templates.values()
+        ),
         "instance_profiles": sorted(
             profile.arn
             for profile in cloud.iam.instance_profiles.values()

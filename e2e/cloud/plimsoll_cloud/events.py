@@ -14,7 +14,11 @@ KINDS = {
         "EC2 Spot Instance Interruption Warning",
         lambda cloud, id_: {"instance-id": id_, "instance-action": "terminate"},
     ),
-    "rebalance": ("aws.ec2", "EC2 Instance Rebalance Recommendation", lambda cloud, id_: {"instance-id": id_}),
+    "rebalance": (
+        "aws.ec2",
+        "EC2 Instance Rebalance Recommendation",
+        lambda cloud, id_: {"instance-id": id_},
+    ),
     "health": (
         "aws.health",
         "AWS Health Event",
@@ -24,7 +28,12 @@ KINDS = {
             "eventTypeCode": "AWS_EC2_PERSISTENT_INSTANCE_RETIREMENT_SCHEDULED",
             "eventTypeCategory": "scheduledChange",
             "startTime": timestamp(now()),
-            "eventDescription": [{"language": "en_US", "latestDescription": "The instance is to be retired."}],
+            "eventDescription": [
+                {
+                    "language": "en_US",
+                    "latestDescription": "The instance is to be retired.",
+                }
+            ],
             "affectedEntities": [{"entityValue": id_}],
         },
     ),
@@ -42,7 +51,9 @@ def put(cloud: Cloud, body: dict | list | str) -> None:
     sqs_backends[cloud.account][cloud.region].send_message(cloud.cluster, text)
 
 
-def event(cloud: Cloud, source: str, detail_type: str, resources: list[str], detail: dict) -> dict:
+def event(
+    cloud: Cloud, source: str, detail_type: str, resources: list[str], detail: dict
+) -> dict:
     return {
         "version": "0",
         "id": str(mock_random.uuid4()),
@@ -58,7 +69,9 @@ def event(cloud: Cloud, source: str, detail_type: str, resources: list[str], det
 
 def send(cloud: Cloud, kind: str, instance_id: str) -> None:
     source, detail_type, detail = KINDS[kind]
-    arn = instance_id if kind == "health" else cloud.arn("ec2", f"instance/{instance_id}")
+    arn = (
+        instance_id if kind == "health" else cloud.arn("ec2", f"instance/{instance_id}")
+    )
     put(cloud, event(cloud, source, detail_type, [arn], detail(cloud, instance_id)))
 
 

@@ -20,7 +20,11 @@ class InjectedError:
     after: bool = False
 
     def take(self, action: str, after: bool) -> bool:
-        if self.count < 1 or self.after != after or not fnmatchcase(action, self.action):
+        if (
+            self.count < 1
+            or self.after != after
+            or not fnmatchcase(action, self.action)
+        ):
             return False
         self.count -= 1
         return True
@@ -58,7 +62,9 @@ class Denial:
     action: str = "*"
 
     def matches(self, principal: str, action: str) -> bool:
-        return fnmatchcase(principal, self.principal) and fnmatchcase(action, self.action)
+        return fnmatchcase(principal, self.principal) and fnmatchcase(
+            action, self.action
+        )
 
 
 class Faults:
@@ -95,7 +101,9 @@ class Faults:
         parsed = {}
         for name, value in values.items():
             if name not in parsers:
-                raise BadFault(f"there is no fault {name!r}; there are {', '.join(parsers)}")
+                raise BadFault(
+                    f"there is no fault {name!r}; there are {', '.join(parsers)}"
+                )
             try:
                 parsed[name] = parsers[name](value)
             except (TypeError, ValueError) as error:
@@ -107,7 +115,8 @@ class Faults:
 
     def as_json(self) -> dict:
         return {
-            "throttle": self.throttle and {k: getattr(self.throttle, k) for k in ("rate", "burst", "actions")},
+            "throttle": self.throttle
+            and {k: getattr(self.throttle, k) for k in ("rate", "burst", "actions")},
             "visibility_delay_seconds": self.visibility_delay_seconds,
             "shutdown_seconds": self.shutdown_seconds,
             "join_delay_seconds": self.join_delay_seconds,
@@ -123,7 +132,11 @@ class Faults:
 
     def answer_delay(self, action: str) -> float:
         return max(
-            (seconds for pattern, seconds in self.answer_delay_seconds.items() if fnmatchcase(action, pattern)),
+            (
+                seconds
+                for pattern, seconds in self.answer_delay_seconds.items()
+                if fnmatchcase(action, pattern)
+            ),
             default=0.0,
         )
 
@@ -131,4 +144,7 @@ class Faults:
         return any(denial.matches(principal, action) for denial in self.deny)
 
     def keeps_from_joining(self, instance_id: str, instance_type: str) -> bool:
-        return any(fnmatchcase(instance_id, p) or fnmatchcase(instance_type, p) for p in self.never_join)
+        return any(
+            fnmatchcase(instance_id, p) or fnmatchcase(instance_type, p)
+            for p in self.never_join
+        )

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from moto.core.responses import ActionResult
 from moto.ec2.exceptions import EC2ClientError
-from moto.ec2.models.instance_types import INSTANCE_TYPE_OFFERINGS
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import random_fleet_id
 
@@ -30,7 +29,10 @@ class Candidate:
 
     def answer(self, **fields) -> dict:
         return {
-            "LaunchTemplateAndOverrides": {"LaunchTemplateSpecification": self.specification, "Overrides": self.override},
+            "LaunchTemplateAndOverrides": {
+                "LaunchTemplateSpecification": self.specification,
+                "Overrides": self.override,
+            },
             **fields,
         }
 
@@ -44,11 +46,16 @@ def install(cloud: Cloud) -> None:
 
 def create(cloud: Cloud, request: dict) -> dict:
     if request.get("Type") != "instant":
-        raise EC2ClientError("Unsupported", "The stand-in has fleets of type instant only")
+        raise EC2ClientError(
+            "Unsupported", "The stand-in has fleets of type instant only"
+        )
     capacity = request["TargetCapacitySpecification"]
     capacity_type = capacity.get("DefaultTargetCapacityType") or "on-demand"
     if capacity_type not in ("spot", "on-demand"):
-        raise EC2ClientError("Unsupported", f"The stand-in does not have the capacity type {capacity_type}")
+        raise EC2ClientError(
+            "Unsupported",
+            f"The stand-in does not have the capacity type {capacity_type}",
+        )
     candidates = _order(cloud, request, capacity_type, _candidates(cloud, request))
     fleet_id = random_fleet_id()
     tags = request_tags(request)
@@ -62,12 +69,22 @@ def create(cloud: Cloud, request: dict) -> dict:
             if error := _obstacle(cloud, candidate, capacity_type):
                 errors[index] = error
                 continue
-            template_tags = request_tags({"TagSpecifications": candidate.data.get("TagSpecifications") or []})
+            template_tags = request_tags(
+                {"TagSpecifications": candidate.data.get("TagSpecifications") or []}
+            )
             kinds = {*template_tags, *tags} - {"launch-template", "fleet"}
-            all_tags = {kind: {**template_tags.get(kind, {}), **tags.get(kind, {})} for kind in kinds}
+            all_tags = {
+                kind: {**template_tags.get(kind, {}), **tags.get(kind, {})}
+                for kind in kinds
+            }
             all_tags.setdefault("instance", {})["aws:ec2:fleet-id"] = fleet_id
             instance = instances.launch(
-                cloud, candidate.data, candidate.override, all_tags, capacity_type, candidate.template
+                cloud,
+                candidate.data,
+                candidate.override,
+                all_tags,
+                capacity_type,
+                candidate.template,
             )
             for kind, id_ in _tagged(instance):
                 cloud.ec2.create_tags([id_], all_tags.get(kind, {}))
@@ -77,12 +94,16 @@ def create(cloud: Cloud, request: dict) -> dict:
     return {
         "FleetId": fleet_id,
         "Errors": [
-            candidates[index].answer(Lifecycle=capacity_type, ErrorCode=code, ErrorMessage=message)
+            candidates[index].answer(
+                Lifecycle=capacity_type, ErrorCode=code, ErrorMessage=message
+            )
             for index, (code, message) in sorted(errors.items())
         ],
         "Instances": [
             candidates[index].answer(
-                Lifecycle=capacity_type, InstanceIds=ids, InstanceType=candidates[index].instance_type
+                Lifecycle=capacity_type,
+                InstanceIds=ids,
+                InstanceType=candidates[index].instance_type,
             )
             for index, ids in sorted(launched.items())
         ],
@@ -90,7 +111,9 @@ def create(cloud: Cloud, request: dict) -> dict:
 
 
 def _tagged(instance) -> list[tuple[str, str]]:
-    found = [("network-interface", interface.id) for interface in instance.nics.values()]
+    found = [
+        ("network-interface", interface.id) for interface in instance.nics.values()
+    ]
     if hasattr(instance, "spot_instance_request_id"):
         found.append(("spot-instances-request", instance.spot_instance_request_id))
     return found
@@ -103,20 +126,28 @@ def _candidates(cloud: Cloud, request: dict) -> list[Candidate]:
         if "LaunchTemplateId" in specification:
             template = cloud.ec2.get_launch_template(specification["LaunchTemplateId"])
         else:
-            template = cloud.ec2.get_launch_template_by_name(specification["LaunchTemplateName"])
+            template = cloud.ec2.get_launch_template_by_name(
+                specification["LaunchTemplateName"]
+            )
         version = template.get_version(specification.get("Version", "$Default"))
-        specification |= {"LaunchTemplateId": template.id, "Version": str(version.number)}
+        specification |= {
+            "LaunchTemplateId": template.id,
+            "Version": str(version.number),
+        }
         specification.pop("LaunchTemplateName", None)
         instances.profile_of(cloud, version.data.get("IamInstanceProfile"))
         for override in config.get("Overrides") or [{}]:
             merged = {**version.data, **override}
             if not instances.type_info(cloud, merged.get("InstanceType", "")):
                 raise EC2ClientError(
-                    "InvalidParameterValue", f"Invalid value '{merged.get('InstanceType')}' for InstanceType."
+                    "InvalidParameterValue",
+                    f"Invalid value '{merged.get('InstanceType')}' for InstanceType.",
                 )
             image = merged.get("ImageId", "")
             if image not in cloud.ec2.amis:
-                raise EC2ClientError("InvalidAMIID.NotFound", f"The image id '[{image}]' does not exist")
+                raise EC2ClientError(
+                    "InvalidAMIID.NotFound", f"The image id '[{image}]' does not exist"
+                )
             found.append(
                 Candidate(
                     specification,
@@ -128,21 +159,33 @@ def _candidates(cloud: Cloud, request: dict) -> list[Candidate]:
                 )
             )
     if not found:
-        raise EC2ClientError("InvalidFleetConfig", "The fleet configuration contains no launch template")
+        raise EC2ClientError(
+            "InvalidFleetConfig", "The fleet configuration contains no launch template"
+        )
     return found
 
 
 def _subnet_id(merged: dict) -> str:
     interfaces = merged.get("NetworkInterfaces") or []
-    subnet = merged.get("SubnetId") or next((i["SubnetId"] for i in interfaces if i.get("SubnetId")), None)
+    subnet = merged.get("SubnetId") or next(
+        (i["SubnetId"] for i in interfaces if i.get("SubnetId")), None
+    )
     if subnet is None:
-        raise EC2ClientError("MissingInput", "No subnet: the VPC has no default subnet, so an override must name one.")
+        raise EC2ClientError(
+            "MissingInput",
+            "No subnet: the VPC has no default subnet, so an override must name one.",
+        )
     return subnet
 
 
-def _order(cloud: Cloud, request: dict, capacity_type: str, candidates: list[Candidate]) -> list[Candidate]:
+def _order(
+    cloud: Cloud, request: dict, capacity_type: str, candidates: list[Candidate]
+) -> list[Candidate]:
     """The order in which pools are tried."""
-    options = request.get("SpotOptions" if capacity_type == "spot" else "OnDemandOptions") or {}
+    options = (
+        request.get("SpotOptions" if capacity_type == "spot" else "OnDemandOptions")
+        or {}
+    )
     strategy = options.get("AllocationStrategy") or "lowest-price"
 
     def price(candidate: Candidate) -> float:
@@ -153,7 +196,9 @@ def _order(cloud: Cloud, request: dict, capacity_type: str, candidates: list[Can
         return float("inf") if found is None else found
 
     def depth(candidate: Candidate) -> float:
-        return cloud.pools.free((candidate.instance_type, candidate.zone, capacity_type))
+        return cloud.pools.free(
+            (candidate.instance_type, candidate.zone, capacity_type)
+        )
 
     def key(candidate: Candidate):
         priority = float(candidate.override.get("Priority") or 0)
@@ -171,13 +216,17 @@ def _order(cloud: Cloud, request: dict, capacity_type: str, candidates: list[Can
         # Stable, so that equal ones stay in the order of the request.
         return sorted(candidates, key=key)
     except KeyError as error:
-        raise EC2ClientError("InvalidParameterValue", f"The allocation strategy {strategy} is not valid") from error
+        raise EC2ClientError(
+            "InvalidParameterValue", f"The allocation strategy {strategy} is not valid"
+        ) from error
 
 
-def _obstacle(cloud: Cloud, candidate: Candidate, capacity_type: str) -> tuple[str, str] | None:
+def _obstacle(
+    cloud: Cloud, candidate: Candidate, capacity_type: str
+) -> tuple[str, str] | None:
     """Why a pool gives nothing: code and message, or None if it does."""
     type_, zone = candidate.instance_type, candidate.zone
-    if zone not in zones(cloud, type_):
+    if zone not in cloud.offered.get(type_, set()):
         return (
             "InvalidFleetConfiguration",
             f"Your requested instance type ({type_}) is not supported in your requested Availability Zone ({zone}).",
@@ -195,11 +244,13 @@ def _obstacle(cloud: Cloud, candidate: Candidate, capacity_type: str) -> tuple[s
         )
         if running + instances.vcpus(cloud, type_) > quota:
             if capacity_type == "spot":
-                return ("MaxSpotInstanceCountExceeded", "Max spot instance count exceeded")
+                return (
+                    "MaxSpotInstanceCountExceeded",
+                    "Max spot instance count exceeded",
+                )
             return (
                 "VcpuLimitExceeded",
-                f"You have requested more vCPU capacity than your current vCPU limit of {quota} allows for the instance "
-                f"bucket that the specified instance type belongs to.",
+                f"You have requested more vCPU capacity than your current limit of {quota} allows.",
             )
     pool = (type_, zone, capacity_type)
     if cloud.pools.free(pool) < 1:
@@ -211,13 +262,3 @@ def _obstacle(cloud: Cloud, candidate: Candidate, capacity_type: str) -> tuple[s
         code = cloud.pools.error(pool)
         return (code, message.get(code, f"The pool {type_} in {zone} answers {code}."))
     return None
-
-
-def zones(cloud: Cloud, instance_type: str) -> set[str]:
-    """The zones that offer a type."""
-    if not hasattr(cloud, "offered"):
-        cloud.offered = {}
-        for offering in INSTANCE_TYPE_OFFERINGS["availability-zone"][cloud.region]:
-            cloud.offered.setdefault(offering["InstanceType"], set()).add(offering["Location"])
-    return cloud.offered.get(instance_type, set())
-

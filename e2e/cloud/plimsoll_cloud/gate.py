@@ -10,7 +10,7 @@ from moto.core.responses import ActionResult, BaseResponse
 
 from . import authorization, iam, instances, sessions
 from .cloud import Cloud, now, say
-from .requests import Entry
+from .requests import Entry, is_mutating
 
 # Calls that take a ClientToken, and under which name.
 IDEMPOTENT = {"ec2:CreateFleet", "ec2:RunInstances", "ec2:CreateLaunchTemplate"}
@@ -70,11 +70,19 @@ class Gate:
             status, headers, body = self._admitted()
         except Refused as refused:
             status, headers, body = self._error(refused)
-        except Exception as error:
-            say(f"{self.action} broke the stand-in: {''.join(traceback.format_exception(error))}")
-            status, headers, body = self._error(Refused("InternalError", f"the stand-in broke: {error!r}", 500))
+        # Flask would answer with a page of HTML and keep the reason to itself.
+        except Exception as error:  # noqa: BLE001
+            say(
+                f"{self.action} broke the stand-in: {''.join(traceback.format_exception(error))}"
+            )
+            status, headers, body = self._error(
+                Refused("InternalError", f"the stand-in broke: {error!r}", 500)
+            )
         finally:
             self.entry.seconds = time.monotonic() - begin
+            if not is_mutating(self.action):
+                # Parameters of reads would only fill the log.
+                self.entry.parameters = {}
             self.cloud.log.add(self.entry)
         if int(status) >= 400:
             self.entry.error = self.entry.error or _code(body)
@@ -85,15 +93,29 @@ class Gate:
     def _admitted(self):
         cloud, faults = self.cloud, self.cloud.faults
         with cloud.lock:
+            principal = self._identify()
             if faults.throttle and not faults.throttle.admits(self.action):
                 if self.service == "ec2":
-                    raise Refused("RequestLimitExceeded", "Request limit exceeded.", 503)
-                raise Refused("ThrottlingException" if self.service != "iam" else "Throttling", "Rate exceeded")
+                    raise Refused(
+                        "RequestLimitExceeded", "Request limit exceeded.", 503
+                    )
+                raise Refused(
+                    "ThrottlingException" if self.service != "iam" else "Throttling",
+                    "Rate exceeded",
+                )
             if error := faults.error(self.action, after=False):
                 raise Refused(error.code, "An error that was asked for.", error.status)
-            self._authorize()
+            self._authorize(principal)
+            if self.service == "ec2" and self.response.region != cloud.region:
+                raise Refused(
+                    "Unsupported", f"The stand-in has the region {cloud.region} only"
+                )
             if self.entry.dry_run and self.service == "ec2":
-                raise Refused("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
+                raise Refused(
+                    "DryRunOperation",
+                    "Request would have succeeded, but DryRun flag is set.",
+                    412,
+                )
             if self.service not in UNLOCKED:
                 answer = self._remembered()
                 return self._lose(answer)
@@ -102,42 +124,77 @@ class Gate:
     def _lose(self, answer):
         if error := self.cloud.faults.error(self.action, after=True):
             self.entry.answered = False
-            raise Refused(error.code, "The call was made, its answer is lost.", error.status)
+            raise Refused(
+                error.code, "The call was made, its answer is lost.", error.status
+            )
         return answer
 
-    def _authorize(self) -> None:
+    def _identify(self) -> sessions.Principal | None:
+        principal = sessions.find(self.cloud, self.response.access_key)
+        if principal:
+            self.entry.principal, self.entry.session = principal.arn, principal.session
+        return principal
+
+    def _authorize(self, principal: sessions.Principal | None) -> None:
         cloud, action = self.cloud, self.action
         if action == "sts:AssumeRoleWithWebIdentity":
-            self._refusing(lambda: sessions.assume_with_web_identity(cloud, self.parameters))
+            self._refusing(
+                lambda: sessions.assume_with_web_identity(cloud, self.parameters)
+            )
             self.entry.principal = "web-identity"
             return
-        principal = sessions.find(cloud, self.response.access_key)
         if principal is None:
-            code = "AuthFailure" if self.service == "ec2" else _name(self.service, "InvalidClientTokenId")
-            raise Refused(code, "The security token included in the request is invalid.", 403)
-        self.entry.principal, self.entry.session = principal.arn, principal.session
+            code = (
+                "AuthFailure"
+                if self.service == "ec2"
+                else _name(self.service, "InvalidClientTokenId")
+            )
+            raise Refused(
+                code, "The security token included in the request is invalid.", 403
+            )
         if principal.expired:
-            code = "RequestExpired" if self.service == "ec2" else _name(self.service, "ExpiredToken")
-            raise Refused(code, "The security token included in the request is expired", 403)
+            code = (
+                "RequestExpired"
+                if self.service == "ec2"
+                else _name(self.service, "ExpiredToken")
+            )
+            raise Refused(
+                code, "The security token included in the request is expired", 403
+            )
         if action == "sts:AssumeRole":
             self._refusing(lambda: sessions.assume(cloud, principal, self.parameters))
             return
-        checks = authorization.checks(cloud, principal, self.response.region, action, self.parameters)
+        checks = authorization.checks(
+            cloud, principal, self.response.region, action, self.parameters
+        )
         self.entry.resources = sorted({check.resource for check in checks})
         if cloud.faults.denies(principal.arn, action):
-            self._deny(principal, action, checks[0].resource if checks else "*", "with an explicit deny in a fault")
+            self._deny(
+                principal,
+                action,
+                checks[0].resource if checks else "*",
+                "with an explicit deny in a fault",
+            )
         # Anybody may ask who they are.
         if principal.is_admin or action == "sts:GetCallerIdentity":
             return
         for check in checks:
-            if reason := iam.refusal(principal.identity_policies, principal.session_policy, check):
-                say(f"denied {check.action} on {check.resource} to {principal.arn}, {reason}; keys {check.context}")
+            if reason := iam.refusal(
+                principal.identity_policies, principal.session_policy, check
+            ):
+                say(
+                    f"denied {check.action} on {check.resource} to {principal.arn}, {reason}; keys {check.context}"
+                )
                 self._deny(principal, check.action, check.resource, reason)
 
     def _deny(self, principal, action: str, resource: str, reason: str) -> None:
         detail = f"User: {principal.arn} is not authorized to perform: {action} on resource: {resource} {reason}"
         if self.service == "ec2":
-            raise Refused("UnauthorizedOperation", f"You are not authorized to perform this operation. {detail}", 403)
+            raise Refused(
+                "UnauthorizedOperation",
+                f"You are not authorized to perform this operation. {detail}",
+                403,
+            )
         raise Refused(_name(self.service, "AccessDenied"), detail, 403)
 
     @staticmethod
@@ -145,7 +202,9 @@ class Gate:
         try:
             check()
         except ServiceException as error:
-            raise Refused(error.code, error.message, 403 if error.code == "AccessDenied" else 400) from error
+            raise Refused(
+                error.code, error.message, 403 if error.code == "AccessDenied" else 400
+            ) from error
 
     def _remembered(self):
         """Answers from memory if the ClientToken is a known one or the answer never changes, else makes the call."""
@@ -170,7 +229,10 @@ class Gate:
             return status, dict(headers), body
         answer = self._made()
         if int(answer[0]) < 400:
-            self.cloud.tokens[key] = (fingerprint, (answer[0], dict(answer[1]), answer[2]))
+            self.cloud.tokens[key] = (
+                fingerprint,
+                (answer[0], dict(answer[1]), answer[2]),
+            )
         return answer
 
     def _made(self):
@@ -182,13 +244,17 @@ class Gate:
             instances.view.is_late = False
         if self.action.startswith("sts:AssumeRole") and int(answer[0]) < 400:
             session = self.cloud.sts.assumed_roles[-1]
-            session.tags = {tag["Key"]: tag["Value"] for tag in self.parameters.get("Tags", [])}
+            session.tags = {
+                tag["Key"]: tag["Value"] for tag in self.parameters.get("Tags", [])
+            }
         return answer
 
     def _error(self, refused: Refused):
         self.entry.error = refused.code
         response = self.response
-        _, headers, body = response.serialized(ActionResult(Answer(refused.code, refused.message)))
+        _, headers, body = response.serialized(
+            ActionResult(Answer(refused.code, refused.message))
+        )
         headers["status"] = str(refused.status)
         return refused.status, headers, body
 
@@ -216,5 +282,7 @@ def _name(service: str, code: str) -> str:
 
 def _code(body) -> str | None:
     text = body.decode() if isinstance(body, bytes) else str(body)
-    match = re.search(r"<Code>([^<]+)</Code>", text) or re.search(r'"(?:__type|code)"\s*:\s*"([^"]+)"', text)
+    match = re.search(r"<Code>([^<]+)</Code>", text) or re.search(
+        r'"(?:__type|code)"\s*:\s*"([^"]+)"', text
+    )
     return match[1].rsplit("#", 1)[-1] if match else None

@@ -25,7 +25,9 @@ class Check:
 @lru_cache(maxsize=4096)
 def _pattern(pattern: str, ignore_case: bool) -> re.Pattern:
     # IAM knows * and ? only; brackets are ordinary characters.
-    return re.compile(translate(pattern.replace("[", "[[]")), re.IGNORECASE if ignore_case else 0)
+    return re.compile(
+        translate(pattern.replace("[", "[[]")), re.IGNORECASE if ignore_case else 0
+    )
 
 
 def like(value: str, pattern: str, ignore_case: bool = False) -> bool:
@@ -71,7 +73,10 @@ def _lookup(context: Context, key: str) -> list[str] | None:
     prefix, slash, tag = key.partition("/")
     for name, value in context.items():
         name_prefix, name_slash, name_tag = name.partition("/")
-        if name_prefix.lower() == prefix.lower() and (name_slash, name_tag) == (slash, tag):
+        if name_prefix.lower() == prefix.lower() and (name_slash, name_tag) == (
+            slash,
+            tag,
+        ):
             return as_list(value)
     return None
 
@@ -84,7 +89,9 @@ def _substitute(text: str, context: Context) -> str:
     return re.sub(r"\$\{([^}]+)}", value, text)
 
 
-def _condition_holds(operator: str, key: str, expected: list[str], context: Context) -> bool:
+def _condition_holds(
+    operator: str, key: str, expected: list[str], context: Context
+) -> bool:
     values = _lookup(context, key)
     if operator == "Null":
         return (values is None) == (str(expected[0]).lower() == "true")
@@ -102,21 +109,35 @@ def _condition_holds(operator: str, key: str, expected: list[str], context: Cont
     def matches(value: str) -> bool:
         return any(test(value, e) for e in expected) != negated
 
-    return all(map(matches, values)) if qualifier == "ForAllValues" or negated else any(map(matches, values))
+    return (
+        all(map(matches, values))
+        if qualifier == "ForAllValues" or negated
+        else any(map(matches, values))
+    )
 
 
 def _statement_applies(statement: dict, check: Check) -> bool:
     if "Action" in statement:
-        if not any(like(check.action, action, ignore_case=True) for action in as_list(statement["Action"])):
+        if not any(
+            like(check.action, action, ignore_case=True)
+            for action in as_list(statement["Action"])
+        ):
             return False
-    elif any(like(check.action, action, ignore_case=True) for action in as_list(statement["NotAction"])):
+    elif any(
+        like(check.action, action, ignore_case=True)
+        for action in as_list(statement["NotAction"])
+    ):
         return False
     if "Resource" in statement:
-        patterns = [_substitute(r, check.context) for r in as_list(statement["Resource"])]
+        patterns = [
+            _substitute(r, check.context) for r in as_list(statement["Resource"])
+        ]
         if not any(like(check.resource, pattern) for pattern in patterns):
             return False
     elif "NotResource" in statement:
-        patterns = [_substitute(r, check.context) for r in as_list(statement["NotResource"])]
+        patterns = [
+            _substitute(r, check.context) for r in as_list(statement["NotResource"])
+        ]
         if any(like(check.resource, pattern) for pattern in patterns):
             return False
     return all(
@@ -140,7 +161,9 @@ def verdict(documents: list[dict], check: Check) -> str:
 
 def refusal(identity: list[dict], session: dict | None, check: Check) -> str | None:
     """Why it is not allowed, in AWS's words; None if it is."""
-    kinds = [("identity-based", identity)] + ([("session", [session])] if session else [])
+    kinds = [("identity-based", identity)] + (
+        [("session", [session])] if session else []
+    )
     for kind, documents in kinds:
         result = verdict(documents, check)
         if result == "deny":
@@ -155,10 +178,16 @@ def trusts(trust: dict, principals: list[str], check: Check) -> bool:
 
     def names(statement: dict) -> bool:
         principal = statement.get("Principal", {})
-        named = ["*"] if principal == "*" else [p for values in principal.values() for p in as_list(values)]
+        named = (
+            ["*"]
+            if principal == "*"
+            else [p for values in principal.values() for p in as_list(values)]
+        )
         return "*" in named or any(p in named for p in principals)
 
     statements = [
-        {k: v for k, v in statement.items() if k != "Principal"} for statement in as_list(trust["Statement"]) if names(statement)
+        {k: v for k, v in statement.items() if k != "Principal"}
+        for statement in as_list(trust["Statement"])
+        if names(statement)
     ]
     return verdict([{"Statement": statements}], check) == "allow"

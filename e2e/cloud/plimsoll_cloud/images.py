@@ -1,7 +1,7 @@
 """The AMIs that EKS and Bottlerocket publish, and the SSM parameters that name them."""
 
 import hashlib
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from moto.ec2.models.amis import Ami
 from moto.ssm.models import Parameter, ssm_backends
@@ -11,19 +11,32 @@ from .cloud import Cloud, now
 EKS_OWNER = "602401143452"
 # AL2 ended with this version.
 AL2_KUBERNETES = "1.32"
-FIRST_RELEASES = [datetime(2026, 9, 1, tzinfo=timezone.utc), datetime(2026, 10, 15, tzinfo=timezone.utc)]
+FIRST_RELEASES = [
+    datetime(2026, 9, 1, tzinfo=UTC),
+    datetime(2026, 10, 15, tzinfo=UTC),
+]
 FAMILIES = ("al2023", "bottlerocket", "al2")
 
 
 def publish(cloud: Cloud, family: str, released: datetime | None = None) -> list[str]:
     """Publishes one release of every variant of a family and points the parameters to it; returns the AMIs' ids."""
-    number = cloud.releases = getattr(cloud, "releases", 0) + 1
+    cloud.releases += 1
+    number = cloud.releases
     released = released or now()
-    day = f"{released:%Y%m%d}" if number <= len(FIRST_RELEASES) * len(FAMILIES) else f"{released:%Y%m%d}{number:02d}"
-    variants = {"al2023": _al2023, "bottlerocket": _bottlerocket, "al2": _al2}[family](cloud, day, number)
+    day = (
+        f"{released:%Y%m%d}"
+        if number <= len(FIRST_RELEASES) * len(FAMILIES)
+        else f"{released:%Y%m%d}{number:02d}"
+    )
+    variants = {"al2023": _al2023, "bottlerocket": _bottlerocket, "al2": _al2}[family](
+        cloud, day, number
+    )
     ids = []
     for name, architecture, root_device, parameters in variants:
-        id_ = "ami-" + hashlib.sha256(f"{cloud.settings.seed}/{name}".encode()).hexdigest()[:17]
+        id_ = (
+            "ami-"
+            + hashlib.sha256(f"{cloud.settings.seed}/{name}".encode()).hexdigest()[:17]
+        )
         cloud.ec2.amis[id_] = Ami(
             cloud.ec2,
             id_,
@@ -43,7 +56,9 @@ def publish(cloud: Cloud, family: str, released: datetime | None = None) -> list
             boot_mode="uefi-preferred",
         )
         # EKS deprecates an image two years after its release.
-        cloud.ec2.amis[id_].deprecation_time = (released + timedelta(days=730)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        cloud.ec2.amis[id_].deprecation_time = (
+            released + timedelta(days=730)
+        ).strftime("%Y-%m-%dT%H:%M:%S.000Z")
         for parameter in parameters:
             _put_parameter(cloud, parameter, id_, number)
         ids.append(id_)
@@ -80,7 +95,12 @@ def _al2023(cloud: Cloud, day: str, number: int):
     ]:
         name = f"amazon-eks-node-al2023-{architecture}-{variant}-{version}-v{day}"
         base = f"/aws/service/eks/optimized-ami/{version}/amazon-linux-2023/{architecture}/{variant}"
-        yield name, architecture, "/dev/xvda", [f"{base}/recommended/image_id", f"{base}/{name}/image_id"]
+        yield (
+            name,
+            architecture,
+            "/dev/xvda",
+            [f"{base}/recommended/image_id", f"{base}/{name}/image_id"],
+        )
 
 
 def _bottlerocket(cloud: Cloud, day: str, number: int):
@@ -88,16 +108,32 @@ def _bottlerocket(cloud: Cloud, day: str, number: int):
     release = f"1.{49 + number}.0"
     for flavour in ("", "-nvidia"):
         for architecture in ("x86_64", "arm64"):
-            base = f"/aws/service/bottlerocket/aws-k8s-{version}{flavour}/{architecture}"
+            base = (
+                f"/aws/service/bottlerocket/aws-k8s-{version}{flavour}/{architecture}"
+            )
             name = f"bottlerocket-aws-k8s-{version}{flavour}-{'aarch64' if architecture == 'arm64' else architecture}-v{release}-{day}"
-            yield name, architecture, "/dev/xvda", [f"{base}/latest/image_id", f"{base}/{release}/image_id"]
+            yield (
+                name,
+                architecture,
+                "/dev/xvda",
+                [f"{base}/latest/image_id", f"{base}/{release}/image_id"],
+            )
 
 
 def _al2(cloud: Cloud, day: str, number: int):
-    for infix, kind, architecture in [("", "", "x86_64"), ("-arm64", "arm64-", "arm64"), ("-gpu", "gpu-", "x86_64")]:
+    for infix, kind, architecture in [
+        ("", "", "x86_64"),
+        ("-arm64", "arm64-", "arm64"),
+        ("-gpu", "gpu-", "x86_64"),
+    ]:
         name = f"amazon-eks-{kind}node-{AL2_KUBERNETES}-v{day}"
         base = f"/aws/service/eks/optimized-ami/{AL2_KUBERNETES}/amazon-linux-2{infix}"
-        yield name, architecture, "/dev/xvda", [f"{base}/recommended/image_id", f"{base}/{name}/image_id"]
+        yield (
+            name,
+            architecture,
+            "/dev/xvda",
+            [f"{base}/recommended/image_id", f"{base}/{name}/image_id"],
+        )
 
 
 def seed(cloud: Cloud) -> None:

@@ -53,19 +53,23 @@ def vcpus(cloud: Cloud, instance_type: str) -> int:
 
 def type_info(cloud: Cloud, instance_type: str) -> dict:
     """The type as DescribeInstanceTypes has it; empty if there is no such type."""
-    if not hasattr(cloud, "types"):
-        cloud.types = {t["InstanceType"]: t for t in cloud.ec2.describe_instance_types()}
     return cloud.types.get(instance_type, {})
 
 
-def launch(cloud: Cloud, data: dict, override: dict, tags: dict, capacity_type: str, template) -> Instance:
+def launch(
+    cloud: Cloud, data: dict, override: dict, tags: dict, capacity_type: str, template
+) -> Instance:
     """Runs one instance from launch template data and a fleet's override."""
     merged = {**data, **{key: value for key, value in override.items() if value}}
     interfaces = data.get("NetworkInterfaces") or []
     groups = list(data.get("SecurityGroupIds") or [])
     for interface in interfaces:
-        groups += [group for group in interface.get("Groups") or [] if group not in groups]
-    subnet = merged.get("SubnetId") or next((i["SubnetId"] for i in interfaces if i.get("SubnetId")), None)
+        groups += [
+            group for group in interface.get("Groups") or [] if group not in groups
+        ]
+    subnet = merged.get("SubnetId") or next(
+        (i["SubnetId"] for i in interfaces if i.get("SubnetId")), None
+    )
     primary = next((i for i in interfaces if int(i.get("DeviceIndex") or 0) == 0), {})
     placement = data.get("Placement") or {}
     reservation = cloud.ec2.run_instances(
@@ -83,12 +87,16 @@ def launch(cloud: Cloud, data: dict, override: dict, tags: dict, capacity_type: 
                 "DeviceIndex": 0,
                 "SubnetId": subnet,
                 "DeleteOnTermination": True,
-                "AssociatePublicIpAddress": bool(primary.get("AssociatePublicIpAddress")),
+                "AssociatePublicIpAddress": bool(
+                    primary.get("AssociatePublicIpAddress")
+                ),
             }
         ],
         key_name=data.get("KeyName"),
         metadata_options=data.get("MetadataOptions") or {},
-        monitoring_state="enabled" if (data.get("Monitoring") or {}).get("Enabled") else "disabled",
+        monitoring_state="enabled"
+        if (data.get("Monitoring") or {}).get("Enabled")
+        else "disabled",
         block_device_mappings=_block_devices(data),
         ebs_optimized=bool(data.get("EbsOptimized")),
         lifecycle="spot" if capacity_type == "spot" else None,
@@ -116,11 +124,20 @@ def launch(cloud: Cloud, data: dict, override: dict, tags: dict, capacity_type: 
 
 
 def _block_devices(data: dict) -> list[dict]:
-    devices = [dict(device) for device in data.get("BlockDeviceMappings") or [] if device.get("Ebs")]
+    devices = [
+        dict(device)
+        for device in data.get("BlockDeviceMappings") or []
+        if device.get("Ebs")
+    ]
     for device in devices:
         # AWS deletes the volumes of an image's or template's mapping with the instance unless told otherwise.
         device["Ebs"] = {"DeleteOnTermination": True, "VolumeSize": 8, **device["Ebs"]}
-    return devices or [{"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 8, "DeleteOnTermination": True}}]
+    return devices or [
+        {
+            "DeviceName": "/dev/xvda",
+            "Ebs": {"VolumeSize": 8, "DeleteOnTermination": True},
+        }
+    ]
 
 
 def profile_of(cloud: Cloud, profile: dict | None):
@@ -128,7 +145,9 @@ def profile_of(cloud: Cloud, profile: dict | None):
     if not profile:
         return None
     name = profile.get("Name") or profile.get("Arn", "").rsplit("/", 1)[-1]
-    found = next((p for p in cloud.iam.instance_profiles.values() if p.name == name), None)
+    found = next(
+        (p for p in cloud.iam.instance_profiles.values() if p.name == name), None
+    )
     if found is None or not found.roles:
         raise EC2ClientError(
             "InvalidParameterValue",
@@ -152,7 +171,10 @@ def tick(cloud: Cloud) -> None:
     at = now()
     for record in cloud.launches.values():
         instance = record.instance
-        if instance.state == "pending" and record.at + timedelta(seconds=PENDING_SECONDS) <= at:
+        if (
+            instance.state == "pending"
+            and record.at + timedelta(seconds=PENDING_SECONDS) <= at
+        ):
             _set_state(cloud, instance, "running", 16)
         elif (
             instance.state == "shutting-down"
@@ -204,7 +226,11 @@ def describe(cloud: Cloud, record: Launch) -> dict:
 
 def private_dns_name(cloud: Cloud, instance: Instance) -> str:
     address = instance.kept_private_ip.replace(".", "-")
-    return f"ip-{address}.ec2.internal" if cloud.region == "us-east-1" else f"ip-{address}.{cloud.region}.compute.internal"
+    return (
+        f"ip-{address}.ec2.internal"
+        if cloud.region == "us-east-1"
+        else f"ip-{address}.{cloud.region}.compute.internal"
+    )
 
 
 def user_data(instance: Instance) -> str:
@@ -225,13 +251,20 @@ def install(cloud: Cloud) -> None:
             instance._state = InstanceState("pending", 0)
             # A terminated instance loses its interface, but its Node is still known by the address.
             instance.kept_private_ip = instance.private_ip
-            instance.placement.availability_zone_id = cloud.zone_ids.get(instance.availability_zone)
+            instance.placement.availability_zone_id = cloud.zone_ids.get(
+                instance.availability_zone
+            )
             cloud.launches[instance.id] = Launch(
                 instance=instance,
                 at=now(),
-                visible_at=now() + timedelta(seconds=cloud.faults.visibility_delay_seconds),
+                visible_at=now()
+                + timedelta(seconds=cloud.faults.visibility_delay_seconds),
                 capacity_type=capacity_type,
-                pool=(instance.instance_type, instance.availability_zone, capacity_type),
+                pool=(
+                    instance.instance_type,
+                    instance.availability_zone,
+                    capacity_type,
+                ),
             )
             if instance.subnet_id in cloud.free_addresses:
                 cloud.free_addresses[instance.subnet_id] -= 1
@@ -255,21 +288,31 @@ def install(cloud: Cloud) -> None:
         reservations = all_reservations(backend, filters)
         if getattr(view, "is_late", False):
             for reservation in reservations:
-                reservation.instances = [i for i in reservation.instances if is_visible(cloud, i)]
+                reservation.instances = [
+                    i for i in reservation.instances if is_visible(cloud, i)
+                ]
         return [reservation for reservation in reservations if reservation.instances]
 
     def get_tags(resource):
         # moto looks through the tags of all resources for those of one, which is slow with hundreds of instances.
         kind = resource.ec2_backend.tags.get(resource.id, {})
-        return [{"resource_id": resource.id, "key": key, "value": value} for key, value in kind.items()]
+        return [
+            {"resource_id": resource.id, "key": key, "value": value}
+            for key, value in kind.items()
+        ]
 
     counted = Subnet.available_ip_address_count
 
     Subnet.available_ip_address_count = property(
-        lambda subnet: cloud.free_addresses[subnet.id] if subnet.id in cloud.free_addresses else counted.fget(subnet)
+        lambda subnet: (
+            cloud.free_addresses[subnet.id]
+            if subnet.id in cloud.free_addresses
+            else counted.fget(subnet)
+        )
     )
     InstanceBackend.run_instances = EC2Backend.run_instances = run_and_record
-    InstanceBackend.all_reservations = EC2Backend.all_reservations = visible_reservations
+    InstanceBackend.all_reservations = EC2Backend.all_reservations = (
+        visible_reservations
+    )
     Instance.terminate = terminate_slowly
     TaggedEC2Resource.get_tags = get_tags
-    cloud.zone_ids = {zone.name: zone.zone_id for zone in cloud.ec2.describe_availability_zones()}

@@ -1,15 +1,17 @@
 """The kubelets of all instances: a Node for each one whose user data would make one."""
 
 import base64
+import json
 import ssl
 import tempfile
 import threading
 import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import requests
 import yaml
 
 from . import instances, kubelet, userdata
@@ -26,7 +28,8 @@ class Cluster:
 
     endpoint: str
     ca: str
-    session: requests.Session
+    opener: urllib.request.OpenerDirector
+    headers: dict[str, str]
 
     @classmethod
     def of(cls, kubeconfig: str) -> "Cluster":
@@ -35,23 +38,52 @@ class Cluster:
         server = _named(config["clusters"], context["cluster"])["cluster"]
         user = _named(config["users"], context["user"])["user"]
         directory = Path(kubeconfig).resolve().parent
-        session = requests.Session()
-        # The environment's proxy and bundle are for the outside world.
-        session.trust_env = False
-        ca = _content(server, "certificate-authority", directory)
-        session.verify = _file(ca) if ca else False
-        certificate, key = _content(user, "client-certificate", directory), _content(user, "client-key", directory)
-        if certificate and key:
-            session.cert = (_file(certificate), _file(key))
-        elif token := user.get("token"):
-            session.headers["Authorization"] = f"Bearer {token}"
-        return cls(server["server"], base64.b64encode(ca).decode() if ca else "", session)
+        ca = _content(server, "certificate-authority", directory) or b""
+        certificate = _content(user, "client-certificate", directory)
+        key = _content(user, "client-key", directory)
+        headers = {"Content-Type": "application/json"}
+        if token := user.get("token"):
+            headers["Authorization"] = f"Bearer {token}"
+        handlers: list = [urllib.request.ProxyHandler({})]
+        if server["server"].startswith("https:"):
+            tls = ssl.create_default_context(cadata=ca.decode())
+            if certificate and key:
+                _load(tls, certificate + b"\n" + key)
+            handlers.append(urllib.request.HTTPSHandler(context=tls))
+        return cls(
+            endpoint=server["server"],
+            ca=base64.b64encode(ca).decode(),
+            opener=urllib.request.build_opener(*handlers),
+            headers=headers,
+        )
 
-    def create_node(self, node: dict) -> requests.Response:
-        return self.session.post(f"{self.endpoint}/api/v1/nodes", json=node, timeout=30)
+    def create_node(self, node: dict) -> tuple[int, str]:
+        """Status and text of the API server's answer."""
+        return self._call("POST", "/api/v1/nodes", json.dumps(node).encode())
 
-    def delete_node(self, name: str) -> requests.Response:
-        return self.session.delete(f"{self.endpoint}/api/v1/nodes/{name}", timeout=30)
+    def delete_node(self, name: str) -> tuple[int, str]:
+        """Status and text of the API server's answer."""
+        return self._call("DELETE", f"/api/v1/nodes/{name}")
+
+    def _call(
+        self, method: str, path: str, body: bytes | None = None
+    ) -> tuple[int, str]:
+        request = urllib.request.Request(
+            self.endpoint + path, body, self.headers, method=method
+        )
+        try:
+            with self.opener.open(request, timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+
+def _load(tls: ssl.SSLContext, pem: bytes) -> None:
+    # The ssl module takes keys from files only.
+    with tempfile.NamedTemporaryFile(prefix="plimsoll-cloud-") as file:
+        file.write(pem)
+        file.flush()
+        tls.load_cert_chain(file.name)
 
 
 def _named(entries: list[dict], name: str) -> dict:
@@ -66,16 +98,10 @@ def _content(entry: dict, name: str, directory: Path) -> bytes | None:
     return None
 
 
-def _file(content: bytes) -> str:
-    # Lives as long as the process; requests takes only paths.
-    file = tempfile.NamedTemporaryFile(delete=False, prefix="plimsoll-cloud-")
-    file.write(content)
-    file.close()
-    return file.name
-
-
 def start(cloud: Cloud, cluster: Cluster) -> None:
-    threading.Thread(target=_run, args=(cloud, cluster), name="joiner", daemon=True).start()
+    threading.Thread(
+        target=_run, args=(cloud, cluster), name="joiner", daemon=True
+    ).start()
 
 
 def _run(cloud: Cloud, cluster: Cluster) -> None:
@@ -83,7 +109,7 @@ def _run(cloud: Cloud, cluster: Cluster) -> None:
         time.sleep(POLL_SECONDS)
         try:
             step(cloud, cluster)
-        except requests.RequestException as error:
+        except OSError as error:
             say(f"joiner: the API server does not answer, will try again: {error}")
             time.sleep(1)
 
@@ -96,20 +122,24 @@ def step(cloud: Cloud, cluster: Cluster) -> None:
         gone = [
             r
             for r in cloud.launches.values()
-            if r.node and r.gone_at and r.gone_at + timedelta(seconds=DELETE_AFTER_SECONDS) <= at
+            if r.node
+            and r.gone_at
+            and r.gone_at + timedelta(seconds=DELETE_AFTER_SECONDS) <= at
         ]
         nodes = [(record, _node_or_reason(cloud, record)) for record in due]
     for record, (node, reason) in nodes:
         if node is None:
             record.join_error = reason
-            say(f"{record.instance.id} ({record.instance.instance_type}) never joins: {reason}")
+            say(
+                f"{record.instance.id} ({record.instance.instance_type}) never joins: {reason}"
+            )
             continue
-        answer = cluster.create_node(node)
-        if answer.status_code == 409:
+        status, text = cluster.create_node(node)
+        if status == 409:
             # A Node of that name outlived an earlier instance with the same address; the kubelet would try again.
             continue
-        if answer.status_code >= 300:
-            record.join_error = f"the API server refuses the Node: {answer.text}"
+        if status >= 300:
+            record.join_error = f"the API server refuses the Node: {text}"
             say(f"{record.instance.id} never joins: {record.join_error}")
             continue
         record.node, record.joined_at = node["metadata"]["name"], now()
@@ -125,15 +155,22 @@ def _is_due(cloud: Cloud, record: instances.Launch, at) -> bool:
         and record.joined_at is None
         and record.join_error is None
         and record.at + timedelta(seconds=cloud.faults.join_delay_seconds) <= at
-        and not cloud.faults.keeps_from_joining(record.instance.id, record.instance.instance_type)
+        and not cloud.faults.keeps_from_joining(
+            record.instance.id, record.instance.instance_type
+        )
     )
 
 
-def _node_or_reason(cloud: Cloud, record: instances.Launch) -> tuple[dict | None, str | None]:
+def _node_or_reason(
+    cloud: Cloud, record: instances.Launch
+) -> tuple[dict | None, str | None]:
     try:
         return node_of(cloud, record), None
     except userdata.WouldNotJoin as error:
         return None, str(error)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        # A field of another type than nodeadm or the kubelet expects.
+        return None, f"the configuration has not the right form: {error!r}"
 
 
 def node_of(cloud: Cloud, record: instances.Launch) -> dict:
@@ -142,17 +179,25 @@ def node_of(cloud: Cloud, record: instances.Launch) -> dict:
     family = family_of(cloud, instance.image_id)
     found = userdata.read(family, instances.user_data(instance))
     if found.cluster != settings.cluster:
-        raise userdata.WouldNotJoin(f"the cluster's name is {settings.cluster}, not {found.cluster}")
+        raise userdata.WouldNotJoin(
+            f"the cluster's name is {settings.cluster}, not {found.cluster}"
+        )
     if found.endpoint.rstrip("/") != settings.cluster_endpoint.rstrip("/"):
-        raise userdata.WouldNotJoin(f"{found.endpoint} is not the cluster's endpoint {settings.cluster_endpoint}")
+        raise userdata.WouldNotJoin(
+            f"{found.endpoint} is not the cluster's endpoint {settings.cluster_endpoint}"
+        )
     if _certificates(found.ca) != _certificates(settings.cluster_ca):
         raise userdata.WouldNotJoin("the certificate authority is not the cluster's")
     info = instances.type_info(cloud, instance.instance_type)
     image = cloud.ec2.amis[instance.image_id]
     if image.architecture not in info["ProcessorInfo"]["SupportedArchitectures"]:
-        raise userdata.WouldNotJoin(f"the image is for {image.architecture}, which {instance.instance_type} does not run")
+        raise userdata.WouldNotJoin(
+            f"the image is for {image.architecture}, which {instance.instance_type} does not run"
+        )
     if instance.iam_instance_profile is None:
-        raise userdata.WouldNotJoin("the instance has no instance profile, so the API server does not know it")
+        raise userdata.WouldNotJoin(
+            "the instance has no instance profile, so the API server does not know it"
+        )
     device = "/dev/xvdb" if family == "bottlerocket" else image.root_device_name
     return kubelet.node(
         name=instances.private_dns_name(cloud, instance),
@@ -178,7 +223,10 @@ def _certificates(ca: str) -> object:
     try:
         pem = base64.b64decode(ca, validate=True).decode()
         blocks = pem.split("-----END CERTIFICATE-----")[:-1]
-        return {ssl.PEM_cert_to_DER_cert(block.strip() + "\n-----END CERTIFICATE-----\n") for block in blocks} or pem
+        return {
+            ssl.PEM_cert_to_DER_cert(block.strip() + "\n-----END CERTIFICATE-----\n")
+            for block in blocks
+        } or pem
     except ValueError:
         return ca
 
@@ -193,4 +241,6 @@ def family_of(cloud: Cloud, image_id: str) -> str:
         return "al2023"
     if name.startswith("amazon-eks"):
         return "al2"
-    raise userdata.WouldNotJoin(f"the image {image_id} ({name or 'unknown'}) has no kubelet")
+    raise userdata.WouldNotJoin(
+        f"the image {image_id} ({name or 'unknown'}) has no kubelet"
+    )

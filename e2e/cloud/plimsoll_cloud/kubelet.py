@@ -24,7 +24,17 @@ ALLOWED_LABELS = {
     "topology.kubernetes.io/region",
     "topology.kubernetes.io/zone",
 }
-SUFFIXES = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "": 1}
+SUFFIXES = {
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "": 1,
+}
 LABEL_VALUE = re.compile(r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$")
 EFFECTS = {"NoSchedule", "PreferNoSchedule", "NoExecute"}
 
@@ -41,7 +51,10 @@ def quantity(text: str) -> float:
 def eni_limited_pods(info: dict) -> int:
     network = info["NetworkInfo"]
     card = network["NetworkCards"][network.get("DefaultNetworkCardIndex", 0)]
-    return card["MaximumNetworkInterfaces"] * (network["Ipv4AddressesPerInterface"] - 1) + 2
+    return (
+        card["MaximumNetworkInterfaces"] * (network["Ipv4AddressesPerInterface"] - 1)
+        + 2
+    )
 
 
 def kube_reserved_cpu_milli(cores: int) -> int:
@@ -52,14 +65,19 @@ def kube_reserved_cpu_milli(cores: int) -> int:
 
 
 def _threshold(value: str, capacity: float) -> float:
-    return capacity * float(value.rstrip("%")) / 100 if value.endswith("%") else quantity(value)
+    return (
+        capacity * float(value.rstrip("%")) / 100
+        if value.endswith("%")
+        else quantity(value)
+    )
 
 
 def resources(info: dict, kubelet: Kubelet, disk_gib: int) -> tuple[dict, dict]:
     """Capacity and allocatable."""
     cores = info["VCpuInfo"]["DefaultVCpus"]
     memory = math.floor(info["MemoryInfo"]["SizeInMiB"] * 2**20 * (1 - MEMORY_OVERHEAD))
-    pods = kubelet.max_pods if kubelet.max_pods is not None else eni_limited_pods(info)
+    told = kubelet.max_pods
+    pods = eni_limited_pods(info) if told is None else int(told)
     if kubelet.pods_per_core:
         pods = min(pods, kubelet.pods_per_core * cores)
     if kubelet.raid0 and info.get("InstanceStorageInfo"):
@@ -71,8 +89,14 @@ def resources(info: dict, kubelet: Kubelet, disk_gib: int) -> tuple[dict, dict]:
         "memory": f"{11 * eni_limited_pods(info) + 255}Mi",
         "ephemeral-storage": "1Gi",
     } | {key: str(value) for key, value in kubelet.kube_reserved.items()}
-    eviction = {"memory.available": "100Mi", "nodefs.available": "10%"} | kubelet.eviction_hard
-    reserved = [kube_reserved, {key: str(value) for key, value in kubelet.system_reserved.items()}]
+    eviction = {
+        "memory.available": "100Mi",
+        "nodefs.available": "10%",
+    } | kubelet.eviction_hard
+    reserved = [
+        kube_reserved,
+        {key: str(value) for key, value in kubelet.system_reserved.items()},
+    ]
 
     def kept(resource: str) -> float:
         return sum(quantity(r[resource]) for r in reserved if resource in r)
@@ -85,8 +109,14 @@ def resources(info: dict, kubelet: Kubelet, disk_gib: int) -> tuple[dict, dict]:
         "hugepages-1Gi": "0",
         "hugepages-2Mi": "0",
     }
-    free_memory = memory - kept("memory") - _threshold(eviction["memory.available"], memory)
-    free_disk = disk * 0.98 - kept("ephemeral-storage") - _threshold(eviction["nodefs.available"], disk * 0.98)
+    free_memory = (
+        memory - kept("memory") - _threshold(eviction["memory.available"], memory)
+    )
+    free_disk = (
+        disk * 0.98
+        - kept("ephemeral-storage")
+        - _threshold(eviction["nodefs.available"], disk * 0.98)
+    )
     allocatable = capacity | {
         "cpu": f"{round(cores * 1000 - kept('cpu') * 1000)}m",
         "memory": f"{math.floor(free_memory) // 2**10}Ki",
@@ -101,11 +131,17 @@ def resources(info: dict, kubelet: Kubelet, disk_gib: int) -> tuple[dict, dict]:
 def _devices(info: dict) -> dict[str, int]:
     devices = {}
     for gpu in (info.get("GpuInfo") or {}).get("Gpus", []):
-        name = {"NVIDIA": "nvidia.com/gpu", "AMD": "amd.com/gpu", "Habana": "habana.ai/gaudi"}.get(gpu["Manufacturer"])
+        name = {
+            "NVIDIA": "nvidia.com/gpu",
+            "AMD": "amd.com/gpu",
+            "Habana": "habana.ai/gaudi",
+        }.get(gpu["Manufacturer"])
         if name:
             devices[name] = devices.get(name, 0) + gpu["Count"]
     for device in (info.get("NeuronInfo") or {}).get("NeuronDevices", []):
-        devices["aws.amazon.com/neuron"] = devices.get("aws.amazon.com/neuron", 0) + device["Count"]
+        devices["aws.amazon.com/neuron"] = (
+            devices.get("aws.amazon.com/neuron", 0) + device["Count"]
+        )
     return devices
 
 
@@ -115,22 +151,45 @@ def _check_label(key: str, value: str) -> None:
     def below(domains) -> bool:
         return any(domain == d or domain.endswith("." + d) for d in domains)
 
-    if below(RESERVED_DOMAINS) and not below(ALLOWED_DOMAINS) and key not in ALLOWED_LABELS:
-        raise WouldNotJoin(f"the kubelet refuses to start with the label {key} of a reserved domain in --node-labels")
+    if (
+        below(RESERVED_DOMAINS)
+        and not below(ALLOWED_DOMAINS)
+        and key not in ALLOWED_LABELS
+    ):
+        raise WouldNotJoin(
+            f"the kubelet refuses to start with the label {key} of a reserved domain in --node-labels"
+        )
     if len(value) > 63 or not LABEL_VALUE.match(value):
         raise WouldNotJoin(f"the label value {value!r} of {key} is not valid")
 
 
-def node(name: str, instance_id: str, zone: str, zone_id: str, region: str, info: dict, kubelet: Kubelet, address: str, disk_gib: int) -> dict:
+def node(
+    name: str,
+    instance_id: str,
+    zone: str,
+    zone_id: str,
+    region: str,
+    info: dict,
+    kubelet: Kubelet,
+    address: str,
+    disk_gib: int,
+) -> dict:
     """The Node object, with what the kubelet and the cloud provider say of it."""
     for key, value in kubelet.labels.items():
         _check_label(key, str(value))
     for key, _, effect in kubelet.taints:
         if effect not in EFFECTS:
             raise WouldNotJoin(f"the taint {key} has the effect {effect!r}")
-    architecture = "arm64" if "arm64" in info["ProcessorInfo"]["SupportedArchitectures"] else "amd64"
+    architecture = (
+        "arm64"
+        if "arm64" in info["ProcessorInfo"]["SupportedArchitectures"]
+        else "amd64"
+    )
     capacity, allocatable = resources(info, kubelet, disk_gib)
-    taints = [{"key": key, "value": value, "effect": effect} for key, value, effect in kubelet.taints]
+    taints = [
+        {"key": key, "value": value, "effect": effect}
+        for key, value, effect in kubelet.taints
+    ]
     return {
         "apiVersion": "v1",
         "kind": "Node",

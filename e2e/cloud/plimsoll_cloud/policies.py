@@ -4,11 +4,20 @@ Launches only with both ownership tags and in the cluster's VPC; tags only at cr
 and never the ownership keys; ends only what carries both tags; passes one role to EC2.
 """
 
-CREATED = ["fleet", "instance", "volume", "network-interface", "launch-template", "spot-instances-request"]
+CREATED = [
+    "fleet",
+    "instance",
+    "volume",
+    "network-interface",
+    "launch-template",
+    "spot-instances-request",
+]
 LATER_KEYS = ["eks:eks-cluster-name", "karpenter.sh/nodeclaim", "Name"]
 
 
-def controller(account: str, region: str, cluster: str, vpc: str, node_role_arn: str) -> dict:
+def controller(
+    account: str, region: str, cluster: str, vpc: str, node_role_arn: str
+) -> dict:
     owned = f"kubernetes.io/cluster/{cluster}"
     pool = "karpenter.sh/nodepool"
 
@@ -19,15 +28,41 @@ def controller(account: str, region: str, cluster: str, vpc: str, node_role_arn:
         return f"arn:aws:iam::{account}:{resource}"
 
     launches = ["ec2:RunInstances", "ec2:CreateFleet"]
-    with_tags = {"StringEquals": {f"aws:RequestTag/{owned}": "owned"}, "StringLike": {f"aws:RequestTag/{pool}": "*"}}
-    ours = {"StringEquals": {f"aws:ResourceTag/{owned}": "owned"}, "StringLike": {f"aws:ResourceTag/{pool}": "*"}}
+    with_tags = {
+        "StringEquals": {f"aws:RequestTag/{owned}": "owned"},
+        "StringLike": {f"aws:RequestTag/{pool}": "*"},
+    }
+    ours = {
+        "StringEquals": {f"aws:ResourceTag/{owned}": "owned"},
+        "StringLike": {f"aws:ResourceTag/{pool}": "*"},
+    }
     in_vpc = {"ArnEquals": {"ec2:Vpc": ec2("vpc", vpc)}}
-    profile_keys = {f"aws:ResourceTag/{owned}": "owned", "aws:ResourceTag/topology.kubernetes.io/region": region}
-    profile_requests = {key.replace("Resource", "Request"): value for key, value in profile_keys.items()}
+    profile_keys = {
+        f"aws:ResourceTag/{owned}": "owned",
+        "aws:ResourceTag/topology.kubernetes.io/region": region,
+    }
+    profile_requests = {
+        key.replace("Resource", "Request"): value for key, value in profile_keys.items()
+    }
     statements = [
-        ("LaunchFrom", launches, [ec2("image"), ec2("snapshot"), ec2("image", owner=""), ec2("snapshot", owner="")], None),
+        (
+            "LaunchFrom",
+            launches,
+            [
+                ec2("image"),
+                ec2("snapshot"),
+                ec2("image", owner=""),
+                ec2("snapshot", owner=""),
+            ],
+            None,
+        ),
         ("LaunchInto", launches, [ec2("subnet"), ec2("security-group")], in_vpc),
-        ("LaunchInterface", ["ec2:RunInstances"], [ec2("network-interface")], in_vpc | with_tags),
+        (
+            "LaunchInterface",
+            ["ec2:RunInstances"],
+            [ec2("network-interface")],
+            in_vpc | with_tags,
+        ),
         ("LaunchTemplate", launches, [ec2("launch-template")], ours),
         (
             "LaunchTagged",
@@ -43,7 +78,11 @@ def controller(account: str, region: str, cluster: str, vpc: str, node_role_arn:
                 **with_tags,
                 "StringEquals": {
                     **with_tags["StringEquals"],
-                    "ec2:CreateAction": ["RunInstances", "CreateFleet", "CreateLaunchTemplate"],
+                    "ec2:CreateAction": [
+                        "RunInstances",
+                        "CreateFleet",
+                        "CreateLaunchTemplate",
+                    ],
                 },
             },
         ),
@@ -53,30 +92,65 @@ def controller(account: str, region: str, cluster: str, vpc: str, node_role_arn:
             [ec2("instance")],
             {**ours, "ForAllValues:StringEquals": {"aws:TagKeys": LATER_KEYS}},
         ),
-        ("End", ["ec2:TerminateInstances", "ec2:DeleteLaunchTemplate"], [ec2("instance"), ec2("launch-template")], ours),
+        (
+            "End",
+            ["ec2:TerminateInstances", "ec2:DeleteLaunchTemplate"],
+            [ec2("instance"), ec2("launch-template")],
+            ours,
+        ),
         (
             "Look",
             [
                 f"ec2:Describe{what}"
-                for what in (
-                    "AvailabilityZones CapacityReservations Images Instances InstanceStatus InstanceTypeOfferings "
-                    "InstanceTypes LaunchTemplates PlacementGroups SecurityGroups SpotPriceHistory Subnets"
-                ).split()
+                for what in [
+                    "AvailabilityZones",
+                    "CapacityReservations",
+                    "Images",
+                    "Instances",
+                    "InstanceStatus",
+                    "InstanceTypeOfferings",
+                    "InstanceTypes",
+                    "LaunchTemplates",
+                    "PlacementGroups",
+                    "SecurityGroups",
+                    "SpotPriceHistory",
+                    "Subnets",
+                ]
             ],
             ["*"],
             {"StringEquals": {"aws:RequestedRegion": region}},
         ),
         ("Prices", ["pricing:GetProducts"], ["*"], None),
-        ("Parameters", ["ssm:GetParameter", "ssm:GetParameters"], [f"arn:aws:ssm:{region}:{account}:parameter/aws/service/*"], None),
-        ("Cluster", ["eks:DescribeCluster"], [f"arn:aws:eks:{region}:{account}:cluster/{cluster}"], None),
+        (
+            "Parameters",
+            ["ssm:GetParameter", "ssm:GetParameters"],
+            [f"arn:aws:ssm:{region}:{account}:parameter/aws/service/*"],
+            None,
+        ),
+        (
+            "Cluster",
+            ["eks:DescribeCluster"],
+            [f"arn:aws:eks:{region}:{account}:cluster/{cluster}"],
+            None,
+        ),
         (
             "Queue",
             ["sqs:DeleteMessage", "sqs:GetQueueUrl", "sqs:ReceiveMessage"],
             [f"arn:aws:sqs:{region}:{account}:{cluster}"],
             None,
         ),
-        ("Pass", ["iam:PassRole"], [node_role_arn], {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}),
-        ("LookAtProfiles", ["iam:GetInstanceProfile", "iam:ListInstanceProfiles"], ["*"], None),
+        (
+            "Pass",
+            ["iam:PassRole"],
+            [node_role_arn],
+            {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
+        ),
+        (
+            "LookAtProfiles",
+            ["iam:GetInstanceProfile", "iam:ListInstanceProfiles"],
+            ["*"],
+            None,
+        ),
         (
             "CreateProfile",
             ["iam:CreateInstanceProfile", "iam:TagInstanceProfile"],
@@ -85,7 +159,11 @@ def controller(account: str, region: str, cluster: str, vpc: str, node_role_arn:
         ),
         (
             "ManageProfile",
-            ["iam:AddRoleToInstanceProfile", "iam:RemoveRoleFromInstanceProfile", "iam:DeleteInstanceProfile"],
+            [
+                "iam:AddRoleToInstanceProfile",
+                "iam:RemoveRoleFromInstanceProfile",
+                "iam:DeleteInstanceProfile",
+            ],
             [iam("instance-profile/*")],
             {"StringEquals": profile_keys},
         ),
@@ -121,7 +199,11 @@ def trust(principals: list[str], external_id: str) -> dict:
                 "Action": "sts:AssumeRole",
                 "Condition": {"StringEquals": {"sts:ExternalId": external_id}},
             },
-            {"Effect": "Allow", "Principal": {"AWS": principals}, "Action": "sts:TagSession"},
+            {
+                "Effect": "Allow",
+                "Principal": {"AWS": principals},
+                "Action": "sts:TagSession",
+            },
         ],
     }
 
@@ -129,5 +211,11 @@ def trust(principals: list[str], external_id: str) -> dict:
 def may_assume(role_arns: list[str]) -> dict:
     return {
         "Version": "2012-10-17",
-        "Statement": [{"Effect": "Allow", "Action": ["sts:AssumeRole", "sts:TagSession"], "Resource": role_arns}],
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["sts:AssumeRole", "sts:TagSession"],
+                "Resource": role_arns,
+            }
+        ],
     }

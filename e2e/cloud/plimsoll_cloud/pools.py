@@ -18,12 +18,17 @@ class Rule:
 
     def __post_init__(self):
         if self.free is not None and (not isinstance(self.free, int) or self.free < 0):
-            raise BadFault(f"free must be a whole number from 0, or null, not {self.free!r}")
+            raise BadFault(
+                f"free must be a whole number from 0, or null, not {self.free!r}"
+            )
         self.taken: dict[tuple, int] = {}
 
     def matches(self, pool: tuple) -> bool:
         patterns = (self.type, self.zone, self.capacity_type)
-        return all(fnmatchcase(value, pattern) for value, pattern in zip(pool, patterns, strict=True))
+        return all(
+            fnmatchcase(value, pattern)
+            for value, pattern in zip(pool, patterns, strict=True)
+        )
 
 
 class Pools:

@@ -7,10 +7,12 @@ are not real: each (type, zone) starts between 25 and 65 % of the on-demand pric
 import hashlib
 import json
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-CATALOGUE = Path(__file__).resolve().parents[3] / "bench" / "data" / "aws-us-east-1.json"
+CATALOGUE = (
+    Path(__file__).resolve().parents[3] / "bench" / "data" / "aws-us-east-1.json"
+)
 
 
 class PriceList:
@@ -20,7 +22,10 @@ class PriceList:
 
     def __init__(self, catalogue: Path = CATALOGUE):
         data = json.loads(catalogue.read_text())
-        name, price = data["columns"].index("name"), data["columns"].index("on_demand_price")
+        name, price = (
+            data["columns"].index("name"),
+            data["columns"].index("on_demand_price"),
+        )
         self.source = data["source"]
         self.date = re.search(r"list of (\d{4}-\d\d-\d\d)", self.source)[1]
         self.on_demand = {row[name]: row[price] for row in data["types"]}
@@ -36,16 +41,18 @@ class SpotMarket:
     def __init__(self, prices: PriceList, seed: int):
         self.prices = prices
         self.seed = seed
-        self.began = datetime.now(timezone.utc) - timedelta(hours=1)
+        self.began = datetime.now(UTC) - timedelta(hours=1)
         self.steps: list[datetime] = []
         self.fixed: dict[tuple[str, str], list[tuple[datetime, float]]] = {}
 
     def advance(self, steps: int) -> None:
-        self.steps += [datetime.now(timezone.utc)] * steps
+        self.steps += [datetime.now(UTC)] * steps
 
     def fix(self, instance_type: str, zone: str, price: float) -> None:
         """From now on the price is this one."""
-        self.fixed.setdefault((instance_type, zone), []).append((datetime.now(timezone.utc), price))
+        self.fixed.setdefault((instance_type, zone), []).append(
+            (datetime.now(UTC), price)
+        )
 
     def history(self, instance_type: str, zone: str) -> list[tuple[datetime, float]]:
         """All prices since the beginning, the newest first, as DescribeSpotPriceHistory lists them."""
@@ -65,13 +72,17 @@ class SpotMarket:
         return history[0][1] if history else None
 
 
-def product(instance_type: str, price: float, bare_metal: bool, architecture: str) -> dict:
+def product(
+    instance_type: str, price: float, bare_metal: bool, architecture: str
+) -> dict:
     """One entry of GetProducts' price list, as far as a reader of on-demand prices looks."""
     sku = hashlib.sha256(instance_type.encode()).hexdigest()[:16].upper()
     return {
         "product": {
             "sku": sku,
-            "productFamily": "Compute Instance (bare metal)" if bare_metal else "Compute Instance",
+            "productFamily": "Compute Instance (bare metal)"
+            if bare_metal
+            else "Compute Instance",
             "attributes": {
                 "servicecode": "AmazonEC2",
                 "serviceCode": "AmazonEC2",
@@ -107,19 +118,33 @@ def product(instance_type: str, price: float, bare_metal: bool, architecture: st
     }
 
 
-def get_products(prices: PriceList, bare_metal_types: set[str], arm_types: set[str], request: dict) -> dict:
+def get_products(
+    prices: PriceList, bare_metal_types: set[str], arm_types: set[str], request: dict
+) -> dict:
     """Pricing's GetProducts for TERM_MATCH filters on the attributes above."""
-    wanted = {f["Field"]: f["Value"] for f in request.get("Filters", []) if f.get("Type") == "TERM_MATCH"}
+    wanted = {
+        f["Field"]: f["Value"]
+        for f in request.get("Filters", [])
+        if f.get("Type") == "TERM_MATCH"
+    }
     family = wanted.pop("productFamily", None)
     products = []
     for name, price in sorted(prices.on_demand.items()):
-        entry = product(name, price, name in bare_metal_types, "Arm" if name in arm_types else "64-bit")
+        entry = product(
+            name,
+            price,
+            name in bare_metal_types,
+            "Arm" if name in arm_types else "64-bit",
+        )
         attributes = entry["product"]["attributes"]
         if family in (None, entry["product"]["productFamily"]) and all(
             attributes.get(field) == value for field, value in wanted.items()
         ):
             products.append(json.dumps(entry))
-    start, size = int(request.get("NextToken") or 0), int(request.get("MaxResults") or 100)
+    start, size = (
+        int(request.get("NextToken") or 0),
+        int(request.get("MaxResults") or 100),
+    )
     answer = {"FormatVersion": "aws_v1", "PriceList": products[start : start + size]}
     if start + size < len(products):
         answer["NextToken"] = str(start + size)

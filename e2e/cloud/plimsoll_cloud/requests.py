@@ -8,7 +8,12 @@ from datetime import datetime
 
 READS = re.compile(r":(Describe|Get|List|Receive|Simulate|Decode|BatchGet)")
 # Calls that give rights or take messages are no reads, but they change no resource either.
-NEUTRAL = {"sts:AssumeRole", "sts:AssumeRoleWithWebIdentity", "sqs:DeleteMessage", "sqs:DeleteMessageBatch"}
+NEUTRAL = {
+    "sts:AssumeRole",
+    "sts:AssumeRoleWithWebIdentity",
+    "sqs:DeleteMessage",
+    "sqs:DeleteMessageBatch",
+}
 
 
 def is_mutating(action: str) -> bool:
@@ -33,14 +38,13 @@ class Entry:
     number: int = 0
 
     def as_json(self) -> dict:
-        mutating = is_mutating(self.action)
         return {
             "number": self.number,
             "at": self.at.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z",
             "seconds": round(self.seconds, 4),
             "service": self.action.split(":")[0],
             "action": self.action,
-            "mutating": mutating,
+            "mutating": is_mutating(self.action),
             "dry_run": self.dry_run,
             "principal": self.principal,
             "access_key_id": self.access_key_id,
@@ -48,8 +52,7 @@ class Entry:
             "region": self.region,
             "resources": self.resources,
             "request_tags": self.request_tags,
-            # Parameters of reads would only fill the log.
-            "parameters": json.loads(json.dumps(self.parameters, default=str)) if mutating else {},
+            "parameters": json.loads(json.dumps(self.parameters, default=str)),
             "error": self.error,
             "answered": self.answered,
         }
@@ -65,11 +68,14 @@ class RequestLog:
             entry.number = len(self._entries) + 1
             self._entries.append(entry)
 
-    def after(self, number: int, mutating: bool = False, action: str | None = None) -> list[dict]:
+    def after(
+        self, number: int, mutating: bool = False, action: str | None = None
+    ) -> list[dict]:
         with self._lock:
             entries = self._entries[max(number, 0) :]
         return [
             entry.as_json()
             for entry in entries
-            if (not mutating or is_mutating(entry.action)) and action in (None, entry.action)
+            if (not mutating or is_mutating(entry.action))
+            and action in (None, entry.action)
         ]

@@ -20,7 +20,9 @@ def seed(cloud: Cloud, endpoint: str) -> dict:
     vpc.add_tags({f"kubernetes.io/cluster/{cluster}": "owned", "Name": cluster})
     subnets = {}
     for index, zone in enumerate(zones):
-        subnet = ec2.create_subnet(vpc.id, f"10.0.{index * 32}.0/19", availability_zone=zone)
+        subnet = ec2.create_subnet(
+            vpc.id, f"10.0.{index * 32}.0/19", availability_zone=zone
+        )
         subnet.add_tags(
             {
                 "Name": f"{cluster}-{zone}",
@@ -30,12 +32,18 @@ def seed(cloud: Cloud, endpoint: str) -> dict:
             }
         )
         subnets[zone] = subnet.id
-    group = ec2.create_security_group(f"{cluster}-node", "nodes of the cluster", vpc_id=vpc.id)
+    group = ec2.create_security_group(
+        f"{cluster}-node", "nodes of the cluster", vpc_id=vpc.id
+    )
     group.add_tags({"karpenter.sh/discovery": cluster, "Name": f"{cluster}-node"})
 
     other_vpc = ec2.create_vpc("10.1.0.0/16")
-    other_subnet = ec2.create_subnet(other_vpc.id, "10.1.0.0/19", availability_zone=zones[0])
-    other_group = ec2.create_security_group("another-cluster-node", "nodes of another cluster", vpc_id=other_vpc.id)
+    other_subnet = ec2.create_subnet(
+        other_vpc.id, "10.1.0.0/19", availability_zone=zones[0]
+    )
+    other_group = ec2.create_security_group(
+        "another-cluster-node", "nodes of another cluster", vpc_id=other_vpc.id
+    )
     for resource in (other_vpc, other_subnet, other_group):
         resource.add_tags({"karpenter.sh/discovery": "another-cluster"})
 
@@ -44,18 +52,29 @@ def seed(cloud: Cloud, endpoint: str) -> dict:
     created = eks.create_cluster(
         name=cluster,
         role_arn=roles["cluster_role_arn"],
-        resources_vpc_config={"subnetIds": list(subnets.values()), "securityGroupIds": [group.id], "vpcId": vpc.id},
+        resources_vpc_config={
+            "subnetIds": list(subnets.values()),
+            "securityGroupIds": [group.id],
+            "vpcId": vpc.id,
+        },
         version=settings.kubernetes_version,
-        kubernetes_network_config={"ipFamily": "ipv4", "serviceIpv4Cidr": "172.20.0.0/16"},
+        kubernetes_network_config={
+            "ipFamily": "ipv4",
+            "serviceIpv4Cidr": "172.20.0.0/16",
+        },
     )
     created.endpoint = settings.cluster_endpoint
     created.certificate_authority = {"data": settings.cluster_ca}
     created.identity = {"oidc": {"issuer": f"https://{OIDC_PROVIDER}"}}
     images.seed(cloud)
-    sqs_backends[cloud.account][cloud.region].create_queue(cluster, {}, MessageRetentionPeriod="300")
+    sqs_backends[cloud.account][cloud.region].create_queue(
+        cluster, {}, MessageRetentionPeriod="300"
+    )
 
     cloud.kept = {
-        "instance_profiles": {profile.arn for profile in cloud.iam.instance_profiles.values()},
+        "instance_profiles": {
+            profile.arn for profile in cloud.iam.instance_profiles.values()
+        },
         "volumes": set(ec2.volumes),
     }
     cloud.seeded |= {
@@ -89,7 +108,11 @@ def _roles(cloud: Cloud, vpc: str) -> dict:
         return iam.create_role(name, json.dumps(trust), "/", None, "", [], 3600).arn
 
     def service(name: str) -> dict:
-        statement = {"Effect": "Allow", "Principal": {"Service": name}, "Action": "sts:AssumeRole"}
+        statement = {
+            "Effect": "Allow",
+            "Principal": {"Service": name},
+            "Action": "sts:AssumeRole",
+        }
         return {"Version": "2012-10-17", "Statement": [statement]}
 
     node_role = f"KarpenterNodeRole-{cluster}"
@@ -103,7 +126,9 @@ def _roles(cloud: Cloud, vpc: str) -> dict:
     pod_role = f"plimsoll-pod-{cluster}"
     web_identity = {
         "Effect": "Allow",
-        "Principal": {"Federated": f"arn:aws:iam::{cloud.account}:oidc-provider/{OIDC_PROVIDER}"},
+        "Principal": {
+            "Federated": f"arn:aws:iam::{cloud.account}:oidc-provider/{OIDC_PROVIDER}"
+        },
         "Action": "sts:AssumeRoleWithWebIdentity",
     }
     pod_identity = {
@@ -111,13 +136,19 @@ def _roles(cloud: Cloud, vpc: str) -> dict:
         "Principal": {"Service": "pods.eks.amazonaws.com"},
         "Action": ["sts:AssumeRole", "sts:TagSession"],
     }
-    pod_role_arn = role(pod_role, {"Version": "2012-10-17", "Statement": [web_identity, pod_identity]})
+    pod_role_arn = role(
+        pod_role, {"Version": "2012-10-17", "Statement": [web_identity, pod_identity]}
+    )
 
     external_id = f"8c1d5b1e-{cluster}"
-    trust = policies.trust([f"arn:aws:iam::{cloud.account}:user/operator", pod_role_arn], external_id)
+    trust = policies.trust(
+        [f"arn:aws:iam::{cloud.account}:user/operator", pod_role_arn], external_id
+    )
     controller_role, denied_role = f"plimsoll-{cluster}", f"plimsoll-denied-{cluster}"
     controller_arn, denied_arn = role(controller_role, trust), role(denied_role, trust)
-    document = policies.controller(cloud.account, cloud.region, cluster, vpc, node_role_arn)
+    document = policies.controller(
+        cloud.account, cloud.region, cluster, vpc, node_role_arn
+    )
     iam.put_role_policy(controller_role, "plimsoll", json.dumps(document))
     may_assume = json.dumps(policies.may_assume([controller_arn, denied_arn]))
     iam.put_role_policy(pod_role, "assume", may_assume)
@@ -139,4 +170,7 @@ def _roles(cloud: Cloud, vpc: str) -> dict:
 def _user(cloud: Cloud, name: str) -> dict:
     cloud.iam.create_user(cloud.region, name, path="/")
     key = cloud.iam.create_access_key(name)
-    return {"access_key_id": key.access_key_id, "secret_access_key": key.secret_access_key}
+    return {
+        "access_key_id": key.access_key_id,
+        "secret_access_key": key.secret_access_key,
+    }

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from datetime import timezone
+from datetime import UTC
 from urllib.parse import unquote
 
 from moto.core.exceptions import ServiceException
@@ -30,13 +30,21 @@ class Principal:
 
 
 def _document(text: str | dict) -> dict:
-    return text if isinstance(text, dict) else json.loads(unquote(text) if text.startswith("%7B") else text)
+    return (
+        text
+        if isinstance(text, dict)
+        else json.loads(unquote(text) if text.startswith("%7B") else text)
+    )
 
 
 def _attached(cloud: Cloud, holder) -> list[dict]:
     """Inline and managed policies of a user or a role."""
     inline = holder.policies
-    texts = inline.values() if isinstance(inline, dict) else [policy["policy_document"] for policy in inline]
+    texts = (
+        inline.values()
+        if isinstance(inline, dict)
+        else [policy["policy_document"] for policy in inline]
+    )
     managed = [policy.document for policy in holder.managed_policies.values()]
     return [_document(text) for text in [*texts, *managed]]
 
@@ -47,12 +55,16 @@ def find(cloud: Cloud, access_key_id: str) -> Principal | None:
         role = cloud.iam.get_role_by_arn(session.role_arn)
         expiration = session.expiration
         if expiration.tzinfo is None:
-            expiration = expiration.replace(tzinfo=timezone.utc)
+            expiration = expiration.replace(tzinfo=UTC)
         return Principal(
             arn=session.arn,
             access_key_id=access_key_id,
             account=cloud.account,
-            names=[session.arn, role.arn, f"arn:{cloud.partition}:iam::{cloud.account}:root"],
+            names=[
+                session.arn,
+                role.arn,
+                f"arn:{cloud.partition}:iam::{cloud.account}:root",
+            ],
             identity_policies=_attached(cloud, role),
             session={
                 "role_arn": role.arn,
@@ -82,22 +94,29 @@ def assume(cloud: Cloud, principal: Principal, parameters: dict) -> None:
     tags = {tag["Key"]: tag["Value"] for tag in parameters.get("Tags", [])}
     validate(parameters)
     denied = ServiceException(
-        "AccessDenied", f"User: {principal.arn} is not authorized to perform: sts:AssumeRole on resource: {role_arn}"
+        "AccessDenied",
+        f"User: {principal.arn} is not authorized to perform: sts:AssumeRole on resource: {role_arn}",
     )
-    role = next((role for role in cloud.iam.roles.values() if role.arn == role_arn), None)
+    role = next(
+        (role for role in cloud.iam.roles.values() if role.arn == role_arn), None
+    )
     if role is None:
         raise denied
     duration = int(parameters.get("DurationSeconds") or 3600)
     if duration > role.max_session_duration:
         raise ServiceException(
-            "ValidationError", "The requested DurationSeconds exceeds the MaxSessionDuration set for this role."
+            "ValidationError",
+            "The requested DurationSeconds exceeds the MaxSessionDuration set for this role.",
         )
     if principal.session and duration > CHAINED_SESSION_SECONDS:
         raise ServiceException(
             "ValidationError",
             "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining",
         )
-    context: iam.Context = {"aws:PrincipalArn": principal.names[-2], "aws:PrincipalAccount": cloud.account}
+    context: iam.Context = {
+        "aws:PrincipalArn": principal.names[-2],
+        "aws:PrincipalAccount": cloud.account,
+    }
     if parameters.get("ExternalId"):
         context["sts:ExternalId"] = parameters["ExternalId"]
     if parameters.get("RoleSessionName"):
@@ -112,22 +131,32 @@ def assume(cloud: Cloud, principal: Principal, parameters: dict) -> None:
         # Within one account a trust policy that names the caller is enough; one that names the account leaves it to
         # the caller's own policies. An explicit deny in them always counts.
         named = iam.trusts(trust, principal.names[:-1], check)
-        refusal = iam.refusal(principal.identity_policies, principal.session_policy, check)
+        refusal = iam.refusal(
+            principal.identity_policies, principal.session_policy, check
+        )
         own_allow = refusal is None and iam.trusts(trust, principal.names, check)
         if principal.is_admin:
             own_allow = iam.trusts(trust, principal.names, check)
-        if not own_allow and (not named or (refusal or "").startswith("with an explicit deny")):
+        if not own_allow and (
+            not named or (refusal or "").startswith("with an explicit deny")
+        ):
             raise denied
 
 
 def assume_with_web_identity(cloud: Cloud, parameters: dict) -> None:
     role_arn = parameters.get("RoleArn", "")
     validate(parameters)
-    role = next((role for role in cloud.iam.roles.values() if role.arn == role_arn), None)
+    role = next(
+        (role for role in cloud.iam.roles.values() if role.arn == role_arn), None
+    )
     provider = f"arn:{cloud.partition}:iam::{cloud.account}:oidc-provider/{cloud.seeded['oidc_provider']}"
     check = iam.Check("sts:AssumeRoleWithWebIdentity", role_arn)
-    if role is None or not iam.trusts(_document(role.assume_role_policy_document), [provider], check):
-        raise ServiceException("AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity")
+    if role is None or not iam.trusts(
+        _document(role.assume_role_policy_document), [provider], check
+    ):
+        raise ServiceException(
+            "AccessDenied", "Not authorized to perform sts:AssumeRoleWithWebIdentity"
+        )
 
 
 def validate(parameters: dict) -> None:
@@ -142,8 +171,12 @@ def validate(parameters: dict) -> None:
         )
     try:
         statements = iam.as_list(json.loads(policy)["Statement"])
-        well_formed = all("Effect" in s and ("Action" in s or "NotAction" in s) for s in statements)
+        well_formed = all(
+            "Effect" in s and ("Action" in s or "NotAction" in s) for s in statements
+        )
     except (ValueError, KeyError, TypeError):
         well_formed = False
     if not well_formed:
-        raise ServiceException("MalformedPolicyDocument", "The policy is not in the valid JSON format.")
+        raise ServiceException(
+            "MalformedPolicyDocument", "The policy is not in the valid JSON format."
+        )

@@ -41,10 +41,14 @@ class Kubelet:
 def read(family: str, text: str) -> Kubelet:
     """`family` is al2023, al2 or bottlerocket."""
     if len(text.encode()) > LIMIT_BYTES:
-        raise WouldNotJoin(f"the user data has {len(text.encode())} bytes, {LIMIT_BYTES} are allowed")
+        raise WouldNotJoin(
+            f"the user data has {len(text.encode())} bytes, {LIMIT_BYTES} are allowed"
+        )
     if not text.strip():
         raise WouldNotJoin("there is no user data")
-    return {"al2023": _nodeadm, "al2": _bootstrap, "bottlerocket": _bottlerocket}[family](text)
+    return {"al2023": _nodeadm, "al2": _bootstrap, "bottlerocket": _bottlerocket}[
+        family
+    ](text)
 
 
 def _parts(text: str) -> list[tuple[str, str]]:
@@ -53,7 +57,9 @@ def _parts(text: str) -> list[tuple[str, str]]:
         return [("", text)]
     message = email.message_from_string(text.lstrip())
     if not message.is_multipart():
-        raise WouldNotJoin("the MIME message has no parts, or its boundary does not match")
+        raise WouldNotJoin(
+            "the MIME message has no parts, or its boundary does not match"
+        )
     parts = []
     for part in message.walk():
         if not part.is_multipart():
@@ -77,14 +83,25 @@ def _nodeadm(text: str) -> Kubelet:
     """AL2023: all NodeConfig documents, merged in order."""
     config: dict = {}
     for type_, content in _parts(text):
-        if type_ in ("application/node.eks.aws", "") and "node.eks.aws" in (type_ + content):
+        if type_ in ("application/node.eks.aws", "") and "node.eks.aws" in (
+            type_ + content
+        ):
             try:
-                documents = [document for document in yaml.safe_load_all(content) if document]
+                documents = [
+                    document for document in yaml.safe_load_all(content) if document
+                ]
             except yaml.YAMLError as error:
-                raise WouldNotJoin(f"nodeadm cannot parse the NodeConfig: {error}") from error
+                raise WouldNotJoin(
+                    f"nodeadm cannot parse the NodeConfig: {error}"
+                ) from error
             for document in documents:
-                if document.get("kind") != "NodeConfig" or document.get("apiVersion") != "node.eks.aws/v1alpha1":
-                    raise WouldNotJoin(f"nodeadm does not know {document.get('apiVersion')} {document.get('kind')}")
+                if (
+                    document.get("kind") != "NodeConfig"
+                    or document.get("apiVersion") != "node.eks.aws/v1alpha1"
+                ):
+                    raise WouldNotJoin(
+                        f"nodeadm does not know {document.get('apiVersion')} {document.get('kind')}"
+                    )
                 _merge(config, document.get("spec") or {})
     if not config:
         raise WouldNotJoin("nodeadm finds no NodeConfig of node.eks.aws/v1alpha1")
@@ -105,17 +122,25 @@ def _nodeadm(text: str) -> Kubelet:
         kube_reserved=settings.get("kubeReserved") or {},
         system_reserved=settings.get("systemReserved") or {},
         eviction_hard=settings.get("evictionHard") or {},
-        raid0=((config.get("instance") or {}).get("localStorage") or {}).get("strategy") == "RAID0",
+        raid0=((config.get("instance") or {}).get("localStorage") or {}).get("strategy")
+        == "RAID0",
     )
     for taint in settings.get("registerWithTaints") or []:
         found.taints.append((taint["key"], taint.get("value") or "", taint["effect"]))
-    _flags(found, [word for flag in kubelet.get("flags") or [] for word in shlex.split(flag)])
+    _flags(
+        found,
+        [word for flag in kubelet.get("flags") or [] for word in shlex.split(flag)],
+    )
     return found
 
 
 def _bootstrap(text: str) -> Kubelet:
     """AL2: the arguments of the first call of /etc/eks/bootstrap.sh."""
-    scripts = [content for type_, content in _parts(text) if type_ in ("text/x-shellscript", "text/plain", "")]
+    scripts = [
+        content
+        for type_, content in _parts(text)
+        if type_ in ("text/x-shellscript", "text/plain", "")
+    ]
     for script in scripts:
         joined = script.replace("\\\n", " ")
         if match := re.search(r"/etc/eks/bootstrap\.sh\s+(.*)", joined, re.DOTALL):
@@ -123,7 +148,9 @@ def _bootstrap(text: str) -> Kubelet:
             try:
                 words = _words(match[1])
             except ValueError as error:
-                raise WouldNotJoin(f"bash cannot parse the call of bootstrap.sh: {error}") from error
+                raise WouldNotJoin(
+                    f"bash cannot parse the call of bootstrap.sh: {error}"
+                ) from error
             return _bootstrap_arguments(words)
     raise WouldNotJoin("no part calls /etc/eks/bootstrap.sh")
 
@@ -154,8 +181,14 @@ def _bootstrap_arguments(words: list[str]) -> Kubelet:
         raise WouldNotJoin("bootstrap.sh needs one cluster name")
     for name in ("--apiserver-endpoint", "--b64-cluster-ca"):
         if not options.get(name):
-            raise WouldNotJoin(f"bootstrap.sh without {name} asks EKS, which the node role here may not")
-    found = Kubelet(cluster=positional[0], endpoint=options["--apiserver-endpoint"], ca=options["--b64-cluster-ca"])
+            raise WouldNotJoin(
+                f"bootstrap.sh without {name} asks EKS, which the node role here may not"
+            )
+    found = Kubelet(
+        cluster=positional[0],
+        endpoint=options["--apiserver-endpoint"],
+        ca=options["--b64-cluster-ca"],
+    )
     if dns := options.get("--dns-cluster-ip"):
         found.cluster_dns = [dns]
     found.raid0 = options.get("--local-disks") == "raid0"
@@ -230,5 +263,7 @@ def _bottlerocket(text: str) -> Kubelet:
             if not colon:
                 raise WouldNotJoin(f"{value!r} of node-taints is not value:effect")
             found.taints.append((key, head, effect))
-    found.raid0 = "ephemeral-storage" in str(tomllib.loads(text).get("settings", {}).get("bootstrap-commands", ""))
+    found.raid0 = "ephemeral-storage" in str(
+        tomllib.loads(text).get("settings", {}).get("bootstrap-commands", "")
+    )
     return found

@@ -16,10 +16,17 @@ import yaml
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+# A machine that is busy with other work answers late.
+CONFIG = Config(
+    retries={"max_attempts": 0}, parameter_validation=False, read_timeout=600
+)
 PACKAGE = Path(__file__).resolve().parents[1]
 CA = "-----BEGIN CERTIFICATE-----\nMAAwAAIB\n-----END CERTIFICATE-----\n"
 CLUSTER_TAG = "kubernetes.io/cluster/plimsoll-test"
-OWNED = [{"Key": CLUSTER_TAG, "Value": "owned"}, {"Key": "karpenter.sh/nodepool", "Value": "default"}]
+OWNED = [
+    {"Key": CLUSTER_TAG, "Value": "owned"},
+    {"Key": "karpenter.sh/nodepool", "Value": "default"},
+]
 
 
 class ApiServer:
@@ -57,9 +64,17 @@ class ApiServer:
         return yaml.safe_dump(
             {
                 "current-context": "test",
-                "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+                "contexts": [
+                    {"name": "test", "context": {"cluster": "test", "user": "test"}}
+                ],
                 "clusters": [
-                    {"name": "test", "cluster": {"server": self.endpoint, "certificate-authority-data": ca}}
+                    {
+                        "name": "test",
+                        "cluster": {
+                            "server": self.endpoint,
+                            "certificate-authority-data": ca,
+                        },
+                    }
                 ],
                 "users": [{"name": "test", "user": {"token": "test"}}],
             }
@@ -73,15 +88,15 @@ class StandIn:
         self.ready, self.api_server = ready, api_server
         self.tokens = 0
 
-    def client(self, service: str, credentials: dict):
+    def client(self, service: str, credentials: dict, region: str = "us-east-1"):
         return boto3.client(
             service,
             endpoint_url=self.ready["endpoint"],
-            region_name="us-east-1",
+            region_name=region,
             aws_access_key_id=credentials["access_key_id"],
             aws_secret_access_key=credentials["secret_access_key"],
             aws_session_token=credentials.get("token"),
-            config=Config(retries={"max_attempts": 0}, parameter_validation=False),
+            config=CONFIG,
         )
 
     def admin(self, service: str):
@@ -94,8 +109,12 @@ class StandIn:
             "RoleSessionName": "plimsoll",
             "ExternalId": self.ready["external_id"],
         } | arguments
-        arguments = {key: value for key, value in arguments.items() if value is not None}
-        answer = self.client("sts", self.ready["operator"]).assume_role(**arguments)["Credentials"]
+        arguments = {
+            key: value for key, value in arguments.items() if value is not None
+        }
+        answer = self.client("sts", self.ready["operator"]).assume_role(**arguments)[
+            "Credentials"
+        ]
         return {
             "access_key_id": answer["AccessKeyId"],
             "secret_access_key": answer["SecretAccessKey"],
@@ -106,11 +125,16 @@ class StandIn:
         return self.client(service, self.assume(**arguments))
 
     def control(self, method: str, path: str, body=None, expect: int = 200):
-        answer = requests.request(method, f"{self.ready['control']}/{path}", json=body, timeout=60)
+        answer = requests.request(
+            method, f"{self.ready['control']}/{path}", json=body, timeout=600
+        )
         assert answer.status_code == expect, answer.text
         return answer.json()
 
-    def image(self, path: str = "eks/optimized-ami/1.36/amazon-linux-2023/x86_64/standard/recommended") -> str:
+    def image(
+        self,
+        path: str = "eks/optimized-ami/1.36/amazon-linux-2023/x86_64/standard/recommended",
+    ) -> str:
         name = f"/aws/service/{path}/image_id"
         return self.admin("ssm").get_parameter(Name=name)["Parameter"]["Value"]
 
@@ -120,25 +144,43 @@ class StandIn:
         name = name or f"template-{self.tokens}"
         data = {
             "ImageId": data.pop("ImageId", None) or self.image(),
-            "UserData": base64.b64encode(data.pop("user_data", "none").encode()).decode(),
+            "UserData": base64.b64encode(
+                data.pop("user_data", "none").encode()
+            ).decode(),
             "IamInstanceProfile": {"Name": self.ready["instance_profile"]},
-            "NetworkInterfaces": [{"DeviceIndex": 0, "Groups": self.ready["security_groups"]}],
+            "NetworkInterfaces": [
+                {"DeviceIndex": 0, "Groups": self.ready["security_groups"]}
+            ],
             "BlockDeviceMappings": [
-                {"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 20, "VolumeType": "gp3", "Encrypted": True}}
+                {
+                    "DeviceName": "/dev/xvda",
+                    "Ebs": {"VolumeSize": 20, "VolumeType": "gp3", "Encrypted": True},
+                }
             ],
             "MetadataOptions": {"HttpTokens": "required", "HttpPutResponseHopLimit": 1},
             "TagSpecifications": [
-                {"ResourceType": kind, "Tags": tags} for kind in ("network-interface", "spot-instances-request")
+                {"ResourceType": kind, "Tags": tags}
+                for kind in ("network-interface", "spot-instances-request")
             ],
         } | data
         (ec2 or self.admin("ec2")).create_launch_template(
             LaunchTemplateName=name,
             LaunchTemplateData=data,
-            TagSpecifications=[{"ResourceType": "launch-template", "Tags": tags}] if tags else [],
+            TagSpecifications=[{"ResourceType": "launch-template", "Tags": tags}]
+            if tags
+            else [],
         )
         return name
 
-    def fleet(self, ec2=None, template: str | None = None, types=("m5.large",), zones=None, count=1, **arguments):
+    def fleet(
+        self,
+        ec2=None,
+        template: str | None = None,
+        types=("m5.large",),
+        zones=None,
+        count=1,
+        **arguments,
+    ):
         """CreateFleet; returns its answer."""
         capacity_type = arguments.pop("capacity_type", "on-demand")
         tags = arguments.pop("tags", OWNED)
@@ -165,19 +207,26 @@ class StandIn:
                 "DefaultTargetCapacityType": capacity_type,
             },
             options: {"AllocationStrategy": strategy},
-            "TagSpecifications": [{"ResourceType": kind, "Tags": tags} for kind in ("instance", "volume", "fleet")]
+            "TagSpecifications": [
+                {"ResourceType": kind, "Tags": tags}
+                for kind in ("instance", "volume", "fleet")
+            ]
             if tags
             else [],
         } | arguments
         return (ec2 or self.admin("ec2")).create_fleet(**request)
 
     def instances(self) -> dict[str, dict]:
-        return {instance["id"]: instance for instance in self.control("GET", "instances")}
+        return {
+            instance["id"]: instance for instance in self.control("GET", "instances")
+        }
 
     def messages(self) -> list[dict]:
         """Takes all messages out of the queue."""
         sqs, url, found = self.admin("sqs"), self.ready["queue_url"], []
-        while batch := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages"):
+        while batch := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get(
+            "Messages"
+        ):
             for message in batch:
                 found.append(json.loads(message["Body"]))
                 sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
@@ -200,7 +249,7 @@ def refusal(call, *arguments, **keywords) -> tuple[str, str]:
     return answer["Code"], answer["Message"]
 
 
-def eventually(condition, within: float = 60):
+def eventually(condition, within: float = 300):
     """Waits until `condition` is true and returns it."""
     deadline = time.monotonic() + within
     while not (result := condition()):
@@ -217,7 +266,15 @@ def _stand_in(tmp_path_factory):
     kubeconfig.write_text(api_server.kubeconfig())
     log = (directory / "log").open("w+")
     process = subprocess.Popen(
-        [sys.executable, "-m", "plimsoll_cloud", "--kubeconfig", kubeconfig, "--join-delay", "0.5"],
+        [
+            sys.executable,
+            "-m",
+            "plimsoll_cloud",
+            "--kubeconfig",
+            kubeconfig,
+            "--join-delay",
+            "0.5",
+        ],
         cwd=PACKAGE,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -231,7 +288,7 @@ def _stand_in(tmp_path_factory):
     stand_in.log = Path(log.name)
     yield stand_in
     process.terminate()
-    assert process.wait(timeout=30) == 0
+    assert process.wait(timeout=300) == 0
 
 
 @pytest.fixture

@@ -7,7 +7,10 @@ def wait(cloud, **expected):
 
     def found():
         for message in cloud.messages():
-            if {"type": message["detail-type"], **message["detail"]}.items() >= expected.items():
+            if {
+                "type": message["detail-type"],
+                **message["detail"],
+            }.items() >= expected.items():
                 return message
         return None
 
@@ -17,11 +20,21 @@ def wait(cloud, **expected):
 def test_state_changes_are_told(cloud):
     cloud.messages()
     [id_] = ids(cloud.fleet())
-    assert wait(cloud, type="EC2 Instance State-change Notification", **{"instance-id": id_, "state": "running"})
+    assert wait(
+        cloud,
+        type="EC2 Instance State-change Notification",
+        **{"instance-id": id_, "state": "running"},
+    )
     cloud.admin("ec2").terminate_instances(InstanceIds=[id_])
     message = wait(cloud, **{"instance-id": id_, "state": "terminated"})
-    assert message["version"] == "0" and message["source"] == "aws.ec2" and message["region"] == "us-east-1"
-    assert message["resources"] == [f"arn:aws:ec2:us-east-1:123456789012:instance/{id_}"]
+    assert (
+        message["version"] == "0"
+        and message["source"] == "aws.ec2"
+        and message["region"] == "us-east-1"
+    )
+    assert message["resources"] == [
+        f"arn:aws:ec2:us-east-1:123456789012:instance/{id_}"
+    ]
 
 
 def test_a_spot_interruption_warns_and_ends(cloud):
@@ -49,7 +62,10 @@ def test_other_warnings_leave_the_instance_alone(cloud, kind, detail_type):
     assert message["resources"][0].endswith(id_)
     if kind == "health":
         assert message["source"] == "aws.health"
-        assert message["detail"]["service"] == "EC2" and message["detail"]["eventTypeCategory"] == "scheduledChange"
+        assert (
+            message["detail"]["service"] == "EC2"
+            and message["detail"]["eventTypeCategory"] == "scheduledChange"
+        )
     assert cloud.instances()[id_]["state"] in ("pending", "running")
 
 
@@ -60,7 +76,11 @@ def test_another_hand_stops_and_ends_instances(cloud):
     cloud.control("POST", "interruptions", {"kind": "terminate", "instances": [second]})
     assert cloud.instances()[first]["state"] == "stopped"
     assert wait(cloud, **{"instance-id": second, "state": "terminated"})
-    said = cloud.control("POST", "interruptions", {"kind": "flood", "instances": [first]}, expect=400)
+    said = cloud.control(
+        "POST", "interruptions", {"kind": "flood", "instances": [first]}, expect=400
+    )
     assert "flood" in said["error"]
-    cloud.control("POST", "messages", {"version": "0", "detail-type": "noise", "detail": {}})
+    cloud.control(
+        "POST", "messages", {"version": "0", "detail-type": "noise", "detail": {}}
+    )
     assert wait(cloud, type="noise")

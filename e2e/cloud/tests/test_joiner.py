@@ -1,5 +1,6 @@
 import pytest
 from conftest import eventually, ids
+
 from plimsoll_cloud import kubelet
 from plimsoll_cloud.userdata import Kubelet, WouldNotJoin
 
@@ -42,7 +43,9 @@ cluster-certificate = "{cloud.ready["cluster_ca"]}"
 
 def launch(cloud, user_data, **data) -> str:
     arguments = {"types": data.pop("types", ["m5.large"]), "zones": ["us-east-1b"]}
-    [id_] = ids(cloud.fleet(template=cloud.template(user_data=user_data, **data), **arguments))
+    [id_] = ids(
+        cloud.fleet(template=cloud.template(user_data=user_data, **data), **arguments)
+    )
     return id_
 
 
@@ -51,9 +54,15 @@ def test_a_node_joins_and_goes(cloud):
     name = eventually(lambda: cloud.instances()[id_]["node"])
     instance, node = cloud.instances()[id_], cloud.api_server.nodes[name]
     assert instance["user_data"] == node_config(cloud)
-    assert name == instance["private_dns_name"] == f"ip-{instance['private_ip'].replace('.', '-')}.ec2.internal"
+    assert (
+        name
+        == instance["private_dns_name"]
+        == f"ip-{instance['private_ip'].replace('.', '-')}.ec2.internal"
+    )
     assert node["spec"]["providerID"] == f"aws:///us-east-1b/{id_}"
-    assert node["spec"]["taints"] == [{"key": "karpenter.sh/unregistered", "value": "", "effect": "NoExecute"}]
+    assert node["spec"]["taints"] == [
+        {"key": "karpenter.sh/unregistered", "value": "", "effect": "NoExecute"}
+    ]
     assert node["metadata"]["annotations"] == {"kwok.x-k8s.io/node": "fake"}
     expected = {
         "karpenter.sh/nodepool": "default",
@@ -75,7 +84,10 @@ def test_a_node_joins_and_goes(cloud):
 
 def test_bottlerocket_joins(cloud):
     image = cloud.image("bottlerocket/aws-k8s-1.36/x86_64/latest")
-    devices = [{"DeviceName": d, "Ebs": {"VolumeSize": s}} for d, s in (("/dev/xvda", 4), ("/dev/xvdb", 40))]
+    devices = [
+        {"DeviceName": d, "Ebs": {"VolumeSize": s}}
+        for d, s in (("/dev/xvda", 4), ("/dev/xvdb", 40))
+    ]
     id_ = launch(cloud, bottlerocket(cloud), ImageId=image, BlockDeviceMappings=devices)
     name = eventually(lambda: cloud.instances()[id_]["node"])
     capacity = cloud.api_server.nodes[name]["status"]["capacity"]
@@ -89,9 +101,18 @@ def test_bottlerocket_joins(cloud):
         (lambda cloud: node_config(cloud, name="another"), {}, "cluster's name"),
         (lambda cloud: node_config(cloud, endpoint="https://10.0.0.1"), {}, "endpoint"),
         (lambda cloud: node_config(cloud, ca="Q0E="), {}, "certificate authority"),
-        (lambda cloud: node_config(cloud, labels="node-role.kubernetes.io/x=y"), {}, "reserved domain"),
+        (
+            lambda cloud: node_config(cloud, labels="node-role.kubernetes.io/x=y"),
+            {},
+            "reserved domain",
+        ),
         (lambda cloud: "#!/bin/bash\n", {}, "no NodeConfig"),
         (bottlerocket, {}, "no NodeConfig"),
+        (
+            lambda cloud: node_config(cloud).replace("maxPods: 29", "maxPods: [29]"),
+            {},
+            "right form",
+        ),
         (node_config, {"types": ["m6g.large"]}, "does not run"),
         (node_config, {"IamInstanceProfile": {}}, "no instance profile"),
     ],
@@ -100,7 +121,9 @@ def test_who_never_joins_and_why(cloud, user_data, data, reason):
     id_ = launch(cloud, user_data(cloud), **data)
     assert reason in eventually(lambda: cloud.instances()[id_]["join_error"])
     assert cloud.instances()[id_]["node"] is None
-    assert any(id_ in line and reason in line for line in cloud.log.read_text().splitlines())
+    assert any(
+        id_ in line and reason in line for line in cloud.log.read_text().splitlines()
+    )
 
 
 def test_a_kubelet_can_be_kept_from_starting(cloud):
@@ -133,7 +156,9 @@ def test_allocatable_follows_the_kubelet_s_settings():
     assert capacity["pods"] == "58" and capacity["nvidia.com/gpu"] == "2"
     assert capacity["memory"] == f"{memory // 1024}Ki"
     assert allocatable["cpu"] == "3920m"
-    assert allocatable["memory"] == f"{(memory - (11 * 58 + 255 + 100) * 2**20) // 1024}Ki"
+    assert (
+        allocatable["memory"] == f"{(memory - (11 * 58 + 255 + 100) * 2**20) // 1024}Ki"
+    )
     told = Kubelet("c", "e", "ca", max_pods=110, pods_per_core=10)
     told.kube_reserved = {"cpu": "1", "memory": "1Gi"}
     told.system_reserved = {"cpu": "500m"}
@@ -145,7 +170,19 @@ def test_allocatable_follows_the_kubelet_s_settings():
 
 def test_a_kubelet_refuses_what_is_not_a_quantity_or_an_effect():
     with pytest.raises(WouldNotJoin, match="quantity"):
-        kubelet.resources(INFO, Kubelet("c", "e", "ca", kube_reserved={"cpu": "much"}), 20)
+        kubelet.resources(
+            INFO, Kubelet("c", "e", "ca", kube_reserved={"cpu": "much"}), 20
+        )
     told = Kubelet("c", "e", "ca", taints=[("a", "b", "NoWay")])
     with pytest.raises(WouldNotJoin, match="NoWay"):
-        kubelet.node("n", "i-1", "us-east-1a", "use1-az6", "us-east-1", INFO, told, "10.0.0.1", 20)
+        kubelet.node(
+            "n",
+            "i-1",
+            "us-east-1a",
+            "use1-az6",
+            "us-east-1",
+            INFO,
+            told,
+            "10.0.0.1",
+            20,
+        )

@@ -1,4 +1,5 @@
 import pytest
+
 from plimsoll_cloud.userdata import Kubelet, WouldNotJoin, read
 
 AL2023 = """MIME-Version: 1.0
@@ -91,7 +92,10 @@ essential = true
 TAINTS = [("karpenter.sh/unregistered", "", "NoExecute"), ("team", "a", "NoSchedule")]
 
 
-@pytest.mark.parametrize(("family", "text"), [("al2023", AL2023), ("al2", AL2), ("bottlerocket", BOTTLEROCKET)])
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [("al2023", AL2023), ("al2", AL2), ("bottlerocket", BOTTLEROCKET)],
+)
 def test_all_families_say_the_same(family, text):
     found = read(family, text)
     assert found.labels.pop("user", "label") == "label"
@@ -122,11 +126,26 @@ def test_a_plain_node_config_needs_no_mime():
     [
         ("al2023", "", "no user data"),
         ("al2023", "#!/bin/bash\necho hello\n", "no NodeConfig"),
-        ("al2023", AL2023.replace("    certificateAuthority: Q0E=\n", ""), "certificateAuthority"),
-        ("al2023", AL2023.replace("v1alpha1\nkind: NodeConfig\nspec:\n  cluster", "v1\nkind: NodeConfig\nspec:\n  cluster"), "v1 NodeConfig"),
+        (
+            "al2023",
+            AL2023.replace("    certificateAuthority: Q0E=\n", ""),
+            "certificateAuthority",
+        ),
+        (
+            "al2023",
+            AL2023.replace(
+                "v1alpha1\nkind: NodeConfig\nspec:\n  cluster",
+                "v1\nkind: NodeConfig\nspec:\n  cluster",
+            ),
+            "v1 NodeConfig",
+        ),
         ("al2023", AL2023.replace("    name: c\n", "  name: [\n"), "cannot parse"),
         ("al2023", AL2023.replace('boundary="//"', 'boundary="==x"'), "boundary"),
-        ("al2023", AL2023.replace("--node-labels=user=label", "node-labels"), "does not understand"),
+        (
+            "al2023",
+            AL2023.replace("--node-labels=user=label", "node-labels"),
+            "does not understand",
+        ),
         ("al2023", AL2023 + "x" * 16384, "bytes"),
         ("al2", AL2.replace("bootstrap.sh", "bootstrap.py"), "bootstrap.sh"),
         ("al2", AL2.replace("--b64-cluster-ca 'Q0E='", ""), "--b64-cluster-ca"),
@@ -134,7 +153,11 @@ def test_a_plain_node_config_needs_no_mime():
         ("al2", AL2.replace("team=a:NoSchedule", "team=a"), "not a taint"),
         ("bottlerocket", BOTTLEROCKET.replace('"c"', "c"), "parse the TOML"),
         ("bottlerocket", BOTTLEROCKET.replace("api-server", "api"), "api-server"),
-        ("bottlerocket", BOTTLEROCKET.replace('"a:NoSchedule"', '"NoSchedule"'), "value:effect"),
+        (
+            "bottlerocket",
+            BOTTLEROCKET.replace('"a:NoSchedule"', '"NoSchedule"'),
+            "value:effect",
+        ),
         ("bottlerocket", AL2023, "parse the TOML"),
     ],
 )

@@ -1,7 +1,9 @@
-"""Reads of EC2 that moto lacks or answers too simply."""
+"""What moto lacks or answers too simply; installed over its responses."""
 
 from moto.core.responses import ActionResult
+from moto.ec2.models import EC2Backend
 from moto.ec2.responses import EC2Response
+from moto.iam.responses import IamResponse
 
 from . import fleet, instances
 from .cloud import Cloud, now
@@ -12,9 +14,17 @@ PRODUCTS = ["Linux/UNIX", "Linux/UNIX (Amazon VPC)"]
 def install(cloud: Cloud) -> None:
     describe_instance_types = EC2Response.describe_instance_types
     describe_launch_templates = EC2Response.describe_launch_templates
+    do_resources_exist = EC2Backend.do_resources_exist
 
     def spot_price_history(response) -> ActionResult:
-        return ActionResult(_page(response.params, "SpotPriceHistory", _spot_prices(cloud, response.params), 1000))
+        return ActionResult(
+            _page(
+                response.params,
+                "SpotPriceHistory",
+                _spot_prices(cloud, response.params),
+                1000,
+            )
+        )
 
     def launch_templates(response) -> ActionResult:
         # moto cuts the list at MaxResults (15 by default) and gives no token for the rest.
@@ -28,17 +38,41 @@ def install(cloud: Cloud) -> None:
         types = describe_instance_types(response).result["InstanceTypes"]
         return ActionResult(_page(response.params, "InstanceTypes", types, len(types)))
 
+    def instance_profiles(response) -> ActionResult:
+        # moto does not look at the prefix.
+        prefix = response.params.get("PathPrefix") or "/"
+        found = [
+            p for p in cloud.iam.instance_profiles.values() if p.path.startswith(prefix)
+        ]
+        return ActionResult({"InstanceProfiles": found, "IsTruncated": False})
+
+    def resources_exist(backend, ids) -> bool:
+        # moto lets instances be tagged that are not there.
+        for id_ in ids:
+            if id_.startswith("i-"):
+                backend.get_instance(id_)
+        return do_resources_exist(backend, ids)
+
+    IamResponse.list_instance_profiles = instance_profiles
+    EC2Backend.do_resources_exist = resources_exist
     EC2Response.describe_instance_types = instance_types
     EC2Response.describe_spot_price_history = spot_price_history
     EC2Response.describe_launch_templates = launch_templates
-    EC2Response.describe_capacity_reservations = lambda response: ActionResult({"CapacityReservations": []})
-    EC2Response.describe_placement_groups = lambda response: ActionResult({"PlacementGroups": []})
+    EC2Response.describe_capacity_reservations = lambda response: ActionResult(
+        {"CapacityReservations": []}
+    )
+    EC2Response.describe_placement_groups = lambda response: ActionResult(
+        {"PlacementGroups": []}
+    )
     fleet.install(cloud)
     instances.install(cloud)
 
 
 def _page(parameters: dict, name: str, entries: list, default: int) -> dict:
-    start, size = int(parameters.get("NextToken") or 0), int(parameters.get("MaxResults") or default)
+    start, size = (
+        int(parameters.get("NextToken") or 0),
+        int(parameters.get("MaxResults") or default),
+    )
     answer = {name: entries[start : start + size]}
     if start + size < len(entries):
         answer["NextToken"] = str(start + size)
@@ -52,14 +86,21 @@ def _spot_prices(cloud: Cloud, parameters: dict) -> list[dict]:
     zones = filters.get("availability-zone")
     if parameters.get("AvailabilityZone"):
         zones = [parameters["AvailabilityZone"]]
-    products = parameters.get("ProductDescriptions") or filters.get("product-description") or PRODUCTS
-    start, end = parameters.get("StartTime") or now(), parameters.get("EndTime") or now()
+    products = (
+        parameters.get("ProductDescriptions")
+        or filters.get("product-description")
+        or PRODUCTS
+    )
+    start, end = (
+        parameters.get("StartTime") or now(),
+        parameters.get("EndTime") or now(),
+    )
     entries = []
     for name in sorted(cloud.prices.on_demand):
         usage = instances.type_info(cloud, name).get("SupportedUsageClasses", [])
         if "spot" not in usage or (types and name not in types):
             continue
-        for zone in sorted(fleet.zones(cloud, name)):
+        for zone in sorted(cloud.offered.get(name, set())):
             if zones and zone not in zones:
                 continue
             for at, price in cloud.market.history(name, zone):
