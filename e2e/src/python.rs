@@ -3,6 +3,7 @@
 //! They live beside the Go programs of [`crate::tools`] in `tools/<name>-<hash of lock file and interpreter>`, and appear
 //! complete or not at all.
 
+use std::env;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -32,17 +33,17 @@ pub const CLOUD: Environment = Environment {
     oldest_python: 11,
 };
 
-/// LocalStack's community runtime.
+/// LocalStack's community runtime. It claims to run on Python 3.10, but its sources have the syntax of 3.12.
 pub const LOCALSTACK: Environment = Environment {
     name: "localstack",
     requirements: include_str!("../cloud/localstack/requirements.lock"),
-    oldest_python: 11,
+    oldest_python: 12,
 };
 
 /// How often an installation that takes long says that it is alive.
 const PROGRESS: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
-/// Where the interpreter is looked for; the first that is new enough is taken.
+/// What an interpreter is called on PATH; the first that is new enough is taken, and else one that pyenv has installed.
 const INTERPRETERS: [&str; 5] = ["python3", "python3.14", "python3.13", "python3.12", "python3.11"];
 
 impl Environment {
@@ -58,14 +59,14 @@ impl Environment {
         fs::create_dir_all(&tools)?;
         let _lock = lock(&tools.join(format!("{}.lock", self.name)), self.name).await?;
         if !place.exists() {
-            self.install(interpreter, &place)
+            self.install(&interpreter, &place)
                 .await
                 .with_context(|| format!("installing the Python environment {}", self.name))?;
         }
         Ok(python)
     }
 
-    async fn install(&self, interpreter: &str, place: &Path) -> Result<()> {
+    async fn install(&self, interpreter: &Path, place: &Path) -> Result<()> {
         let unfinished = place.with_extension("unfinished");
         if unfinished.exists() {
             // Left by an installation that was killed; we hold the lock.
@@ -145,11 +146,12 @@ impl Environment {
         Ok(())
     }
 
-    /// An interpreter on PATH that is new enough, and its version.
-    fn interpreter(&self) -> Result<(&'static str, String)> {
+    /// An interpreter that is new enough, and its version.
+    fn interpreter(&self) -> Result<(PathBuf, String)> {
         let script = "import sys; print(*sys.version_info[:2], sys.base_prefix)";
-        for name in INTERPRETERS {
-            let Ok(output) = Command::new(name).args(["-c", script]).output() else {
+        let on_path = INTERPRETERS.map(PathBuf::from);
+        for interpreter in on_path.into_iter().chain(pyenv_interpreters()) {
+            let Ok(output) = Command::new(&interpreter).args(["-c", script]).output() else {
                 continue;
             };
             let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -157,11 +159,12 @@ impl Environment {
                 .strip_prefix("3 ")
                 .and_then(|rest| rest.split_whitespace().next()?.parse::<u32>().ok());
             if minor.is_some_and(|minor| minor >= self.oldest_python) {
-                return Ok((name, version));
+                return Ok((interpreter, version));
             }
         }
         bail!(
-            "the Python environment {} needs Python 3.{} or newer as one of {} on PATH, with its venv module",
+            "the Python environment {} needs Python 3.{} or newer, as one of {} on PATH or installed by pyenv, with its \
+             venv module",
             self.name,
             self.oldest_python,
             INTERPRETERS.join(", ")
@@ -173,6 +176,22 @@ impl Environment {
         (self.requirements, version).hash(&mut hasher);
         hasher.finish()
     }
+}
+
+/// What pyenv has installed, by version; its own commands on PATH only find the version that is switched on.
+fn pyenv_interpreters() -> Vec<PathBuf> {
+    let root = match (env::var_os("PYENV_ROOT"), env::var_os("HOME")) {
+        (Some(root), _) => PathBuf::from(root),
+        (None, Some(home)) => PathBuf::from(home).join(".pyenv"),
+        (None, None) => return Vec::new(),
+    };
+    let mut found: Vec<PathBuf> = fs::read_dir(root.join("versions"))
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("bin").join("python3")))
+        .collect();
+    found.sort();
+    found
 }
 
 #[cfg(test)]
