@@ -241,7 +241,7 @@ async fn get(port: u16, path: &str) -> Result<String> {
 }
 
 /// One request to a port of the loopback address, without TLS.
-async fn send(port: u16, method: http::Method, path: &str, body: &str) -> Result<Answer> {
+pub(crate) async fn send(port: u16, method: http::Method, path: &str, body: &str) -> Result<Answer> {
     let mut config = kube::Config::new(format!("http://127.0.0.1:{port}").parse()?);
     config.default_retry = false;
     let client = Client::try_from(config)?;
