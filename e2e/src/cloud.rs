@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use http::Method;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -85,6 +85,8 @@ pub struct Instance {
     pub zone: String,
     pub state: String,
     pub capacity_type: String,
+    /// Dollars, at the prices of now.
+    pub price_per_hour: Option<f64>,
     pub subnet: String,
     pub vpc: String,
     pub security_groups: Vec<String>,
@@ -135,7 +137,7 @@ pub struct Session {
 }
 
 /// What has not been cleaned up, apart from what was seeded.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Leftovers {
     pub instances: Vec<String>,
     pub launch_templates: Vec<String>,
@@ -195,6 +197,19 @@ impl Cloud {
             ("AWS_SECRET_ACCESS_KEY", keys.secret_access_key.clone()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
         ]
+    }
+
+    /// The environment of a controller that works for this cluster through the role it is meant to assume.
+    pub fn controller_environment(&self) -> Vec<(&'static str, String)> {
+        let ready = &self.ready;
+        let mut all = self.environment(&ready.operator);
+        all.extend([
+            ("CLUSTER_NAME", ready.cluster.clone()),
+            ("ASSUME_ROLE_ARN", ready.controller_role_arn.clone()),
+            ("ASSUME_ROLE_EXTERNAL_ID", ready.external_id.clone()),
+            ("INTERRUPTION_QUEUE", ready.queue.clone()),
+        ]);
+        all
     }
 
     /// One request to the control endpoint, `path` being what follows `/_control/`; an error unless the answer is 200.

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use http::Method;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep};
 
 use crate::cloud::{self, Keys};
@@ -27,6 +28,17 @@ const POLL: Duration = Duration::from_millis(100);
 pub struct LocalStack {
     process: Process,
     seeded: Seeded,
+    /// Of the environment that has a client.
+    python: PathBuf,
+}
+
+/// An instance as LocalStack shows it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Instance {
+    pub id: String,
+    pub state: String,
+    pub vpc: Option<String>,
+    pub tags: BTreeMap<String, String>,
 }
 
 /// What is seeded; the names are those of [`cloud::Ready`].
@@ -80,13 +92,48 @@ impl LocalStack {
         let log = logs.join("localstack.log");
         let mut process = Process::spawn("localstack", &python, args, environment, &log)?;
         wait_ready(&mut process, port).await?;
-        let seeded = seed(&seeder, &format!("http://{address}"))?;
-        Ok(Self { process, seeded })
+        let seeded = elsewhere(&seeder, &format!("http://{address}"), &["seed"])?;
+        Ok(Self {
+            process,
+            seeded,
+            python: seeder,
+        })
     }
 
     /// What is seeded.
     pub fn seeded(&self) -> &Seeded {
         &self.seeded
+    }
+
+    /// The environment of a controller that works through the role it is meant to assume. LocalStack has no EKS, so the
+    /// cluster's endpoint is told; nobody joins it.
+    pub fn controller_environment(&self) -> Vec<(&'static str, String)> {
+        let seeded = &self.seeded;
+        vec![
+            ("AWS_ENDPOINT_URL", seeded.endpoint.clone()),
+            ("AWS_REGION", seeded.region.clone()),
+            ("AWS_ACCESS_KEY_ID", seeded.operator.access_key_id.clone()),
+            ("AWS_SECRET_ACCESS_KEY", seeded.operator.secret_access_key.clone()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            ("CLUSTER_NAME", seeded.cluster.clone()),
+            ("CLUSTER_ENDPOINT", "https://cluster.invalid".to_owned()),
+            ("CLUSTER_CA_BUNDLE", "bm8gY2VydGlmaWNhdGU=".to_owned()),
+            ("VPC_ID", seeded.vpc.clone()),
+            ("ASSUME_ROLE_ARN", seeded.controller_role_arn.clone()),
+            ("ASSUME_ROLE_EXTERNAL_ID", seeded.external_id.clone()),
+            ("INTERRUPTION_QUEUE", seeded.queue.clone()),
+        ]
+    }
+
+    /// All instances, also terminated.
+    pub fn instances(&self) -> Result<Vec<Instance>> {
+        elsewhere(&self.python, &self.seeded.endpoint, &["instances"])
+    }
+
+    /// Puts a spot interruption warning into the queue.
+    pub fn interrupt(&self, instance: &str) -> Result<()> {
+        elsewhere::<serde_json::Value>(&self.python, &self.seeded.endpoint, &["interrupt", instance])
+            .map(drop)
     }
 
     /// An error with the end of its log if it has ended by itself.
@@ -125,17 +172,21 @@ async fn wait_ready(process: &mut Process, port: u16) -> Result<()> {
     }
 }
 
-fn seed(python: &Path, endpoint: &str) -> Result<Seeded> {
+/// Runs one command of `plimsoll_cloud.elsewhere` and reads the line it prints.
+fn elsewhere<T: DeserializeOwned>(python: &Path, endpoint: &str, command: &[&str]) -> Result<T> {
+    let what = || format!("LocalStack: {}", command.join(" "));
     let output = Command::new(python)
         .args(["-m", "plimsoll_cloud.elsewhere", "--endpoint", endpoint])
+        .args(command)
         .env("PYTHONPATH", cloud::package())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
-        .context("seeding LocalStack")?;
+        .with_context(what)?;
     ensure!(
         output.status.success(),
-        "seeding LocalStack: {}",
+        "{}: {}",
+        what(),
         String::from_utf8_lossy(&output.stderr)
     );
-    serde_json::from_slice(&output.stdout).context("seeding LocalStack: no line of what is seeded")
+    serde_json::from_slice(&output.stdout).with_context(what)
 }

@@ -3,7 +3,6 @@
 //! They live beside the Go programs of [`crate::tools`] in `tools/<name>-<hash of lock file and interpreter>`, and appear
 //! complete or not at all.
 
-use std::env;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -33,17 +32,17 @@ pub const CLOUD: Environment = Environment {
     oldest_python: 11,
 };
 
-/// LocalStack's community runtime. It claims to run on Python 3.10, but its sources have the syntax of 3.12.
+/// LocalStack's community runtime, the last version that runs on the Python of a stable Debian.
 pub const LOCALSTACK: Environment = Environment {
     name: "localstack",
     requirements: include_str!("../cloud/localstack/requirements.lock"),
-    oldest_python: 12,
+    oldest_python: 11,
 };
 
 /// How often an installation that takes long says that it is alive.
 const PROGRESS: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
-/// What an interpreter is called on PATH; the first that is new enough is taken, and else one that pyenv has installed.
+/// What an interpreter is called on PATH; the first that is new enough is taken.
 const INTERPRETERS: [&str; 5] = ["python3", "python3.14", "python3.13", "python3.12", "python3.11"];
 
 impl Environment {
@@ -149,8 +148,7 @@ impl Environment {
     /// An interpreter that is new enough, and its version.
     fn interpreter(&self) -> Result<(PathBuf, String)> {
         let script = "import sys; print(*sys.version_info[:2], sys.base_prefix)";
-        let on_path = INTERPRETERS.map(PathBuf::from);
-        for interpreter in on_path.into_iter().chain(pyenv_interpreters()) {
+        for interpreter in INTERPRETERS.map(PathBuf::from) {
             let Ok(output) = Command::new(&interpreter).args(["-c", script]).output() else {
                 continue;
             };
@@ -163,8 +161,7 @@ impl Environment {
             }
         }
         bail!(
-            "the Python environment {} needs Python 3.{} or newer, as one of {} on PATH or installed by pyenv, with its \
-             venv module",
+            "the Python environment {} needs Python 3.{} or newer with its venv module, as one of {} on PATH",
             self.name,
             self.oldest_python,
             INTERPRETERS.join(", ")
@@ -176,22 +173,6 @@ impl Environment {
         (self.requirements, version).hash(&mut hasher);
         hasher.finish()
     }
-}
-
-/// What pyenv has installed, by version; its own commands on PATH only find the version that is switched on.
-fn pyenv_interpreters() -> Vec<PathBuf> {
-    let root = match (env::var_os("PYENV_ROOT"), env::var_os("HOME")) {
-        (Some(root), _) => PathBuf::from(root),
-        (None, Some(home)) => PathBuf::from(home).join(".pyenv"),
-        (None, None) => return Vec::new(),
-    };
-    let mut found: Vec<PathBuf> = fs::read_dir(root.join("versions"))
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path().join("bin").join("python3")))
-        .collect();
-    found.sort();
-    found
 }
 
 #[cfg(test)]

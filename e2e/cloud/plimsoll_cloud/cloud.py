@@ -102,6 +102,12 @@ class Cloud:
             zone.name: zone.zone_id for zone in self.ec2.describe_availability_zones()
         }
 
+    def price(self, type_: str, zone: str, capacity_type: str) -> float | None:
+        """Dollars per hour now; None if the price list does not have the type."""
+        if capacity_type == "spot":
+            return self.market.price(type_, zone)
+        return self.prices.on_demand.get(type_)
+
     def arn(self, service: str, resource: str, region: str | None = None) -> str:
         region = "" if service in ("iam", "sts") else region or self.region
         return f"arn:{self.partition}:{service}:{region}:{self.account}:{resource}"

@@ -1,9 +1,11 @@
-"""Seeds another endpoint, LocalStack, through its API with what the stand-in has for a launch, and prints a ready line like its.
+"""Another endpoint, LocalStack: seeds it through its API with what the stand-in has for a launch, looks and sends messages.
 
-    python -m plimsoll_cloud.elsewhere --endpoint http://127.0.0.1:4566 --cluster plimsoll-test
+    python -m plimsoll_cloud.elsewhere --endpoint http://127.0.0.1:4566 seed
+    python -m plimsoll_cloud.elsewhere --endpoint http://127.0.0.1:4566 instances
+    python -m plimsoll_cloud.elsewhere --endpoint http://127.0.0.1:4566 interrupt i-0123456789abcdef0
 
-What LocalStack does not have is missing from the line: the EKS cluster, EKS parameters, prices, the control endpoint. It
-verifies neither access keys nor permissions.
+Each prints one line of JSON. What LocalStack does not have is missing from the line of `seed`: the EKS cluster, EKS
+parameters, prices, the control endpoint. It verifies neither access keys nor permissions.
 """
 
 import argparse
@@ -23,21 +25,72 @@ def main() -> None:
     )
     parser.add_argument("--endpoint", required=True)
     parser.add_argument("--cluster", default="plimsoll-test")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("seed")
+    commands.add_parser("instances")
+    commands.add_parser("interrupt").add_argument("instance")
     arguments = parser.parse_args()
-    print(json.dumps(seed(arguments.endpoint, arguments.cluster)), flush=True)
+    endpoint, cluster = arguments.endpoint, arguments.cluster
+    match arguments.command:
+        case "seed":
+            answer = seed(endpoint, cluster)
+        case "instances":
+            answer = instances(endpoint)
+        case "interrupt":
+            answer = interrupt(endpoint, cluster, arguments.instance)
+    print(json.dumps(answer), flush=True)
+
+
+def client(endpoint: str, service: str):
+    return boto3.client(
+        service,
+        endpoint_url=endpoint,
+        region_name=REGION,
+        aws_access_key_id=KEYS["access_key_id"],
+        aws_secret_access_key=KEYS["secret_access_key"],
+    )
+
+
+def instances(endpoint: str) -> list[dict]:
+    """All instances, also terminated."""
+    answer = client(endpoint, "ec2").describe_instances()
+    return [
+        {
+            "id": instance["InstanceId"],
+            "state": instance["State"]["Name"],
+            "vpc": instance.get("VpcId"),
+            "tags": {tag["Key"]: tag["Value"] for tag in instance.get("Tags", [])},
+        }
+        for reservation in answer["Reservations"]
+        for instance in reservation["Instances"]
+    ]
+
+
+def interrupt(endpoint: str, cluster: str, instance: str) -> dict:
+    """Puts a spot interruption warning into the queue as EventBridge would, and says how long the queue is."""
+    sqs = client(endpoint, "sqs")
+    url = sqs.get_queue_url(QueueName=cluster)["QueueUrl"]
+    event = {
+        "version": "0",
+        "source": "aws.ec2",
+        "detail-type": "EC2 Spot Instance Interruption Warning",
+        "time": "2026-11-22T00:00:00Z",
+        "region": REGION,
+        "detail": {"instance-id": instance, "instance-action": "terminate"},
+    }
+    sqs.send_message(QueueUrl=url, MessageBody=json.dumps(event))
+    attributes = sqs.get_queue_attributes(
+        QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"]
+    )["Attributes"]
+    return {"messages": int(attributes["ApproximateNumberOfMessages"])}
 
 
 def seed(endpoint: str, cluster: str) -> dict:
-    def client(service: str):
-        return boto3.client(
-            service,
-            endpoint_url=endpoint,
-            region_name=REGION,
-            aws_access_key_id=KEYS["access_key_id"],
-            aws_secret_access_key=KEYS["secret_access_key"],
-        )
-
-    ec2, iam, sqs, sts = client("ec2"), client("iam"), client("sqs"), client("sts")
+    ec2, iam, sqs, sts = (
+        client(endpoint, service) for service in ("ec2", "iam", "sqs", "sts")
+    )
+    # Its first answer takes half a minute, which is longer than a client waits.
+    ec2.describe_instance_types(InstanceTypes=["m5.large"])
     account = sts.get_caller_identity()["Account"]
 
     def tags(kind: str, values: dict) -> list[dict]:

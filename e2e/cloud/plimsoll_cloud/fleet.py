@@ -189,10 +189,7 @@ def _order(
     strategy = options.get("AllocationStrategy") or "lowest-price"
 
     def price(candidate: Candidate) -> float:
-        if capacity_type == "spot":
-            found = cloud.market.price(candidate.instance_type, candidate.zone)
-        else:
-            found = cloud.prices.on_demand.get(candidate.instance_type)
+        found = cloud.price(candidate.instance_type, candidate.zone, capacity_type)
         return float("inf") if found is None else found
 
     def depth(candidate: Candidate) -> float:

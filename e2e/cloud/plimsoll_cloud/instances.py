@@ -204,6 +204,9 @@ def describe(cloud: Cloud, record: Launch) -> dict:
         "zone": instance.availability_zone,
         "state": instance.state,
         "capacity_type": record.capacity_type,
+        "price_per_hour": cloud.price(
+            instance.instance_type, instance.availability_zone, record.capacity_type
+        ),
         "spot_request_id": getattr(instance, "spot_instance_request_id", None),
         "subnet": instance.subnet_id,
         "vpc": instance.vpc_id,
