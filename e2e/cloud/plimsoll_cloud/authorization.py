@@ -10,6 +10,8 @@ from .sessions import Principal
 
 # Instance, volume and interface do not exist yet when a launch is checked.
 LAUNCHED = ("instance", "volume", "network-interface")
+# Calls that need the right to another action than the one they are named after.
+RIGHTS = {"sqs:DeleteMessageBatch": "sqs:DeleteMessage"}
 
 
 def tag_map(tags: list[dict]) -> dict[str, str]:
@@ -64,7 +66,7 @@ class Checks:
                 f"{prefix}:ResourceTag/{key}": value
                 for key, value in resource_tags.items()
             }
-        self.list.append(Check(action, resource, keys))
+        self.list.append(Check(RIGHTS.get(action, action), resource, keys))
 
     def ec2(self, action: str, kind: str, id_: str, request_tags=None, **keys) -> None:
         """A check of an EC2 resource; an id of `*` is one that is about to be made."""

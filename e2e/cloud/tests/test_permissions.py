@@ -282,3 +282,16 @@ def test_dry_run_tells_whether_it_would_be_allowed(cloud):
     assert refusal(ec2.describe_instance_types, DryRun=True)[0] == "DryRunOperation"
     assert set(cloud.instances()) == before
     assert cloud.control("GET", "requests?action=ec2:CreateFleet")[-1]["dry_run"]
+
+
+def test_messages_are_deleted_together_with_the_right_to_delete_one(cloud):
+    sqs = cloud.controller("sqs")
+    url = cloud.ready["queue_url"]
+    cloud.control("POST", "messages", {"a": 1})
+    messages = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=5)["Messages"]
+    entries = [
+        {"Id": str(n), "ReceiptHandle": message["ReceiptHandle"]}
+        for n, message in enumerate(messages)
+    ]
+    answer = sqs.delete_message_batch(QueueUrl=url, Entries=entries)
+    assert len(answer["Successful"]) == len(messages)
