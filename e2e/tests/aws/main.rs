@@ -9,4 +9,6 @@ mod faults;
 #[cfg(test)]
 mod localstack;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod startup;
