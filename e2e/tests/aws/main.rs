@@ -9,6 +9,4 @@ mod faults;
 #[cfg(test)]
 mod localstack;
 #[cfg(test)]
-mod memory;
-#[cfg(test)]
 mod startup;
