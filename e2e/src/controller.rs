@@ -29,20 +29,16 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Starts `plimsoll controller --provider kwok` for the cluster of `kubeconfig`, with further arguments and
-    /// environment of the test. The log is `<logs>/<name>.log`; a second start under the same name appends to it.
+    /// Starts `plimsoll controller` with a provider for the cluster of `kubeconfig`, with further environment of the
+    /// test. The log is `<logs>/<name>.log`; a second start under the same name appends to it.
     pub fn spawn(
         kubeconfig: &Path,
         logs: &Path,
         name: &str,
-        args: &[&str],
+        provider: &str,
         envs: &[(&str, &str)],
     ) -> Result<Self> {
-        let args = ["controller", "--provider", "kwok"]
-            .iter()
-            .chain(args)
-            .map(|&arg| arg.to_owned())
-            .collect();
+        let args = ["controller", "--provider", provider].map(str::to_owned).to_vec();
         Self::spawn_program(&binary()?, kubeconfig, logs, name, args, envs)
     }
 
@@ -241,7 +237,7 @@ async fn get(port: u16, path: &str) -> Result<String> {
 }
 
 /// One request to a port of the loopback address, without TLS.
-async fn send(port: u16, method: http::Method, path: &str, body: &str) -> Result<Answer> {
+pub(crate) async fn send(port: u16, method: http::Method, path: &str, body: &str) -> Result<Answer> {
     let mut config = kube::Config::new(format!("http://127.0.0.1:{port}").parse()?);
     config.default_retry = false;
     let client = Client::try_from(config)?;

@@ -8,7 +8,7 @@ mod trace;
 mod workload;
 
 pub use observe::{Observer, View};
-pub use report::Report;
-pub use run::{Choice, Settings, run};
+pub use report::{CloudReport, Report};
+pub use run::{Choice, Kept, Provider, Settings, run};
 pub use trace::{Shapes, TraceError, read_trace};
 pub use workload::Workload;

@@ -96,7 +96,13 @@ impl Fixture {
 
     /// Starts the controller under test without waiting for it.
     pub fn spawn_controller(&self, name: &str, envs: &[(&str, &str)]) -> Result<Controller> {
-        Controller::spawn(self.testbed.kubeconfig(), &self.testbed.logs(), name, &[], envs)
+        Controller::spawn(
+            self.testbed.kubeconfig(),
+            &self.testbed.logs(),
+            name,
+            "kwok",
+            envs,
+        )
     }
 
     /// Starts the controller under test without a Lease, and waits until it is ready: for tests in which it is never

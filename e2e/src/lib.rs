@@ -8,19 +8,25 @@
 //! - [`cluster`] talks to the API server the way a test wants to.
 //! - [`controller`] runs the `plimsoll` binary; [`upstream`] runs Karpenter's own kwok controller instead.
 //! - [`fixture`] is what a test begins and ends with; [`objects`] is what it applies.
+//! - [`aws`] is the same fixture beside the AWS stand-in.
+//! - [`cloud`] runs the AWS stand-in, [`localstack`] LocalStack; [`python`] installs what they need.
 //! - [`demo`] puts a workload on an empty cluster, measures, and takes it away again.
 
+pub mod aws;
+pub mod cloud;
 pub mod cluster;
 pub mod conditions;
 pub mod controller;
 pub mod demo;
 pub mod fixture;
+pub mod localstack;
 pub mod machine_load;
 pub mod metrics;
 pub mod objects;
 pub mod paths;
 pub mod ports;
 pub mod process;
+pub mod python;
 pub mod testbed;
 pub mod tools;
 pub mod upstream;

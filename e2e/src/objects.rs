@@ -37,6 +37,29 @@ pub fn node_class() -> Value {
     })
 }
 
+/// A NodePool of the AWS provider that may buy any Linux machine on amd64, and consolidates without waiting.
+pub fn aws_node_pool(name: &str) -> Value {
+    let mut pool = node_pool(name);
+    pool["spec"]["template"]["spec"]["nodeClassRef"] =
+        json!({"group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default"});
+    pool
+}
+
+/// The class that [`aws_node_pool`] refers to: the seeded subnets and security groups, the latest AL2023.
+pub fn ec2_node_class(cluster: &str, node_role: &str) -> Value {
+    let discovered = json!([{"tags": {"karpenter.sh/discovery": cluster}}]);
+    json!({
+        "apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClass",
+        "metadata": {"name": "default"},
+        "spec": {
+            "amiSelectorTerms": [{"alias": "al2023@latest"}],
+            "role": node_role,
+            "subnetSelectorTerms": discovered,
+            "securityGroupSelectorTerms": discovered,
+        },
+    })
+}
+
 /// A pod that asks for this much CPU and ends within a second of its deletion.
 pub fn pod(name: &str, cpu: &str) -> Value {
     json!({

@@ -205,7 +205,7 @@ fn go(source: &Path) -> Command {
 }
 
 /// Holds an exclusive lock on `file`; it is released when the returned file is closed, also by the death of the process.
-async fn lock(file: &Path, what: &str) -> Result<File> {
+pub(crate) async fn lock(file: &Path, what: &str) -> Result<File> {
     let lock = File::create(file)?;
     let mut told = false;
     loop {
@@ -225,7 +225,7 @@ async fn lock(file: &Path, what: &str) -> Result<File> {
     }
 }
 
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     eprintln!("[testbed] {text}");
 }
 

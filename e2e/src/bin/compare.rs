@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use plimsoll_e2e::demo::{Choice, Report, Settings, Workload, run};
+use plimsoll_e2e::demo::{Choice, Provider, Report, Settings, Workload, run};
 use plimsoll_e2e::testbed::{Options, Testbed};
 use plimsoll_e2e::{machine_load, paths};
 use serde::Serialize;
@@ -79,6 +79,7 @@ async fn compare(arguments: &Arguments) -> Result<bool> {
             let settings = Settings {
                 workload: workload.clone(),
                 controller,
+                provider: Provider::Kwok,
                 // The scale-down would be part of the CPU time.
                 keep: true,
                 timeout: Duration::from_secs(arguments.timeout),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use plimsoll_e2e::demo::{Choice, Settings, Workload, run};
+use plimsoll_e2e::demo::{Choice, Provider, Settings, Workload, run};
 use plimsoll_e2e::paths;
 use plimsoll_e2e::testbed::Testbed;
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,6 +37,9 @@ struct Arguments {
     /// Which controller buys the machines
     #[arg(long, value_enum, default_value_t = Choice::Plimsoll)]
     controller: Choice,
+    /// Where the machines come from
+    #[arg(long, value_enum, default_value_t = Provider::Kwok, conflicts_with = "controller")]
+    provider: Provider,
     /// How many seconds the pods may take to run
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     timeout: u64,
@@ -86,6 +89,7 @@ async fn demo(arguments: &Arguments) -> Result<Vec<String>> {
     let settings = Settings {
         workload,
         controller: arguments.controller,
+        provider: arguments.provider,
         keep: arguments.keep,
         timeout: Duration::from_secs(arguments.timeout),
         crds: paths::crds(),
@@ -95,7 +99,7 @@ async fn demo(arguments: &Arguments) -> Result<Vec<String>> {
         settings.workload.pods
     );
     let mut testbed = Testbed::from_env().await?;
-    let (report, controller) = match run(&testbed, &settings).await {
+    let (report, kept) = match run(&testbed, &settings).await {
         Ok(done) => done,
         Err(error) => return Err(error.context(format!("the logs are in {}", testbed.keep_logs().display()))),
     };
@@ -111,7 +115,7 @@ async fn demo(arguments: &Arguments) -> Result<Vec<String>> {
         );
         std::future::pending::<()>().await;
     }
-    drop(controller);
+    drop(kept);
     if !report.failures().is_empty() {
         eprintln!("the logs are in {}", testbed.keep_logs().display());
     }

@@ -2,8 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::time::Duration;
 
+use anyhow::Result;
 use serde::Serialize;
+use tokio::time::{Instant, sleep};
+
+use crate::cloud::{Cloud, Leftovers};
+
+/// How long an instance may be shutting down.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(100);
 
 /// The figures of one run. What a controller does not tell, or what the run did not come to, is null.
 #[derive(Debug, Clone, Serialize)]
@@ -34,6 +43,8 @@ pub struct Report {
     pub instances_left: Option<usize>,
     /// Where the prices come from.
     pub price_source: String,
+    /// What the AWS stand-in has seen; null without it.
+    pub cloud: Option<CloudReport>,
     /// The machines by type, for the table.
     #[serde(skip)]
     pub machine_types: BTreeMap<String, usize>,
@@ -44,6 +55,41 @@ pub struct Report {
     pub workload: String,
     #[serde(skip)]
     pub controller: String,
+}
+
+/// What a run has done to the AWS stand-in.
+#[derive(Debug, Clone, Serialize)]
+pub struct CloudReport {
+    pub instances_launched: usize,
+    /// Calls of each action, dry runs included.
+    pub calls: BTreeMap<String, usize>,
+    /// What is still there after the node class has gone; null if it was not deleted.
+    pub left: Option<Leftovers>,
+}
+
+impl CloudReport {
+    /// Counts, and, once the node class was deleted, waits a moment for instances that are shutting down.
+    pub async fn of(cloud: &Cloud, deleted: bool) -> Result<Self> {
+        let mut left = None;
+        if deleted {
+            let deadline = Instant::now() + SHUTDOWN_TIMEOUT;
+            let mut now = cloud.leftovers().await?;
+            while now != Leftovers::default() && Instant::now() < deadline {
+                sleep(POLL).await;
+                now = cloud.leftovers().await?;
+            }
+            left = Some(now);
+        }
+        let mut calls = BTreeMap::new();
+        for request in cloud.requests(0).await? {
+            *calls.entry(request.action).or_default() += 1;
+        }
+        Ok(Self {
+            instances_launched: cloud.instances().await?.len(),
+            calls,
+            left,
+        })
+    }
 }
 
 /// Machine types shown; the rest is summed up.
@@ -62,6 +108,11 @@ impl Report {
         }
         if let Some(left) = self.instances_left.filter(|left| *left > 0) {
             failures.push(format!("{left} machines are left after the workload has gone"));
+        }
+        if let Some(left) = self.cloud.as_ref().and_then(|cloud| cloud.left.as_ref())
+            && *left != Leftovers::default()
+        {
+            failures.push(format!("left in EC2: {left:?}"));
         }
         failures
     }
@@ -130,6 +181,29 @@ impl Report {
                 ),
             ));
         }
+        if let Some(cloud) = &self.cloud {
+            let calls: usize = cloud.calls.values().sum();
+            let fleets = cloud.calls.get("ec2:CreateFleet").copied().unwrap_or(0);
+            rows.push((
+                "AWS",
+                format!(
+                    "{} instances launched, {fleets} CreateFleet of {calls} calls",
+                    cloud.instances_launched
+                ),
+            ));
+            if let Some(left) = &cloud.left {
+                rows.push((
+                    "  left after the node class",
+                    format!(
+                        "{} instances, {} launch templates, {} instance profiles, {} volumes",
+                        left.instances.len(),
+                        left.launch_templates.len(),
+                        left.instance_profiles.len(),
+                        left.volumes.len()
+                    ),
+                ));
+            }
+        }
         let width = rows
             .iter()
             .map(|(name, _)| name.chars().count())
@@ -165,6 +239,7 @@ mod tests {
             nodes_after_scale_down: Some(0),
             instances_left: Some(0),
             price_source: "a rule".to_owned(),
+            cloud: None,
             machine_types: BTreeMap::from([("c-2x spot".to_owned(), 1)]),
             seconds_to_no_machine: Some(2.0),
             workload: "w".to_owned(),
@@ -193,6 +268,7 @@ mod tests {
             "nodes_after_scale_down",
             "instances_left",
             "price_source",
+            "cloud",
         ];
         expected.sort_unstable();
         let mut found = keys.clone();

@@ -9,10 +9,12 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{Observer, Report, View, Workload};
+use super::{CloudReport, Observer, Report, View, Workload};
+use crate::cloud::Cloud;
 use crate::cluster::Cluster;
 use crate::conditions;
 use crate::controller::{self, Controller};
+use crate::objects;
 use crate::testbed::Testbed;
 use crate::upstream;
 
@@ -37,11 +39,21 @@ pub enum Choice {
     Upstream,
 }
 
+/// Where Plimsoll's machines come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Provider {
+    /// Nodes without machines
+    Kwok,
+    /// The AWS stand-in of e2e/cloud
+    Aws,
+}
+
 /// What to run and how.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub workload: Workload,
     pub controller: Choice,
+    pub provider: Provider,
     /// Leave the workload where it is.
     pub keep: bool,
     /// How long the pods may take to run.
@@ -50,13 +62,24 @@ pub struct Settings {
     pub crds: PathBuf,
 }
 
-/// Runs the demo on `testbed`. With `keep`, the controller that still runs is returned with the report.
-pub async fn run(testbed: &Testbed, settings: &Settings) -> Result<(Report, Controller)> {
+/// What still runs after the demo; dropping it ends it.
+#[derive(Debug)]
+pub struct Kept {
+    _controller: Controller,
+    _cloud: Option<Cloud>,
+}
+
+/// Runs the demo on `testbed`. What it has started runs until the second value is dropped.
+pub async fn run(testbed: &Testbed, settings: &Settings) -> Result<(Report, Kept)> {
     let cluster = Cluster::connect(testbed.kubeconfig()).await?;
-    let mut controller = start_controller(testbed, &cluster, settings).await?;
+    let cloud = match settings.provider {
+        Provider::Kwok => None,
+        Provider::Aws => Some(Cloud::start(Some(testbed.kubeconfig()), &testbed.logs(), &[]).await?),
+    };
+    let mut controller = start_controller(testbed, &cluster, settings, cloud.as_ref()).await?;
     ensure_empty(&cluster).await?;
     let namespace = cluster.namespace(NAME).await?;
-    apply_node_pool(&cluster).await?;
+    apply_node_pool(&cluster, cloud.as_ref()).await?;
     let mut observer = Observer::start(&cluster, &namespace).await?;
 
     let mut progress = Progress::new();
@@ -96,7 +119,10 @@ pub async fn run(testbed: &Testbed, settings: &Settings) -> Result<(Report, Cont
         pods_total: total,
         pods_running: view.pods().running,
         nodes: view.nodes(),
-        price_per_hour: view.price_per_hour(),
+        price_per_hour: match &cloud {
+            None => view.price_per_hour(),
+            Some(cloud) => price_of_instances(cloud).await?,
+        },
         price_one_shot_plan_per_hour: None,
         lower_bound_per_hour: None,
         seconds_to_first_launch: first_launch,
@@ -107,11 +133,19 @@ pub async fn run(testbed: &Testbed, settings: &Settings) -> Result<(Report, Cont
         controller_cpu_seconds: 0.0,
         nodes_after_scale_down: None,
         instances_left: None,
-        price_source: PRICE_SOURCE.to_owned(),
+        price_source: match &cloud {
+            None => PRICE_SOURCE.to_owned(),
+            Some(cloud) => format!(
+                "the AWS stand-in: on-demand prices of {}, made-up spot prices",
+                cloud.ready().price_date
+            ),
+        },
+        cloud: None,
         machine_types: view.machine_types(),
         seconds_to_no_machine: None,
         workload: settings.workload.title.clone(),
         controller: match settings.controller {
+            Choice::Plimsoll if cloud.is_some() => "plimsoll with its provider for AWS".to_owned(),
             Choice::Plimsoll => "plimsoll".to_owned(),
             Choice::Upstream => "Karpenter with its kwok provider".to_owned(),
         },
@@ -129,6 +163,9 @@ pub async fn run(testbed: &Testbed, settings: &Settings) -> Result<(Report, Cont
             .await?
             .sum("plimsoll_pods_bound_as_planned_total", &[]);
         report.pods_bound_as_planned = bound.map(|count| count as u64);
+    }
+    // `plimsoll plan` knows the list prices of AWS, not the spot market that the machines were bought on.
+    if plimsoll && cloud.is_none() {
         let plan = one_shot_plan(testbed.kubeconfig())?;
         report.price_one_shot_plan_per_hour = Some(plan.price_per_hour);
         report.lower_bound_per_hour = plan.lower_bound_per_hour;
@@ -144,20 +181,50 @@ pub async fn run(testbed: &Testbed, settings: &Settings) -> Result<(Report, Cont
         )
         .await?;
     }
-    let usage = controller.usage()?;
-    report.controller_rss_mb_peak = usage.rss_peak_mib * 1.048_576;
-    report.controller_cpu_seconds = usage.cpu_seconds;
     if !settings.keep && report.instances_left == Some(0) {
         cluster.clean().await?;
     }
-    Ok((report, controller))
+    let usage = controller.usage()?;
+    report.controller_rss_mb_peak = usage.rss_peak_mib * 1.048_576;
+    report.controller_cpu_seconds = usage.cpu_seconds;
+    if let Some(cloud) = &cloud {
+        report.cloud = Some(CloudReport::of(cloud, !settings.keep).await?);
+    }
+    let kept = Kept {
+        _controller: controller,
+        _cloud: cloud,
+    };
+    Ok((report, kept))
 }
 
-async fn start_controller(testbed: &Testbed, cluster: &Cluster, settings: &Settings) -> Result<Controller> {
+/// What the instances that run now cost together, in dollars per hour.
+async fn price_of_instances(cloud: &Cloud) -> Result<f64> {
+    let instances = cloud.instances().await?;
+    let running = instances.iter().filter(|i| i.state == "running");
+    Ok(running.filter_map(|i| i.price_per_hour).sum())
+}
+
+async fn start_controller(
+    testbed: &Testbed,
+    cluster: &Cluster,
+    settings: &Settings,
+    cloud: Option<&Cloud>,
+) -> Result<Controller> {
     let mut controller = match settings.controller {
         Choice::Plimsoll => {
             cluster.apply_directory(&settings.crds).await?;
-            Controller::spawn(testbed.kubeconfig(), &testbed.logs(), "plimsoll", &[], &[])?
+            let (provider, environment) = match cloud {
+                None => ("kwok", Vec::new()),
+                Some(cloud) => ("aws", cloud.controller_environment()),
+            };
+            let environment: Vec<(&str, &str)> = environment.iter().map(|(k, v)| (*k, v.as_str())).collect();
+            Controller::spawn(
+                testbed.kubeconfig(),
+                &testbed.logs(),
+                "plimsoll",
+                provider,
+                &environment,
+            )?
         }
         Choice::Upstream => upstream::spawn_upstream(testbed).await?,
     };
@@ -176,9 +243,16 @@ async fn ensure_empty(cluster: &Cluster) -> Result<()> {
 }
 
 /// Applies the NodePool and its class, and waits until the controller has found it usable.
-async fn apply_node_pool(cluster: &Cluster) -> Result<()> {
-    for file in ["kwoknodeclass.yaml", "nodepool.yaml"] {
-        cluster.apply_file(&crate::paths::manifest(file), None).await?;
+async fn apply_node_pool(cluster: &Cluster, cloud: Option<&Cloud>) -> Result<()> {
+    if let Some(cloud) = cloud {
+        let class = objects::ec2_node_class(&cloud.ready().cluster, &cloud.ready().node_role);
+        for object in [class, objects::aws_node_pool("default")] {
+            cluster.apply(serde_json::from_value(object)?, None).await?;
+        }
+    } else {
+        for file in ["kwoknodeclass.yaml", "nodepool.yaml"] {
+            cluster.apply_file(&crate::paths::manifest(file), None).await?;
+        }
     }
     let pools = cluster.api_of("karpenter.sh/v1", "NodePool", None).await?;
     let deadline = Instant::now() + READY_TIMEOUT;

@@ -31,6 +31,9 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
                 RETRY
             }
         };
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = context.provider.catalog_changed() => {}
+        }
     }
 }

@@ -12,6 +12,7 @@ mod disrupt;
 mod events;
 mod eviction;
 mod garbage;
+mod interruption;
 mod lease;
 mod metrics;
 mod nominations;

@@ -18,7 +18,7 @@ use crate::{
     disrupt,
     events::Recorder,
     eviction::{self, Evictions},
-    garbage,
+    garbage, interruption,
     lease::Election,
     metrics::Metrics,
     pools, provision,
@@ -144,6 +144,11 @@ fn spawn_loops<P: CloudProvider>(tasks: &mut JoinSet<()>, context: &Arc<Context<
     tasks.spawn(provision::work(context.clone()));
     tasks.spawn(disrupt::work(context.clone()));
     tasks.spawn(garbage::work(context.clone()));
+    tasks.spawn(interruption::work(context.clone()));
+    tasks.spawn({
+        let context = context.clone();
+        async move { context.provider.work().await }
+    });
     for _ in 0..claims::WORKERS {
         tasks.spawn(claims::work(context.clone()));
     }

@@ -85,6 +85,7 @@ pub(crate) fn machine(node: &Node) -> Option<Machine> {
     Some(Machine {
         provider_id,
         image_id: None,
+        annotations: BTreeMap::new(),
         labels: node_labels.into_iter().filter(|(key, _)| own(key)).collect(),
         capacity: status.capacity.unwrap_or_default(),
         allocatable: status.allocatable.unwrap_or_default(),

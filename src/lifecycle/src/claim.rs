@@ -138,10 +138,10 @@ pub fn launched(claim: &NodeClaim, answer: &Result<Machine, ProviderError>, now:
                 .filter(|(key, _)| !known.contains_key(*key))
                 .map(|(key, value)| (key.clone(), json!(value)))
                 .collect();
-            if !new.is_empty() {
+            if !new.is_empty() || !machine.annotations.is_empty() {
                 pass.effects.push(Effect::PatchClaim {
                     name: name(claim),
-                    patch: json!({ "metadata": { "labels": new } }),
+                    patch: json!({ "metadata": { "labels": new, "annotations": machine.annotations } }),
                 });
             }
             let mut status = claim.status.clone().unwrap_or_default();

@@ -11,10 +11,12 @@ pub mod disruption;
 mod drain;
 mod effect;
 pub mod garbage;
+mod interruption;
 pub mod nodepool;
 pub mod order;
 mod termination;
 
 pub use claim::{Settings, launched, reconcile};
 pub use effect::{Effect, EventType, Pass, Subject};
+pub use interruption::interrupted;
 pub use termination::{drained, release_node, terminated};

@@ -241,6 +241,7 @@ fn the_clouds_answer_decides_what_becomes_of_the_claim() {
     let machine = Machine {
         provider_id: "test://a".into(),
         image_id: None,
+        annotations: std::collections::BTreeMap::new(),
         labels: [
             ("zone".into(), "b".into()),
             ("karpenter.sh/nodepool".into(), "other".into()),
@@ -740,6 +741,7 @@ fn garbage_is_what_has_lost_its_other_half() {
     let machine = |claim: &str, provider_id: &str, launched| Machine {
         provider_id: provider_id.into(),
         image_id: None,
+        annotations: std::collections::BTreeMap::new(),
         labels: Default::default(),
         capacity: Default::default(),
         allocatable: Default::default(),

@@ -103,6 +103,9 @@ pub(crate) enum Table {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Provider {
+    /// EC2 instances.
+    #[cfg(feature = "aws")]
+    Aws,
     /// Nodes without machines, for demos and tests.
     Kwok,
 }
@@ -133,6 +136,9 @@ pub(crate) struct ControllerOptions {
     pub(crate) provider: Provider,
     #[command(flatten)]
     pub(crate) planning: Planning,
+    #[cfg(feature = "aws")]
+    #[command(flatten)]
+    pub(crate) aws: crate::aws::AwsOptions,
     #[arg(long, env = "METRICS_PORT", default_value_t = 8080)]
     pub(crate) metrics_port: u16,
     #[arg(long, env = "HEALTH_PROBE_PORT", default_value_t = 8081)]
@@ -212,7 +218,7 @@ pub(crate) struct PlanOptions {
     pub(crate) yaml: bool,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<GoDuration>()
         .map(|d| d.as_duration())
         .map_err(|error| format!("{error}; write it like 1s or 500ms"))

@@ -30,6 +30,12 @@ pub(crate) fn run(options: ControllerOptions) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
         stop_on_signal(stop.clone())?;
         let finished = match options.provider {
+            #[cfg(feature = "aws")]
+            Provider::Aws => {
+                let prepared = plimsoll_aws::prepare(options.aws.settings()?).await?;
+                let make = |client| prepared.provider(client);
+                plimsoll_controller::run(config, kubeconfig, make, log, stop).await
+            }
             Provider::Kwok => plimsoll_controller::run(config, kubeconfig, KwokCloud::new, log, stop).await,
         };
         finished.map_err(Into::into)

@@ -1,6 +1,8 @@
 //! The binary: arguments become a configuration, parts are wired, results become exit codes.
 
 mod args;
+#[cfg(feature = "aws")]
+mod aws;
 mod controller;
 mod crds;
 mod explain;

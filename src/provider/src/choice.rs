@@ -1,5 +1,7 @@
 //! From what a claim allows to the machine it gets.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use plimsoll_api::{labels, nodeclaim::NodeClaim};
@@ -28,11 +30,11 @@ pub fn machine_labels(instance_type: &InstanceType, offering: &Offering) -> Labe
     all
 }
 
-/// The cheapest available offering that a claim allows and that holds what it asks for.
-pub fn cheapest<'a>(
-    catalog: &'a Catalog,
+/// Every available offering that a claim allows and that holds what it asks for, in the order of the types.
+pub fn offers<'a>(
+    types: impl IntoIterator<Item = &'a InstanceType>,
     request: &LaunchRequest,
-) -> Option<(&'a InstanceType, &'a Offering)> {
+) -> Vec<(&'a InstanceType, &'a Offering)> {
     let own = request.claim.metadata.labels.iter().flatten();
     let claim_labels: Labels = own.map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect();
     let holds = |amounts: &Resources| {
@@ -53,11 +55,20 @@ pub fn cheapest<'a>(
             )
             && labels_match(&all, &request.requirements)
     };
-    catalog
-        .types
-        .iter()
+    types
+        .into_iter()
         .flat_map(|t| t.offerings.iter().map(move |o| (t, o)))
         .filter(|(t, o)| fits(t, o))
+        .collect()
+}
+
+/// The cheapest of [`offers`].
+pub fn cheapest<'a>(
+    catalog: &'a Catalog,
+    request: &LaunchRequest,
+) -> Option<(&'a InstanceType, &'a Offering)> {
+    offers(&catalog.types, request)
+        .into_iter()
         .min_by_key(|(t, o)| (o.price, t.name.clone(), o.zone.clone()))
 }
 
@@ -79,6 +90,7 @@ pub fn machine(
     Machine {
         provider_id,
         image_id: None,
+        annotations: BTreeMap::new(),
         labels: machine_labels(instance_type, offering)
             .into_iter()
             .map(|(k, v)| (k.to_string(), v.to_string()))

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use plimsoll_api::{nodeclaim::NodeClaim, nodepool::NodePool};
 use plimsoll_core::{catalog::Catalog, requirement::Requirement, resources::Resources};
 
-pub use choice::{cheapest, machine, machine_labels};
+pub use choice::{cheapest, machine, machine_labels, offers};
 pub use error::ProviderError;
 
 /// A machine as the cloud knows it.
@@ -24,6 +24,8 @@ pub struct Machine {
     pub image_id: Option<String>,
     /// Labels the machine has by what it is: instance type, zone, capacity type, architecture and so on.
     pub labels: BTreeMap<String, String>,
+    /// What the provider wants to find on the claim again, such as the hash of the node class at the launch.
+    pub annotations: BTreeMap<String, String>,
     pub capacity: BTreeMap<String, Quantity>,
     pub allocatable: BTreeMap<String, Quantity>,
     /// NodeClaim it was launched for.
@@ -60,6 +62,20 @@ pub enum NodeClassReadiness {
     Unknown { reason: String, message: String },
 }
 
+/// Word that a machine is about to be taken away, or is gone, by somebody else's decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interruption {
+    /// The last segment of the machine's provider id; the cloud's word does not always say more.
+    pub machine_id: String,
+    /// Label value of `nodeclaims_disrupted_total`.
+    pub kind: &'static str,
+    /// Reason of the event on claim and node.
+    pub event: &'static str,
+    pub note: String,
+    /// Whether the machine must be replaced and drained; otherwise the event is all.
+    pub drain: bool,
+}
+
 /// Buys and sells machines. All methods may be called again after a crash with the same arguments.
 pub trait CloudProvider: Send + Sync + 'static {
     /// Label value of metrics.
@@ -89,4 +105,27 @@ pub trait CloudProvider: Send + Sync + 'static {
 
     /// Group and kind of the node classes it serves.
     fn supports(&self, group: &str, kind: &str) -> bool;
+
+    /// Does the provider's own upkeep for as long as this process leads: status of node classes, prices, what is to be
+    /// cleared up. Never returns.
+    fn work(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// Returns when the catalogue has changed in a way that cannot wait for its next refresh, such as capacity that
+    /// ran out.
+    fn catalog_changed(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+
+    /// The next machines to be interrupted. What is returned is asked for again unless `interruptions_handled` is
+    /// called before the next call.
+    fn interruptions(&self) -> impl Future<Output = Vec<Interruption>> + Send {
+        std::future::pending()
+    }
+
+    /// What the last call of `interruptions` returned has been acted upon.
+    fn interruptions_handled(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
 }

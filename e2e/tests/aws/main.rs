@@ -1,0 +1,12 @@
+//! The controller with `--provider aws` on a real control plane and the AWS stand-in, one file per theme:
+//! `cargo test --release -p plimsoll-e2e --test aws cycle::`
+
+// Functions of these files may panic as tests may, and clippy knows it by the attribute.
+#[cfg(test)]
+mod cycle;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod localstack;
+#[cfg(test)]
+mod startup;

@@ -1,0 +1,178 @@
+//! EventBridge events about EC2 instances, as interruptions.
+
+use plimsoll_provider::Interruption;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Kind of the warning that a spot machine is taken back in two minutes.
+pub(super) const SPOT: &str = "spot_interrupted";
+
+#[derive(Deserialize)]
+struct Envelope {
+    version: String,
+    source: String,
+    #[serde(rename = "detail-type")]
+    detail_type: String,
+    #[serde(default)]
+    detail: Value,
+}
+
+/// What a message says about machines; nothing if it is about something else or cannot be read.
+pub(super) fn parse(body: &str) -> Vec<Interruption> {
+    let Ok(event) = serde_json::from_str::<Envelope>(body) else {
+        return Vec::new();
+    };
+    if event.version != "0" {
+        return Vec::new();
+    }
+    let text = |key: &str| event.detail[key].as_str().unwrap_or_default();
+    let about = |machine_id: &str, kind, event, note: String, drain| Interruption {
+        machine_id: machine_id.to_owned(),
+        kind,
+        event,
+        note,
+        drain,
+    };
+    let one =
+        |kind, event, note: &str, drain| vec![about(text("instance-id"), kind, event, note.into(), drain)];
+    let found = match (event.source.as_str(), event.detail_type.as_str()) {
+        ("aws.ec2", "EC2 Spot Instance Interruption Warning") => one(
+            SPOT,
+            "SpotInterrupted",
+            "EC2 takes the spot instance back in two minutes",
+            true,
+        ),
+        ("aws.ec2", "EC2 Instance Rebalance Recommendation") => one(
+            "rebalance_recommendation",
+            "SpotRebalanceRecommendation",
+            "EC2 sees a raised risk that the spot instance is taken back",
+            false,
+        ),
+        ("aws.ec2", "EC2 Capacity Reservation Instance Interruption Warning") => one(
+            "capacity_reservation_interrupted",
+            "CapacityReservationInstanceInterrupted",
+            "the capacity reservation takes the instance back",
+            true,
+        ),
+        ("aws.ec2", "EC2 Instance State-change Notification") => match text("state") {
+            "stopping" | "stopped" => one(
+                "instance_stopped",
+                "InstanceStopping",
+                "the instance is being stopped",
+                true,
+            ),
+            "shutting-down" | "terminated" => one(
+                "instance_terminated",
+                "InstanceTerminating",
+                "the instance is being terminated",
+                true,
+            ),
+            _ => Vec::new(),
+        },
+        ("aws.health", "AWS Health Event")
+            if text("service") == "EC2" && text("eventTypeCategory") == "scheduledChange" =>
+        {
+            let entities = event.detail["affectedEntities"].as_array();
+            let ids = entities
+                .into_iter()
+                .flatten()
+                .filter_map(|e| e["entityValue"].as_str());
+            let note = format!("AWS Health announces {}", text("eventTypeCode"));
+            ids.map(|id| about(id, "scheduled_change", "InstanceUnhealthy", note.clone(), true))
+                .collect()
+        }
+        _ => Vec::new(),
+    };
+    found
+        .into_iter()
+        .filter(|i| i.machine_id.starts_with("i-"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parsed(source: &str, detail_type: &str, detail: Value) -> Vec<(String, &'static str, bool)> {
+        let body = json!({ "version": "0", "source": source, "detail-type": detail_type, "detail": detail });
+        parse(&body.to_string())
+            .into_iter()
+            .map(|i| (i.machine_id, i.kind, i.drain))
+            .collect()
+    }
+
+    #[test]
+    fn events_are_told_apart() {
+        let spot = "EC2 Spot Instance Interruption Warning";
+        let state = "EC2 Instance State-change Notification";
+        let of = |state: &str| json!({ "instance-id": "i-1", "state": state });
+        let health = |service: &str, category: &str| {
+            json!({
+                "service": service, "eventTypeCategory": category, "eventTypeCode": "AWS_EC2_RETIREMENT",
+                "affectedEntities": [{ "entityValue": "i-1" }, { "entityValue": "vol-2" }, { "entityValue": "i-3" }],
+            })
+        };
+        let is = |kind, drain| vec![("i-1".to_owned(), kind, drain)];
+        let cases = [
+            (
+                "aws.ec2",
+                spot,
+                json!({ "instance-id": "i-1" }),
+                is("spot_interrupted", true),
+            ),
+            (
+                "aws.ec2",
+                "EC2 Instance Rebalance Recommendation",
+                json!({ "instance-id": "i-1" }),
+                is("rebalance_recommendation", false),
+            ),
+            ("aws.ec2", state, of("stopping"), is("instance_stopped", true)),
+            (
+                "aws.ec2",
+                state,
+                of("terminated"),
+                is("instance_terminated", true),
+            ),
+            ("aws.ec2", state, of("running"), vec![]),
+            ("aws.ec2", spot, json!({}), vec![]),
+            ("aws.s3", spot, json!({ "instance-id": "i-1" }), vec![]),
+            (
+                "aws.health",
+                "AWS Health Event",
+                health("EC2", "scheduledChange"),
+                vec![
+                    ("i-1".to_owned(), "scheduled_change", true),
+                    ("i-3".to_owned(), "scheduled_change", true),
+                ],
+            ),
+            (
+                "aws.health",
+                "AWS Health Event",
+                health("RDS", "scheduledChange"),
+                vec![],
+            ),
+            ("aws.health", "AWS Health Event", health("EC2", "issue"), vec![]),
+        ];
+        for (source, detail_type, detail, expected) in cases {
+            assert_eq!(
+                parsed(source, detail_type, detail.clone()),
+                expected,
+                "{detail_type} {detail}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_event_says_nothing() {
+        for body in [
+            "",
+            "hello",
+            "{}",
+            r#"{"version": "1", "source": "aws.ec2", "detail-type": "x"}"#,
+        ] {
+            assert_eq!(parse(body), [], "{body}");
+        }
+    }
+}

@@ -1,0 +1,623 @@
+//! From a claim to its instance.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use plimsoll_api::{conditions, ec2nodeclass::EC2NodeClass, labels, nodeclaim::NodeClaim};
+use plimsoll_core::resources::format_amount;
+use plimsoll_provider::{LaunchRequest, Machine, NodeClassReadiness, ProviderError, machine_labels};
+use tokio::time::Instant;
+
+use crate::{
+    AwsCloud,
+    catalogue::{ResolvedType, Resolver, Words},
+    error::{code, is_not_found, of_code, provider_error},
+    fleet::{Candidates, FleetRequest, Offer, Override, candidates, launched, refused},
+    instances::{Found, provider_id},
+    launch_template::Content,
+    nodeclass::{HASH, HASH_VERSION, PROFILE_ANNOTATION, VERSION, class_hash},
+    tags::{NODECLAIM, NODECLAIM_UID, launch_tags},
+    unavailable::Refusal,
+    user_data::{Bootstrap, user_data},
+};
+
+/// Requests for one claim in one go: after a refusal the rest of what the claim allows is tried.
+const ATTEMPTS_MAX: u32 = 3;
+/// For this long a new instance may be missing in EC2's answers.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
+/// Pause between looks for an instance that a former process launched.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const LOOKS: u32 = 8;
+const EFA: &str = "vpc.amazonaws.com/efa";
+const TEMPLATE_NOT_FOUND: &str = "InvalidLaunchTemplateName.NotFoundException";
+
+/// What this process launched lately, and which requests are spent.
+#[derive(Debug, Default)]
+pub(crate) struct Launches {
+    /// By claim UID: how many requests EC2 answered without a machine. EC2 answers a token it knows with the same
+    /// answer again, so the next request needs another.
+    refused: Mutex<BTreeMap<String, u32>>,
+    /// By claim UID, until EC2 certainly shows them.
+    recent: Mutex<BTreeMap<String, (Machine, Instant)>>,
+}
+
+impl Launches {
+    fn refused(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn token(&self, uid: &str) -> String {
+        format!("{uid}-{}", self.refused().get(uid).copied().unwrap_or(0))
+    }
+
+    fn note_refusal(&self, uid: &str) {
+        *self.refused().entry(uid.to_owned()).or_default() += 1;
+    }
+
+    fn note_launch(&self, uid: &str, machine: &Machine) {
+        self.refused().remove(uid);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.retain(|_, (_, at)| at.elapsed() < VISIBLE_WITHIN);
+        recent.insert(uid.to_owned(), (machine.clone(), Instant::now()));
+    }
+
+    /// A machine launched so lately that EC2 may not show it yet.
+    pub(crate) fn recent(&self, holds: impl Fn(&str, &Machine) -> bool) -> Option<Machine> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent
+            .iter()
+            .find(|(uid, (machine, at))| at.elapsed() < VISIBLE_WITHIN && holds(uid, machine))
+            .map(|(_, (machine, _))| machine.clone())
+    }
+
+    pub(crate) fn forget(&self, uid: &str) {
+        self.refused().remove(uid);
+    }
+}
+
+/// Whether a class can launch, by its conditions.
+pub(crate) fn readiness(class: &EC2NodeClass) -> NodeClassReadiness {
+    if class.metadata.deletion_timestamp.is_some() {
+        return NodeClassReadiness::Terminating;
+    }
+    let list = class.status.as_ref().map(|s| s.conditions.as_slice());
+    let unknown = |message: &str| NodeClassReadiness::Unknown {
+        reason: "NodeClassReadinessUnknown".into(),
+        message: message.into(),
+    };
+    let Some(ready) = conditions::find(list.unwrap_or_default(), conditions::READY) else {
+        return unknown("the class was not looked at yet");
+    };
+    let (reason, message) = (ready.reason.clone(), ready.message.clone());
+    match ready.status.as_str() {
+        _ if ready.observed_generation != class.metadata.generation => NodeClassReadiness::NotReady {
+            reason: "NodeClassNotReady".into(),
+            message: "the class changed and was not looked at since".into(),
+        },
+        "True" => NodeClassReadiness::Ready,
+        "False" => NodeClassReadiness::NotReady { reason, message },
+        _ => unknown(&message),
+    }
+}
+
+impl AwsCloud {
+    /// Launches the machine of a claim.
+    pub(crate) async fn launch(&self, request: &LaunchRequest) -> Result<Machine, ProviderError> {
+        let uid = request.claim.metadata.uid.as_deref().unwrap_or_default();
+        if let Some(machine) = self.launches.recent(|of, _| of == uid) {
+            return Ok(machine);
+        }
+        let class = self.ready_class(&request.claim).await?;
+        for attempt in 1.. {
+            match self.attempt(request, &class, uid).await {
+                Err(ProviderError::InsufficientCapacity(why)) if attempt < ATTEMPTS_MAX => {
+                    tracing::info!(
+                        nodeclaim = request.claim.metadata.name,
+                        why,
+                        "trying what is left of the claim's offerings"
+                    );
+                }
+                Ok(machine) => {
+                    self.launches.note_launch(uid, &machine);
+                    return Ok(machine);
+                }
+                Err(error) => {
+                    if matches!(error, ProviderError::InsufficientCapacity(_)) {
+                        // The claim goes, and its UID with it.
+                        self.launches.forget(uid);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    async fn ready_class(&self, claim: &NodeClaim) -> Result<EC2NodeClass, ProviderError> {
+        let name = &claim.spec.node_class_ref.name;
+        let gone = || ProviderError::InsufficientCapacity(format!("EC2NodeClass {name} does not exist"));
+        let class = self.class(name).await?.ok_or_else(gone)?;
+        match readiness(&class) {
+            NodeClassReadiness::Ready => Ok(class),
+            NodeClassReadiness::NotFound | NodeClassReadiness::Terminating => Err(gone()),
+            NodeClassReadiness::NotReady { message, .. } => Err(ProviderError::NodeClassNotReady(message)),
+            NodeClassReadiness::Unknown { reason, message } => {
+                Err(ProviderError::Transient(format!("{reason}: {message}")))
+            }
+        }
+    }
+
+    /// One request, and one more if its launch templates were removed by somebody.
+    async fn attempt(
+        &self,
+        request: &LaunchRequest,
+        class: &EC2NodeClass,
+        uid: &str,
+    ) -> Result<Machine, ProviderError> {
+        let types = self.types_for(request, class).await?;
+        let chosen = candidates(&types, request)?;
+        let mut fleet = self.fleet_request(request, class, &chosen, uid).await?;
+        let answer = match fleet.send(&self.ec2).await {
+            Err(error) if code(&error) == TEMPLATE_NOT_FOUND => {
+                self.templates.forget(fleet.templates());
+                fleet = self.fleet_request(request, class, &chosen, uid).await?;
+                fleet.send(&self.ec2).await
+            }
+            answer => answer,
+        };
+        let answer = match answer {
+            Ok(answer) => answer,
+            // A former process made another request for this claim: its machine is ours.
+            Err(error) if code(&error) == "IdempotentParameterMismatch" => {
+                return self.find_launched(request, class, uid).await;
+            }
+            Err(error) if is_not_found(&error) => {
+                self.templates.forget(fleet.templates());
+                return Err(provider_error("ec2:CreateFleet", &error));
+            }
+            Err(error) => return Err(provider_error("ec2:CreateFleet", &error)),
+        };
+        let errors = refused(answer.errors());
+        self.note_refusals(&errors, &fleet);
+        let Some(launched) = launched(&answer) else {
+            self.launches.note_refusal(uid);
+            if errors.iter().any(|e| e.code == TEMPLATE_NOT_FOUND) {
+                self.templates.forget(fleet.templates());
+            }
+            let of_capacity = |e: &&crate::fleet::Refused| Refusal::of_error(&e.code, &e.message).is_none();
+            return Err(match errors.iter().find(of_capacity) {
+                Some(other) => of_code("ec2:CreateFleet", &other.code, &other.message),
+                None => ProviderError::InsufficientCapacity(summary(&errors)),
+            });
+        };
+        let offer = chosen
+            .offers
+            .iter()
+            .find(|o| {
+                let in_subnet = fleet
+                    .overrides
+                    .iter()
+                    .any(|f| f.subnet_id == launched.subnet_id && *f.zone == *o.offering.zone);
+                *o.type_.instance_type.name == *launched.type_ && in_subnet
+            })
+            .ok_or_else(|| {
+                ProviderError::Transient(format!(
+                    "EC2 launched {} as {}, which was not asked for",
+                    launched.instance_id, launched.type_
+                ))
+            })?;
+        self.take_address(&launched.subnet_id, offer.type_.max_pods);
+        let id = provider_id(&offer.offering.zone, &launched.instance_id);
+        Ok(self.machine(id, request, class, *offer, Timestamp::now()))
+    }
+
+    /// The class's types among those the claim names.
+    async fn types_for(
+        &self,
+        request: &LaunchRequest,
+        class: &EC2NodeClass,
+    ) -> Result<Vec<ResolvedType>, ProviderError> {
+        let goods = self.market.goods(Timestamp::now()).await?;
+        let named: Option<BTreeSet<&str>> = request
+            .requirements
+            .iter()
+            .find(|r| {
+                &*r.key == labels::INSTANCE_TYPE && r.operator == plimsoll_core::requirement::Operator::In
+            })
+            .map(|r| r.values.iter().map(|v| &**v).collect());
+        let unavailable = self.unavailable();
+        let resolver = Resolver {
+            region: &goods.region,
+            region_name: &self.cluster.region,
+            prices: &goods.prices,
+            unavailable: &unavailable,
+            density: self.density,
+            now: Timestamp::now(),
+        };
+        let mut words = Words::default();
+        Ok(goods
+            .region
+            .types
+            .values()
+            .filter(|info| named.as_ref().is_none_or(|n| n.contains(&*info.name)))
+            .filter_map(|info| resolver.resolve(info, class, &mut words))
+            .collect())
+    }
+
+    async fn fleet_request(
+        &self,
+        request: &LaunchRequest,
+        class: &EC2NodeClass,
+        chosen: &Candidates<'_>,
+        uid: &str,
+    ) -> Result<FleetRequest, ProviderError> {
+        let claim = &request.claim;
+        let claim_label = |key: &str| claim.metadata.labels.as_ref()?.get(key).cloned();
+        let pool = claim_label(labels::NODEPOOL).unwrap_or_default();
+        let class_name = class.metadata.name.as_deref().unwrap_or_default();
+        let tags = launch_tags(&self.cluster.name, class_name, &pool, class.spec.tags.as_ref());
+        let subnets = self.subnet_of_each_zone(class);
+        let efa = request.requests.get(EFA).is_some_and(|n| *n > 0);
+        let dns = self.cluster_dns().await;
+
+        // Types that start alike share a template.
+        let mut names: BTreeMap<(String, i64, i64), String> = BTreeMap::new();
+        let mut overrides = Vec::with_capacity(chosen.offers.len());
+        for offer in &chosen.offers {
+            let Some(subnet_id) = subnets.get(&*offer.offering.zone) else {
+                continue;
+            };
+            let interfaces = if efa {
+                offer.type_.instance_type.capacity.get(EFA).copied().unwrap_or(0)
+            } else {
+                0
+            };
+            let key = (offer.type_.image_id.clone(), offer.type_.max_pods, interfaces);
+            let template = if let Some(name) = names.get(&key) {
+                name.clone()
+            } else {
+                let content = Content {
+                    image_id: key.0.clone(),
+                    instance_profile: class
+                        .status
+                        .as_ref()
+                        .and_then(|s| s.instance_profile.clone())
+                        .unwrap_or_default(),
+                    user_data: self.user_data(claim, class, chosen.spot, offer.type_.max_pods, &dns)?,
+                    security_groups: security_groups(class),
+                    tags: tags.clone(),
+                    spot: chosen.spot,
+                    efa_interfaces: interfaces,
+                    ipv6: dns.first().is_some_and(|ip| ip.contains(':')),
+                    class: class.spec.clone(),
+                };
+                let name = self.templates.ensure(&content).await?;
+                names.insert(key, name.clone());
+                name
+            };
+            overrides.push(Override {
+                template,
+                type_: offer.type_.instance_type.name.to_string(),
+                image_id: offer.type_.image_id.clone(),
+                zone: offer.offering.zone.to_string(),
+                subnet_id: subnet_id.clone(),
+                price: offer.offering.price.dollars(),
+            });
+        }
+        let mut tags = tags;
+        tags.insert(NODECLAIM.into(), claim.metadata.name.clone().unwrap_or_default());
+        tags.insert(NODECLAIM_UID.into(), uid.to_owned());
+        Ok(FleetRequest {
+            token: self.launches.token(uid),
+            spot: chosen.spot,
+            overrides,
+            tags,
+            context: class.spec.context.clone(),
+        })
+    }
+
+    fn user_data(
+        &self,
+        claim: &NodeClaim,
+        class: &EC2NodeClass,
+        spot: bool,
+        max_pods: i64,
+        dns: &[String],
+    ) -> Result<String, ProviderError> {
+        let mut node_labels = claim.metadata.labels.clone().unwrap_or_default();
+        node_labels.insert(labels::CAPACITY_TYPE.into(), capacity_type(spot).into());
+        let of_claim = claim.spec.taints.iter().flatten();
+        let taints: Vec<_> = of_claim
+            .chain(claim.spec.startup_taints.iter().flatten())
+            .cloned()
+            .collect();
+        user_data(&Bootstrap {
+            family: class.spec.resolved_ami_family(),
+            cluster_name: &self.cluster.name,
+            endpoint: &self.cluster.endpoint,
+            ca_bundle: &self.cluster.ca_bundle,
+            service_cidr: self.cluster.service_cidr.as_deref(),
+            cluster_dns: dns,
+            labels: &node_labels,
+            taints: &taints,
+            kubelet: class.spec.kubelet.as_ref(),
+            max_pods,
+            raid0: class.spec.instance_store_policy.is_some(),
+            custom: class.spec.user_data.as_deref(),
+        })
+        .map_err(|error| ProviderError::NodeClassNotReady(crate::error::chain(&error)))
+    }
+
+    /// In each zone the subnet with the most free addresses, by what is known now.
+    fn subnet_of_each_zone(&self, class: &EC2NodeClass) -> BTreeMap<String, String> {
+        let now = Timestamp::now();
+        let free = self.classes.free_addresses();
+        let unavailable = self.unavailable();
+        let mut best: BTreeMap<String, (i64, String)> = BTreeMap::new();
+        for subnet in class.status.iter().flat_map(|s| &s.subnets) {
+            if unavailable.has_subnet(&subnet.id, now) {
+                continue;
+            }
+            let addresses = free.get(&subnet.id).copied().unwrap_or(0);
+            let known = best.get(&subnet.zone);
+            if known.is_none_or(|(most, _)| addresses > *most) {
+                best.insert(subnet.zone.clone(), (addresses, subnet.id.clone()));
+            }
+        }
+        best.into_iter().map(|(zone, (_, id))| (zone, id)).collect()
+    }
+
+    /// A machine takes the addresses of its pods, until the subnets are counted again.
+    fn take_address(&self, subnet_id: &str, max_pods: i64) {
+        if let Some(free) = self.classes.free_addresses().get_mut(subnet_id) {
+            *free -= max_pods;
+        }
+    }
+
+    fn note_refusals(&self, errors: &[crate::fleet::Refused], fleet: &FleetRequest) {
+        let now = Timestamp::now();
+        let capacity_type = capacity_type(fleet.spot);
+        {
+            let mut unavailable = self.unavailable();
+            for error in errors {
+                let Some(why) = Refusal::of_error(&error.code, &error.message) else {
+                    continue;
+                };
+                if why == Refusal::SpotRole {
+                    unavailable.capacity_type(labels::CAPACITY_SPOT, now);
+                    continue;
+                }
+                let Some(type_) = &error.type_ else { continue };
+                if why == Refusal::Subnet
+                    && let Some(id) = &error.subnet_id
+                {
+                    unavailable.subnet(id, now);
+                    continue;
+                }
+                for tried in &fleet.overrides {
+                    let in_place = error.zone.as_ref().is_some_and(|z| *z == tried.zone)
+                        || error.subnet_id.as_ref().is_some_and(|id| *id == tried.subnet_id);
+                    // A quota is the account's, wherever it was met.
+                    if tried.type_ == *type_ && (in_place || why == Refusal::Quota) {
+                        unavailable.offering(type_, &tried.zone, capacity_type, why, now);
+                    }
+                }
+            }
+        }
+        if !errors.is_empty() {
+            tracing::info!(refused = summary(errors), "EC2 refused offerings");
+            self.changed.notify_one();
+        }
+    }
+
+    /// The instance that a former process launched for this claim, once EC2 shows it.
+    async fn find_launched(
+        &self,
+        request: &LaunchRequest,
+        class: &EC2NodeClass,
+        uid: &str,
+    ) -> Result<Machine, ProviderError> {
+        for _ in 0..LOOKS {
+            if let Some(found) = self.instances.of_claim(uid).await? {
+                return self.machine_of(&found, request, class).await;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Err(ProviderError::Transient(
+            "this claim was launched by a former process, and EC2 does not show its instance yet".into(),
+        ))
+    }
+
+    async fn machine_of(
+        &self,
+        found: &Found,
+        request: &LaunchRequest,
+        class: &EC2NodeClass,
+    ) -> Result<Machine, ProviderError> {
+        let types = self.types_for(request, class).await?;
+        let capacity_type = capacity_type(found.spot);
+        let offer = types
+            .iter()
+            .filter(|t| *t.instance_type.name == *found.type_)
+            .flat_map(|type_| {
+                type_
+                    .instance_type
+                    .offerings
+                    .iter()
+                    .map(move |offering| Offer { type_, offering })
+            })
+            .find(|o| *o.offering.zone == *found.zone && &*o.offering.capacity_type == capacity_type);
+        let offer = offer.ok_or_else(|| {
+            ProviderError::Transient(format!(
+                "{} is a {} in {}, which the class does not offer any more",
+                found.id, found.type_, found.zone
+            ))
+        })?;
+        Ok(self.machine(found.provider_id(), request, class, offer, found.launched))
+    }
+
+    fn machine(
+        &self,
+        provider_id: String,
+        request: &LaunchRequest,
+        class: &EC2NodeClass,
+        offer: Offer<'_>,
+        launched: Timestamp,
+    ) -> Machine {
+        let type_ = &offer.type_.instance_type;
+        // A machine has EFA only if its launch asked for it.
+        let efa = request.requests.get(EFA).is_some_and(|n| *n > 0);
+        let quantities = |amounts: &plimsoll_core::resources::Resources| {
+            amounts
+                .iter()
+                .filter(|(name, _)| efa || &***name != EFA)
+                .map(|(name, amount)| {
+                    let text = format_amount(name, *amount);
+                    let quantity = k8s_openapi::apimachinery::pkg::api::resource::Quantity(text);
+                    (name.to_string(), quantity)
+                })
+                .collect()
+        };
+        let mut annotations = BTreeMap::from([
+            (HASH.to_owned(), class_hash(class, &self.cluster)),
+            (HASH_VERSION.to_owned(), VERSION.as_str().to_owned()),
+        ]);
+        if let Some(profile) = class.status.as_ref().and_then(|s| s.instance_profile.clone()) {
+            annotations.insert(PROFILE_ANNOTATION.to_owned(), profile);
+        }
+        Machine {
+            provider_id,
+            image_id: Some(offer.type_.image_id.clone()),
+            labels: machine_labels(type_, offer.offering)
+                .into_iter()
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect(),
+            annotations,
+            capacity: quantities(&type_.capacity),
+            allocatable: quantities(&type_.allocatable),
+            claim: request.claim.metadata.name.clone().unwrap_or_default(),
+            launched,
+        }
+    }
+}
+
+pub(crate) fn capacity_type(spot: bool) -> &'static str {
+    if spot {
+        labels::CAPACITY_SPOT
+    } else {
+        labels::CAPACITY_ON_DEMAND
+    }
+}
+
+fn security_groups(class: &EC2NodeClass) -> Vec<String> {
+    let groups = class.status.iter().flat_map(|s| &s.security_groups);
+    groups.map(|g| g.id.clone()).collect()
+}
+
+/// Which offerings were refused and why, each code once.
+fn summary(errors: &[crate::fleet::Refused]) -> String {
+    let mut by_code: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for error in errors {
+        let place = error
+            .zone
+            .as_deref()
+            .or(error.subnet_id.as_deref())
+            .unwrap_or("?");
+        let what = format!("{} in {place}", error.type_.as_deref().unwrap_or("?"));
+        by_code.entry(&error.code).or_default().push(what);
+    }
+    let texts: Vec<String> = by_code
+        .iter()
+        .map(|(code, what)| match what.as_slice() {
+            [first, _, ..] => format!("{code}: {first} and {} more", what.len() - 1),
+            _ => format!("{code}: {}", what.join(", ")),
+        })
+        .collect();
+    if texts.is_empty() {
+        "EC2 launched nothing and named no reason".into()
+    } else {
+        texts.join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+    use plimsoll_api::ec2nodeclass::{EC2NodeClassSpec, EC2NodeClassStatus};
+
+    use super::*;
+    use crate::fleet::Refused;
+
+    fn class(status: Option<(&str, i64)>) -> EC2NodeClass {
+        let mut class = EC2NodeClass::new("default", EC2NodeClassSpec::default());
+        class.metadata.generation = Some(2);
+        class.status = status.map(|(status, observed)| EC2NodeClassStatus {
+            conditions: vec![Condition {
+                type_: "Ready".into(),
+                status: status.into(),
+                reason: "R".into(),
+                message: "m".into(),
+                observed_generation: Some(observed),
+                last_transition_time: Time(Timestamp::UNIX_EPOCH),
+            }],
+            ..EC2NodeClassStatus::default()
+        });
+        class
+    }
+
+    #[test]
+    fn a_class_is_ready_only_for_the_generation_that_was_looked_at() {
+        use NodeClassReadiness::{NotReady, Ready, Unknown};
+        assert_eq!(readiness(&class(Some(("True", 2)))), Ready);
+        assert!(matches!(readiness(&class(Some(("True", 1)))), NotReady { .. }));
+        assert!(matches!(readiness(&class(Some(("False", 2)))), NotReady { .. }));
+        assert!(matches!(readiness(&class(Some(("Unknown", 2)))), Unknown { .. }));
+        assert!(matches!(readiness(&class(None)), Unknown { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_spent_request_gets_another_token_and_a_launch_is_remembered() {
+        let launches = Launches::default();
+        assert_eq!(launches.token("u-1"), "u-1-0");
+        launches.note_refusal("u-1");
+        assert_eq!(launches.token("u-1"), "u-1-1");
+        assert_eq!(launches.token("u-2"), "u-2-0");
+        let machine = Machine {
+            provider_id: "aws:///a/i-1".into(),
+            image_id: None,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            capacity: BTreeMap::new(),
+            allocatable: BTreeMap::new(),
+            claim: "c".into(),
+            launched: Timestamp::UNIX_EPOCH,
+        };
+        launches.note_launch("u-1", &machine);
+        assert_eq!(launches.recent(|uid, _| uid == "u-1"), Some(machine));
+        assert_eq!(launches.recent(|uid, _| uid == "u-2"), None);
+    }
+
+    #[test]
+    fn refusals_are_told_in_short() {
+        let refused = |code: &str, type_: &str| Refused {
+            code: code.into(),
+            message: String::new(),
+            type_: Some(type_.into()),
+            subnet_id: None,
+            zone: Some("a".into()),
+        };
+        let errors = [
+            refused("InsufficientInstanceCapacity", "m5.large"),
+            refused("InsufficientInstanceCapacity", "c5.large"),
+            refused("VcpuLimitExceeded", "p4d.24xlarge"),
+        ];
+        assert_eq!(
+            summary(&errors),
+            "InsufficientInstanceCapacity: m5.large in a and 1 more; VcpuLimitExceeded: p4d.24xlarge in a"
+        );
+    }
+}

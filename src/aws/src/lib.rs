@@ -1,0 +1,328 @@
+//! The provider for AWS: the only crate that names the AWS SDK.
+//!
+//! Rules, tags, names and conditions are those of Karpenter's AWS provider 1.14, so that either can take over the
+//! other's machines.
+
+mod batch;
+mod catalogue;
+mod cluster;
+mod credentials;
+mod error;
+mod fleet;
+mod instances;
+mod interruption;
+mod launch;
+mod launch_template;
+mod market;
+mod nodeclass;
+mod session_policy;
+mod settings;
+mod startup;
+mod tags;
+mod unavailable;
+mod upkeep;
+mod user_data;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use aws_config::SdkConfig;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Service;
+use kube::{Api, Client};
+use plimsoll_api::{
+    ec2nodeclass::EC2NodeClass,
+    labels,
+    nodeclaim::NodeClaim,
+    nodepool::{NodeClassReference, NodePool},
+};
+use plimsoll_core::catalog::{Catalog, TypeId};
+use plimsoll_provider::{
+    CloudProvider, Interruption, LaunchRequest, Machine, NodeClassReadiness, ProviderError, Termination,
+};
+use tokio::sync::Notify;
+
+use crate::{
+    catalogue::{Density, Resolver, Words, class_types, pricing_region},
+    cluster::Cluster,
+    instances::{Ended, Found, Instances, State},
+    interruption::Queue,
+    launch::{Launches, readiness},
+    launch_template::LaunchTemplates,
+    market::Market,
+    nodeclass::Classes,
+    tags::NODECLAIM,
+    unavailable::Unavailable,
+};
+
+pub use settings::{AssumeRole, Settings};
+pub use startup::{Prepared, StartError, prepare};
+
+const GROUP: &str = "karpenter.k8s.aws";
+const KIND: &str = "EC2NodeClass";
+
+/// Serves EC2NodeClass with EC2 instances.
+#[derive(Debug)]
+pub struct AwsCloud {
+    settings: Settings,
+    cluster: Cluster,
+    density: Density,
+    client: nodeclass::KubeClient,
+    ec2: aws_sdk_ec2::Client,
+    iam: aws_sdk_iam::Client,
+    market: Market,
+    instances: Instances,
+    templates: Arc<LaunchTemplates>,
+    classes: Classes,
+    launches: Launches,
+    unavailable: Mutex<Unavailable>,
+    /// The catalogue is no longer what was last answered.
+    changed: Notify,
+    revision: AtomicU64,
+    queue: Option<Queue>,
+}
+
+impl AwsCloud {
+    fn new(
+        settings: Settings,
+        config: &SdkConfig,
+        cluster: Cluster,
+        queue_url: Option<String>,
+        client: Client,
+    ) -> Self {
+        let ec2 = aws_sdk_ec2::Client::new(config);
+        let iam = aws_sdk_iam::Client::new(config);
+        let ssm = aws_sdk_ssm::Client::new(config);
+        let pricing_region = aws_config::Region::new(pricing_region(&cluster.region));
+        let pricing = aws_sdk_pricing::config::Builder::from(config)
+            .region(pricing_region)
+            .build();
+        let pricing = aws_sdk_pricing::Client::from_conf(pricing);
+        let templates = Arc::new(LaunchTemplates::new(ec2.clone(), cluster.clone()));
+        Self {
+            density: Density {
+                vm_memory_overhead_percent: settings.vm_memory_overhead_percent,
+                reserved_enis: settings.reserved_enis,
+                prefix_delegation: settings.prefix_delegation,
+            },
+            market: Market::new(
+                ec2.clone(),
+                pricing,
+                cluster.region.clone(),
+                settings.isolated_vpc,
+            ),
+            instances: Instances::new(ec2.clone(), cluster.clone()),
+            classes: Classes::new(
+                client.clone(),
+                (ec2.clone(), ssm, iam.clone()),
+                cluster.clone(),
+                settings.clone(),
+                templates.clone(),
+            ),
+            queue: queue_url.map(|url| Queue::new(aws_sdk_sqs::Client::new(config), url)),
+            client: nodeclass::KubeClient(client),
+            templates,
+            launches: Launches::default(),
+            unavailable: Mutex::default(),
+            changed: Notify::new(),
+            revision: AtomicU64::new(0),
+            settings,
+            cluster,
+            ec2,
+            iam,
+        }
+    }
+
+    fn unavailable(&self) -> MutexGuard<'_, Unavailable> {
+        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn class(&self, name: &str) -> Result<Option<EC2NodeClass>, ProviderError> {
+        self.classes
+            .api()
+            .get_opt(name)
+            .await
+            .map_err(|error| match error {
+                kube::Error::Api(status) if status.is_forbidden() => ProviderError::Denied(status.message),
+                error => ProviderError::Transient(error.to_string()),
+            })
+    }
+
+    /// Addresses of the cluster's DNS; none if it cannot be found, then machines use their own default.
+    async fn cluster_dns(&self) -> Vec<String> {
+        let api = Api::<Service>::namespaced(self.client.0.clone(), "kube-system");
+        match api.get_opt("kube-dns").await {
+            Ok(service) => service
+                .and_then(|s| s.spec)
+                .and_then(|s| s.cluster_ip)
+                .filter(|ip| ip != "None" && !ip.is_empty())
+                .into_iter()
+                .collect(),
+            Err(error) => {
+                tracing::warn!(%error, "Service kube-system/kube-dns could not be read");
+                Vec::new()
+            }
+        }
+    }
+
+    /// A machine as a list shows it: what it is and whose, without its shape.
+    fn listed(found: &Found) -> Machine {
+        let capacity_type = launch::capacity_type(found.spot);
+        Machine {
+            provider_id: found.provider_id(),
+            image_id: found.image_id.clone(),
+            labels: [
+                (labels::INSTANCE_TYPE.to_owned(), found.type_.clone()),
+                (labels::ZONE.to_owned(), found.zone.clone()),
+                (labels::CAPACITY_TYPE.to_owned(), capacity_type.to_owned()),
+            ]
+            .into(),
+            annotations: BTreeMap::new(),
+            capacity: BTreeMap::new(),
+            allocatable: BTreeMap::new(),
+            claim: found.tags.get(NODECLAIM).cloned().unwrap_or_default(),
+            launched: found.launched,
+        }
+    }
+}
+
+impl CloudProvider for AwsCloud {
+    fn name(&self) -> &'static str {
+        "aws"
+    }
+
+    async fn create(&self, request: &LaunchRequest) -> Result<Machine, ProviderError> {
+        self.launch(request).await
+    }
+
+    async fn find(&self, claim: &NodeClaim) -> Result<Option<Machine>, ProviderError> {
+        let uid = claim.metadata.uid.as_deref().unwrap_or_default();
+        let known = claim.status.as_ref().and_then(|s| s.provider_id.as_deref());
+        let found = match known.and_then(instances::instance_id) {
+            Some(id) => self.instances.get(id).await?,
+            None => self.instances.of_claim(uid).await?,
+        };
+        match found {
+            Some(found) if found.state == State::Terminated => Ok(None),
+            Some(found) => Ok(Some(Self::listed(&found))),
+            None => Ok(self.launches.recent(|of, _| of == uid)),
+        }
+    }
+
+    async fn delete(&self, provider_id: &str) -> Result<Termination, ProviderError> {
+        let answer = self.instances.end(provider_id).await?;
+        let recent = || self.launches.recent(|_, m| m.provider_id == provider_id);
+        match answer {
+            // Launched a moment ago: EC2 may not show it yet, and what is taken for gone runs for ever.
+            Ended::NotShown if recent().is_some() => Ok(Termination::Started),
+            Ended::NotShown | Ended::Terminated => Ok(Termination::Gone),
+            Ended::ShuttingDown => Ok(Termination::Started),
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<Machine>, ProviderError> {
+        Ok(self.instances.list().await?.iter().map(Self::listed).collect())
+    }
+
+    async fn catalog(&self, pools: &[Arc<NodePool>]) -> Result<Catalog, ProviderError> {
+        let now = Timestamp::now();
+        let goods = self.market.goods(now).await?;
+        let mut by_class: BTreeMap<&str, Vec<Arc<str>>> = BTreeMap::new();
+        for pool in pools {
+            let class = &pool.spec.template.spec.node_class_ref;
+            if self.supports(&class.group, &class.kind)
+                && let Some(name) = &pool.metadata.name
+            {
+                by_class
+                    .entry(&class.name)
+                    .or_default()
+                    .push(name.as_str().into());
+            }
+        }
+        let mut classes = Vec::new();
+        for (name, pools) in by_class {
+            match self.class(name).await? {
+                Some(class) if readiness(&class) == NodeClassReadiness::Ready => classes.push((class, pools)),
+                _ => {}
+            }
+        }
+        let unavailable = self.unavailable();
+        let resolver = Resolver {
+            region: &goods.region,
+            region_name: &self.cluster.region,
+            prices: &goods.prices,
+            unavailable: &unavailable,
+            density: self.density,
+            now,
+        };
+        let mut words = Words::default();
+        let mut types = Vec::new();
+        for (at, (class, _)) in classes.iter().enumerate() {
+            let of_class = class_types(resolver, class, &mut words);
+            types.extend(of_class.into_iter().map(|t| (t.instance_type, at)));
+        }
+        // Two classes may shape a type differently; each has its own entry under the same name.
+        types.sort_by(|(a, of_a), (b, of_b)| a.name.cmp(&b.name).then(of_a.cmp(of_b)));
+        let mut by_pool: BTreeMap<Arc<str>, Vec<TypeId>> = BTreeMap::new();
+        for (at, (_, pools)) in classes.iter().enumerate() {
+            let ids: Vec<TypeId> = types
+                .iter()
+                .enumerate()
+                .filter(|(_, (_, class))| *class == at)
+                .map(|(id, _)| TypeId(id as u32))
+                .collect();
+            by_pool.extend(pools.iter().map(|pool| (pool.clone(), ids.clone())));
+        }
+        Ok(Catalog {
+            revision: self.revision.fetch_add(1, Ordering::Relaxed) + 1,
+            types: types.into_iter().map(|(t, _)| t).collect(),
+            by_pool,
+            price_source: goods.prices.source().into(),
+        })
+    }
+
+    async fn node_class(
+        &self,
+        reference: &NodeClassReference,
+    ) -> Result<(NodeClassReadiness, Option<i64>), ProviderError> {
+        Ok(match self.class(&reference.name).await? {
+            None => (NodeClassReadiness::NotFound, None),
+            Some(class) => (readiness(&class), class.metadata.generation),
+        })
+    }
+
+    fn supports(&self, group: &str, kind: &str) -> bool {
+        group == GROUP && kind == KIND
+    }
+
+    async fn work(&self) {
+        tokio::join!(
+            self.keep_classes(),
+            self.keep_market(),
+            self.keep_offerings(),
+            self.keep_clean(),
+        );
+    }
+
+    async fn catalog_changed(&self) {
+        self.changed.notified().await;
+    }
+
+    async fn interruptions(&self) -> Vec<Interruption> {
+        match &self.queue {
+            None => std::future::pending().await,
+            Some(queue) => self.next_interruptions(queue).await,
+        }
+    }
+
+    async fn interruptions_handled(&self) {
+        if let Some(queue) = &self.queue {
+            queue.delete().await;
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! EC2NodeClasses: what their selectors find on AWS, their status, and what is cleared up after them.
+
+mod alias;
+mod amis;
+mod instance_profile;
+mod reconcile;
+mod security_groups;
+mod selector;
+mod subnets;
+
+pub(crate) use instance_profile::{PROFILE_ANNOTATION, collect_profiles};
+pub(crate) use reconcile::{Classes, HASH, HASH_VERSION, KubeClient, PassError, VERSION, class_hash};

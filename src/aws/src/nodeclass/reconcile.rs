@@ -1,0 +1,568 @@
+//! One pass over one EC2NodeClass: finalizer, hash, what its selectors find, its conditions, and its end.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use kube::{
+    Api, Client,
+    api::{ListParams, Patch, PatchParams},
+};
+use plimsoll_api::{
+    conditions::{self, ConditionSet, VALIDATION_SUCCEEDED},
+    ec2nodeclass::{AMI, EC2NodeClass, EC2NodeClassStatus, SecurityGroup, Subnet},
+    hash::{Ec2NodeClassHashVersion, ec2nodeclass_hash},
+    labels,
+    nodeclaim::NodeClaim,
+};
+use plimsoll_provider::ProviderError;
+use serde_json::json;
+
+use super::{
+    alias::AliasError,
+    amis::{self, AmiError},
+    instance_profile, security_groups,
+    subnets::{self, FoundSubnet},
+};
+use crate::{
+    cluster::Cluster,
+    launch_template::LaunchTemplates,
+    settings::Settings,
+    user_data::{Bootstrap, UserDataError, user_data},
+};
+
+/// Finalizer: profiles and launch templates are removed before the class goes.
+pub(crate) const FINALIZER: &str = "karpenter.k8s.aws/termination";
+/// Annotations by which drift is recognised.
+pub(crate) const HASH: &str = "karpenter.k8s.aws/ec2nodeclass-hash";
+pub(crate) const HASH_VERSION: &str = "karpenter.k8s.aws/ec2nodeclass-hash-version";
+/// The version of the release whose kubelet settings are typed, as ours are.
+pub(crate) const VERSION: Ec2NodeClassHashVersion = Ec2NodeClassHashVersion::V5;
+
+const SECURITY_GROUPS_INTERVAL: Duration = Duration::from_mins(5);
+const PROFILE_INTERVAL: Duration = Duration::from_mins(15);
+/// A lookup that found nothing, or failed, is made again soon.
+const RETRY: Duration = Duration::from_secs(15);
+
+/// The hash of a class as its annotation and its claims carry it.
+pub(crate) fn class_hash(class: &EC2NodeClass, cluster: &Cluster) -> String {
+    ec2nodeclass_hash(&class.spec, &cluster.ca_bundle, VERSION)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PassError {
+    #[error("the API server refused: {0}")]
+    Kubernetes(#[from] kube::Error),
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
+}
+
+/// A lookup's last answer and when it is due again.
+#[derive(Clone, Debug)]
+struct Looked<T> {
+    found: Result<T, Failure>,
+    due: Timestamp,
+}
+
+/// What goes into a condition.
+#[derive(Clone, Debug)]
+struct Failure {
+    /// False: the class is wrong. Otherwise it is not known.
+    certain: bool,
+    reason: String,
+    message: String,
+}
+
+impl From<&ProviderError> for Failure {
+    fn from(error: &ProviderError) -> Self {
+        Self {
+            certain: matches!(error, ProviderError::Denied(_)),
+            reason: error.category().to_owned(),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// What was found for one class, for one generation of it.
+#[derive(Clone, Debug, Default)]
+struct Memory {
+    generation: Option<i64>,
+    subnets: Option<Looked<Vec<FoundSubnet>>>,
+    security_groups: Option<Looked<Vec<SecurityGroup>>>,
+    amis: Option<Looked<Vec<AMI>>>,
+    profile: Option<Looked<String>>,
+}
+
+/// All EC2NodeClasses.
+#[derive(Debug)]
+pub(crate) struct Classes {
+    pub(crate) client: KubeClient,
+    pub(crate) ec2: aws_sdk_ec2::Client,
+    pub(crate) ssm: aws_sdk_ssm::Client,
+    pub(crate) iam: aws_sdk_iam::Client,
+    pub(crate) cluster: Cluster,
+    pub(crate) settings: Settings,
+    pub(crate) templates: Arc<LaunchTemplates>,
+    memory: Mutex<BTreeMap<String, Memory>>,
+    /// Free addresses of each subnet, less what was launched since they were counted.
+    free_addresses: Mutex<BTreeMap<String, i64>>,
+}
+
+/// kube's client has no Debug of its own.
+#[derive(Clone)]
+pub(crate) struct KubeClient(pub(crate) Client);
+
+impl std::fmt::Debug for KubeClient {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("KubeClient")
+    }
+}
+
+impl Classes {
+    pub(crate) fn new(
+        client: Client,
+        clients: (aws_sdk_ec2::Client, aws_sdk_ssm::Client, aws_sdk_iam::Client),
+        cluster: Cluster,
+        settings: Settings,
+        templates: Arc<LaunchTemplates>,
+    ) -> Self {
+        let (ec2, ssm, iam) = clients;
+        Self {
+            client: KubeClient(client),
+            ec2,
+            ssm,
+            iam,
+            cluster,
+            settings,
+            templates,
+            memory: Mutex::default(),
+            free_addresses: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn api(&self) -> Api<EC2NodeClass> {
+        Api::all(self.client.0.clone())
+    }
+
+    fn memory(&self) -> MutexGuard<'_, BTreeMap<String, Memory>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Free addresses of each subnet as far as known.
+    pub(crate) fn free_addresses(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
+        self.free_addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One pass. True when the status changed.
+    pub(crate) async fn reconcile(&self, class: EC2NodeClass, now: Timestamp) -> Result<bool, PassError> {
+        let name = class.metadata.name.clone().unwrap_or_default();
+        if class.metadata.deletion_timestamp.is_some() {
+            self.finalize(&class).await?;
+            self.memory().remove(&name);
+            return Ok(true);
+        }
+        let class = self.keep_metadata(class).await?;
+        let mut memory = self.memory().get(&name).cloned().unwrap_or_default();
+        if memory.generation != class.metadata.generation {
+            memory = Memory {
+                generation: class.metadata.generation,
+                ..Memory::default()
+            };
+        }
+        self.look(&class, &mut memory, now).await;
+        let status = self.status(&class, &memory, now);
+        self.memory().insert(name.clone(), memory);
+        if class.status.as_ref() == Some(&status) {
+            return Ok(false);
+        }
+        // Lists are written out even when empty, or a merge would leave the old ones.
+        let patch = json!({
+            "metadata": { "resourceVersion": class.metadata.resource_version },
+            "status": {
+                "subnets": status.subnets, "securityGroups": status.security_groups, "amis": status.amis,
+                "instanceProfile": status.instance_profile, "conditions": status.conditions,
+            },
+        });
+        self.api()
+            .patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
+        Ok(true)
+    }
+
+    /// Finalizer and hash annotations.
+    async fn keep_metadata(&self, class: EC2NodeClass) -> Result<EC2NodeClass, PassError> {
+        let name = class.metadata.name.clone().unwrap_or_default();
+        let hash = class_hash(&class, &self.cluster);
+        let annotation = |key: &str| class.metadata.annotations.as_ref()?.get(key).cloned();
+        let mut metadata = serde_json::Map::new();
+        let finalizers = class.metadata.finalizers.as_deref().unwrap_or_default();
+        if !finalizers.iter().any(|f| f == FINALIZER) {
+            let all: Vec<&str> = finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
+            metadata.insert("finalizers".into(), json!(all));
+        }
+        let of_version = annotation(HASH_VERSION).as_deref() == Some(VERSION.as_str());
+        if !of_version {
+            self.migrate_claims(&name, &hash).await?;
+        }
+        if !of_version || annotation(HASH).as_deref() != Some(&hash) {
+            let annotations = json!({ HASH: hash, HASH_VERSION: VERSION.as_str() });
+            metadata.insert("annotations".into(), annotations);
+        }
+        if metadata.is_empty() {
+            return Ok(class);
+        }
+        metadata.insert("resourceVersion".into(), json!(class.metadata.resource_version));
+        let patch = Patch::Merge(json!({ "metadata": metadata }));
+        Ok(self.api().patch(&name, &PatchParams::default(), &patch).await?)
+    }
+
+    /// A hash of another version cannot be compared. Claims that have not drifted are given the new one, as upstream
+    /// does, or every swap of the controller would replace every machine.
+    async fn migrate_claims(&self, class: &str, hash: &str) -> Result<(), PassError> {
+        let api = Api::<NodeClaim>::all(self.client.0.clone());
+        for claim in self.claims_of(class).await? {
+            let annotations = claim.metadata.annotations.as_ref();
+            let version = annotations.and_then(|a| a.get(HASH_VERSION));
+            if version.map(String::as_str) == Some(VERSION.as_str()) {
+                continue;
+            }
+            let list = claim.status.as_ref().map(|s| s.conditions.as_slice());
+            let drifted = conditions::is_true(list.unwrap_or_default(), "Drifted");
+            let mut new = json!({ HASH_VERSION: VERSION.as_str() });
+            if !drifted {
+                new[HASH] = json!(hash);
+            }
+            let patch = Patch::Merge(json!({ "metadata": { "annotations": new } }));
+            let name = claim.metadata.name.as_deref().unwrap_or_default();
+            match api.patch(name, &PatchParams::default(), &patch).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.is_not_found() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn claims_of(&self, class: &str) -> Result<Vec<NodeClaim>, PassError> {
+        let of_class = ListParams::default().labels(&format!("{}={class}", labels::EC2NODECLASS));
+        let api = Api::<NodeClaim>::all(self.client.0.clone());
+        Ok(api.list(&of_class).await?.items)
+    }
+
+    /// Clears up after a class that is being deleted, once nothing uses it.
+    async fn finalize(&self, class: &EC2NodeClass) -> Result<(), PassError> {
+        let name = class.metadata.name.as_deref().unwrap_or_default();
+        let finalizers = class.metadata.finalizers.as_deref().unwrap_or_default();
+        if !finalizers.iter().any(|f| f == FINALIZER) {
+            return Ok(());
+        }
+        let claims = self.claims_of(name).await?;
+        if let Some(first) = claims.first() {
+            tracing::info!(
+                ec2nodeclass = name,
+                nodeclaims = claims.len(),
+                first = first.metadata.name,
+                "class waits for its NodeClaims to go"
+            );
+            return Ok(());
+        }
+        if !self.settings.isolated_vpc && class.spec.role.is_some() {
+            instance_profile::remove_of_class(&self.iam, &self.cluster, class).await?;
+        }
+        self.templates.remove_of_class(name).await?;
+        let left: Vec<&String> = finalizers.iter().filter(|f| *f != FINALIZER).collect();
+        let patch = json!({
+            "metadata": { "resourceVersion": class.metadata.resource_version, "finalizers": left },
+        });
+        match self
+            .api()
+            .patch(name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes the lookups that are due. One that fails after it had succeeded keeps its last answer.
+    async fn look(&self, class: &EC2NodeClass, memory: &mut Memory, now: Timestamp) {
+        let (spec, vpc) = (&class.spec, &self.cluster.vpc_id);
+        if due(memory.subnets.as_ref(), now) {
+            let answer = subnets::find(&self.ec2, &spec.subnet_selector_terms, vpc).await;
+            let answer = answer.map_err(|e| Failure::from(&e)).and_then(|found| {
+                self.count_addresses(&found);
+                not_empty(found, "SubnetsNotFound", || {
+                    format!("no subnet of {vpc} matches subnetSelectorTerms; tag one or change the terms")
+                })
+            });
+            keep(
+                &mut memory.subnets,
+                answer,
+                self.settings.subnet_refresh_interval,
+                now,
+            );
+        }
+        if due(memory.security_groups.as_ref(), now) {
+            let answer = security_groups::find(&self.ec2, &spec.security_group_selector_terms, vpc).await;
+            let answer = answer.map_err(|e| Failure::from(&e)).and_then(|found| {
+                not_empty(found, "SecurityGroupsNotFound", || {
+                    format!(
+                        "no security group of {vpc} matches securityGroupSelectorTerms; tag one or change the terms"
+                    )
+                })
+            });
+            keep(&mut memory.security_groups, answer, SECURITY_GROUPS_INTERVAL, now);
+        }
+        if due(memory.amis.as_ref(), now) {
+            let answer = self.find_amis(class, now).await;
+            keep(&mut memory.amis, answer, self.settings.ami_refresh_interval, now);
+        }
+        if due(memory.profile.as_ref(), now) {
+            let answer = self.profile(class).await;
+            keep(&mut memory.profile, answer, PROFILE_INTERVAL, now);
+        }
+    }
+
+    fn count_addresses(&self, found: &[FoundSubnet]) {
+        let mut free = self.free_addresses();
+        for subnet in found {
+            free.insert(subnet.subnet.id.clone(), i64::from(subnet.free_addresses));
+        }
+    }
+
+    async fn find_amis(&self, class: &EC2NodeClass, now: Timestamp) -> Result<Vec<AMI>, Failure> {
+        let version = self.client.0.apiserver_version().await.map_err(|error| Failure {
+            certain: false,
+            reason: "KubernetesVersionUnknown".into(),
+            message: error.to_string(),
+        })?;
+        let digits: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
+        let minor = digits.parse().unwrap_or(0);
+        let terms = &class.spec.ami_selector_terms;
+        let found = amis::find(&self.ec2, &self.ssm, terms, minor, now)
+            .await
+            .map_err(|error| match &error {
+                AmiError::Provider(provider) => Failure::from(provider),
+                AmiError::Alias(alias) => Failure {
+                    certain: true,
+                    reason: match alias {
+                        AliasError::Form(_) => "AMINotFound",
+                        AliasError::Al2TooOld(_) | AliasError::Windows => "UnsupportedAlias",
+                    }
+                    .into(),
+                    message: error.to_string(),
+                },
+            })?;
+        not_empty(found, "AMINotFound", || {
+            "no image matches amiSelectorTerms; check name, owner, tags or alias".into()
+        })
+    }
+
+    async fn profile(&self, class: &EC2NodeClass) -> Result<String, Failure> {
+        let spec = &class.spec;
+        if let Some(profile) = &spec.instance_profile {
+            return Ok(profile.clone());
+        }
+        let wrong = |message: &str| Failure {
+            certain: true,
+            reason: "InstanceProfileNotFound".into(),
+            message: message.into(),
+        };
+        let role = spec
+            .role
+            .as_ref()
+            .ok_or_else(|| wrong("spec must name a role or an instanceProfile"))?;
+        if self.settings.isolated_vpc {
+            return Err(wrong(
+                "IAM cannot be reached from an isolated VPC; make an instance profile and name it in \
+                 spec.instanceProfile",
+            ));
+        }
+        instance_profile::ensure(&self.iam, &self.cluster, class, role)
+            .await
+            .map_err(|e| Failure::from(&e))
+    }
+
+    fn status(&self, class: &EC2NodeClass, memory: &Memory, now: Timestamp) -> EC2NodeClassStatus {
+        let mut status = class.status.clone().unwrap_or_default();
+        let mut list = std::mem::take(&mut status.conditions);
+        let created = class.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
+        let generation = class.metadata.generation.unwrap_or(0);
+        let types = &conditions::EC2NODECLASS;
+        let mut set = ConditionSet::new(types, &mut list, generation, created, now);
+        let found = condition(&mut set, "SubnetsReady", memory.subnets.as_ref());
+        let subnets: Vec<Subnet> = found.iter().flatten().map(|s| s.subnet.clone()).collect();
+        status.subnets = subnets_in_order(&status.subnets, subnets);
+        status.security_groups =
+            condition(&mut set, "SecurityGroupsReady", memory.security_groups.as_ref()).unwrap_or_default();
+        status.amis = condition(&mut set, "AMIsReady", memory.amis.as_ref()).unwrap_or_default();
+        status.instance_profile = condition(&mut set, "InstanceProfileReady", memory.profile.as_ref());
+        match &class.spec.placement_group_selector {
+            None => set.set_true("PlacementGroupReady"),
+            Some(_) => set.set_false(
+                "PlacementGroupReady",
+                "PlacementGroupResolutionFailed",
+                "placement groups are not supported yet; remove spec.placementGroupSelector",
+            ),
+        };
+        let reservations = class.spec.capacity_reservation_selector_terms.is_some();
+        let message = if reservations {
+            "capacity reservations are not used yet: machines are bought on demand or on the spot market"
+        } else {
+            ""
+        };
+        set.set_true_with_reason("CapacityReservationsReady", "CapacityReservationsReady", message);
+        match self.validate(class) {
+            Ok(()) => set.set_true(VALIDATION_SUCCEEDED),
+            Err((reason, message)) => set.set_false(VALIDATION_SUCCEEDED, reason, &message),
+        };
+        status.conditions = list;
+        status
+    }
+
+    /// Whether user data can be made for this class, tried with the longest labels a launch adds.
+    fn validate(&self, class: &EC2NodeClass) -> Result<(), (&'static str, String)> {
+        let labels = BTreeMap::from([
+            (labels::NODEPOOL.to_owned(), "n".repeat(63)),
+            (
+                labels::EC2NODECLASS.to_owned(),
+                class.metadata.name.clone().unwrap_or_default(),
+            ),
+            (
+                labels::CAPACITY_TYPE.to_owned(),
+                labels::CAPACITY_ON_DEMAND.to_owned(),
+            ),
+        ]);
+        let tried = user_data(&Bootstrap {
+            family: class.spec.resolved_ami_family(),
+            cluster_name: &self.cluster.name,
+            endpoint: &self.cluster.endpoint,
+            ca_bundle: &self.cluster.ca_bundle,
+            service_cidr: self.cluster.service_cidr.as_deref(),
+            cluster_dns: &[],
+            labels: &labels,
+            taints: &[],
+            kubelet: class.spec.kubelet.as_ref(),
+            max_pods: 0,
+            raid0: class.spec.instance_store_policy.is_some(),
+            custom: class.spec.user_data.as_deref(),
+        });
+        tried.map(|_| ()).map_err(|error| {
+            let reason = match &error {
+                UserDataError::NoServiceCidr => "ClusterCIDRResolutionFailed",
+                UserDataError::TooLong(_) => "UserDataSizeLimitExceeded",
+                UserDataError::Windows => "UnsupportedAMIFamily",
+                UserDataError::Mime(_)
+                | UserDataError::Toml(_)
+                | UserDataError::TomlShape
+                | UserDataError::Yaml(_) => "InvalidUserData",
+            };
+            (reason, crate::error::chain(&error))
+        })
+    }
+}
+
+/// The set in the order it had, if it is the same set: the number of free addresses changes all the time and must not
+/// rewrite the status each time.
+fn subnets_in_order(known: &[Subnet], found: Vec<Subnet>) -> Vec<Subnet> {
+    let same = known.len() == found.len() && found.iter().all(|s| known.contains(s));
+    if same { known.to_vec() } else { found }
+}
+
+fn due<T>(looked: Option<&Looked<T>>, now: Timestamp) -> bool {
+    looked.is_none_or(|l| l.due <= now)
+}
+
+fn not_empty<T>(found: Vec<T>, reason: &str, message: impl FnOnce() -> String) -> Result<Vec<T>, Failure> {
+    if found.is_empty() {
+        return Err(Failure {
+            certain: true,
+            reason: reason.to_owned(),
+            message: message(),
+        });
+    }
+    Ok(found)
+}
+
+fn keep<T>(slot: &mut Option<Looked<T>>, answer: Result<T, Failure>, interval: Duration, now: Timestamp) {
+    let interval = if answer.is_ok() { interval } else { RETRY };
+    let due = now + interval;
+    match (slot.as_mut(), &answer) {
+        (Some(known), Err(failure)) if known.found.is_ok() && !failure.certain => {
+            tracing::warn!(
+                reason = failure.reason,
+                message = failure.message,
+                "lookup for an EC2NodeClass failed, keeping its last answer"
+            );
+            known.due = due;
+        }
+        _ => *slot = Some(Looked { found: answer, due }),
+    }
+}
+
+/// Puts a lookup's answer into its condition, and gives it back if there is one.
+fn condition<T: Clone>(set: &mut ConditionSet<'_>, ty: &str, looked: Option<&Looked<T>>) -> Option<T> {
+    match looked.map(|l| &l.found) {
+        Some(Ok(found)) => {
+            set.set_true(ty);
+            Some(found.clone())
+        }
+        Some(Err(failure)) if failure.certain => {
+            set.set_false(ty, &failure.reason, &failure.message);
+            None
+        }
+        Some(Err(failure)) => {
+            set.set_unknown(ty, &failure.reason, &failure.message);
+            None
+        }
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(certain: bool) -> Failure {
+        Failure {
+            certain,
+            reason: "R".into(),
+            message: "m".into(),
+        }
+    }
+
+    #[test]
+    fn a_passing_failure_keeps_the_last_answer_and_a_certain_one_does_not() {
+        let now = Timestamp::UNIX_EPOCH;
+        let minute = Duration::from_mins(1);
+        let mut slot: Option<Looked<u32>> = None;
+        keep(&mut slot, Err(failure(false)), minute, now);
+        assert!(
+            slot.as_ref().unwrap().found.is_err(),
+            "there is no answer to keep"
+        );
+        assert!(due(slot.as_ref(), now + RETRY) && !due(slot.as_ref(), now));
+        keep(&mut slot, Ok(1), minute, now);
+        keep(&mut slot, Err(failure(false)), minute, now);
+        assert_eq!(*slot.as_ref().unwrap().found.as_ref().unwrap(), 1);
+        assert!(due(slot.as_ref(), now + RETRY));
+        keep(&mut slot, Err(failure(true)), minute, now);
+        assert!(slot.unwrap().found.is_err());
+    }
+
+    #[test]
+    fn free_addresses_alone_do_not_reorder_the_status() {
+        let subnet = |id: &str| Subnet {
+            id: id.into(),
+            ..Subnet::default()
+        };
+        let known = vec![subnet("a"), subnet("b")];
+        assert_eq!(subnets_in_order(&known, vec![subnet("b"), subnet("a")]), known);
+        let more = vec![subnet("b"), subnet("a"), subnet("c")];
+        assert_eq!(subnets_in_order(&known, more.clone()), more);
+    }
+}

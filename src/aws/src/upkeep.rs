@@ -1,0 +1,137 @@
+//! What the provider does by itself while it leads.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use jiff::Timestamp;
+use kube::{
+    Api,
+    api::ListParams,
+    runtime::{WatchStreamExt, watcher},
+};
+use plimsoll_api::nodeclaim::NodeClaim;
+
+use crate::{
+    AwsCloud,
+    market::SPOT_INTERVAL,
+    nodeclass::{PROFILE_ANNOTATION, PassError, collect_profiles},
+};
+
+/// Each class is looked at this often; what its selectors find changes without a word.
+const CLASSES_INTERVAL: Duration = Duration::from_secs(15);
+/// Upstream's interval for instance profiles.
+const CLEAN_INTERVAL: Duration = Duration::from_mins(30);
+/// The longest wait for a pause of an offering to end, so that a new, shorter one is not overslept.
+const OFFERINGS_INTERVAL: Duration = Duration::from_secs(15);
+
+impl AwsCloud {
+    /// Reconciles EC2NodeClasses when one changes, and now and then.
+    pub(crate) async fn keep_classes(&self) {
+        use futures::StreamExt;
+        let mut changes = watcher(self.classes.api(), watcher::Config::default())
+            .default_backoff()
+            .boxed();
+        loop {
+            self.pass_over_classes().await;
+            let wait = async {
+                loop {
+                    match changes.next().await {
+                        // Only what starts or changes a class is news; a failed watch is made anew by itself.
+                        Some(Ok(
+                            watcher::Event::Apply(_) | watcher::Event::Delete(_) | watcher::Event::InitDone,
+                        )) => {
+                            return;
+                        }
+                        Some(_) => {}
+                        None => std::future::pending().await,
+                    }
+                }
+            };
+            // Running into the limit is the other reason to look.
+            let _ = tokio::time::timeout(CLASSES_INTERVAL, wait).await;
+        }
+    }
+
+    async fn pass_over_classes(&self) {
+        let classes = match self.classes.api().list(&ListParams::default()).await {
+            Ok(classes) => classes.items,
+            Err(error) => {
+                tracing::warn!(%error, "EC2NodeClasses could not be listed");
+                return;
+            }
+        };
+        for class in classes {
+            let name = class.metadata.name.clone();
+            match self.classes.reconcile(class, Timestamp::now()).await {
+                Ok(false) => {}
+                Ok(true) => self.changed.notify_one(),
+                Err(PassError::Kubernetes(kube::Error::Api(status))) if status.is_conflict() => {}
+                Err(error) => {
+                    tracing::warn!(ec2nodeclass = name, %error, "pass over a class failed, trying again");
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn keep_market(&self) {
+        loop {
+            tokio::time::sleep(SPOT_INTERVAL).await;
+            if self.market.refresh(Timestamp::now()).await {
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    /// Says when an offering may be tried again.
+    pub(crate) async fn keep_offerings(&self) {
+        loop {
+            let now = Timestamp::now();
+            let next = self.unavailable().next_end(now);
+            let wait = next.map(|end| end.duration_since(now).unsigned_abs());
+            match wait {
+                Some(wait) if wait <= OFFERINGS_INTERVAL => {
+                    tokio::time::sleep(wait).await;
+                    self.changed.notify_one();
+                }
+                _ => tokio::time::sleep(OFFERINGS_INTERVAL).await,
+            }
+        }
+    }
+
+    /// Removes what no launch uses any more.
+    pub(crate) async fn keep_clean(&self) {
+        loop {
+            tokio::time::sleep(CLEAN_INTERVAL).await;
+            if let Err(error) = self.templates.collect(Timestamp::now()).await {
+                tracing::warn!(%error, "launch templates not collected");
+            }
+            if self.settings.isolated_vpc {
+                continue;
+            }
+            match self.profiles_in_use().await {
+                Ok(used) => {
+                    let now = Timestamp::now();
+                    if let Err(error) = collect_profiles(&self.iam, &self.cluster, &used, now).await {
+                        tracing::warn!(%error, "instance profiles not collected");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "instance profiles not collected"),
+            }
+        }
+    }
+
+    /// Named by a class or by a claim.
+    async fn profiles_in_use(&self) -> Result<BTreeSet<String>, kube::Error> {
+        let classes = self.classes.api().list(&ListParams::default()).await?;
+        let of_classes = classes
+            .items
+            .into_iter()
+            .filter_map(|c| c.status.and_then(|s| s.instance_profile));
+        let claims = Api::<NodeClaim>::all(self.client.0.clone());
+        let claims = claims.list(&ListParams::default()).await?;
+        let of_claims = claims
+            .items
+            .into_iter()
+            .filter_map(|c| c.metadata.annotations?.remove(PROFILE_ANNOTATION));
+        Ok(of_classes.chain(of_claims).collect())
+    }
+}

@@ -1,0 +1,32 @@
+//! Machines the cloud takes away.
+
+use std::sync::Arc;
+
+use plimsoll_provider::CloudProvider;
+
+use crate::{context::Context, perform::chain};
+
+pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
+    loop {
+        let mut all_done = true;
+        for interruption in context.provider.interruptions().await {
+            tracing::debug!(
+                machine = interruption.machine_id,
+                kind = interruption.kind,
+                note = interruption.note,
+                "the cloud speaks about a machine"
+            );
+            let effects = plimsoll_lifecycle::interrupted(&context.index(), &interruption);
+            if let Err(error) = context.perform_all(effects).await {
+                tracing::warn!(
+                    error = chain(&error),
+                    "interruption not handled, it will come again"
+                );
+                all_done = false;
+            }
+        }
+        if all_done {
+            context.provider.interruptions_handled().await;
+        }
+    }
+}
