@@ -73,9 +73,18 @@ pub async fn observe(
         let prices = move |context: &Context<()>| prices(&context.index());
         tasks.spawn(intention::work(context.clone(), prices));
         tasks.spawn(reporting::work(context.clone(), prices, Duration::ZERO));
+        tasks.spawn(forget_claims(context.clone()));
     };
     // Without a provider there is no executor: acting from here does not compile.
     supervise(config, kubeconfig, |_| (), Gaps::Tolerated, loops, log, stop).await
+}
+
+/// Nobody looks after claims while observing; their wakes must not pile up.
+async fn forget_claims(context: Arc<Context<()>>) {
+    loop {
+        let claim = context.claims.next().await;
+        context.claims.done(&claim);
+    }
 }
 
 /// What all modes have in common: servers, watches, the Lease.

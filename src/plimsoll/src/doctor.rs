@@ -20,9 +20,12 @@ use kube::{
     api::{ListParams, PostParams},
     client::Body,
 };
-use plimsoll_api::rights::{Right, Scope};
+use plimsoll_api::{
+    nodepool::NodePool,
+    rights::{Right, Scope},
+};
 use plimsoll_report::{
-    Prices, aws,
+    aws,
     checkup::{Facts, Installation, KindFact, RightFact, Verdict, checkup, checkup_text},
 };
 use serde::Deserialize;
@@ -30,7 +33,6 @@ use serde::Deserialize;
 use crate::{
     args::{DoctorOptions, Mode, Provider},
     controller::{kubeconfig, runtime},
-    live,
     rights::rights,
     source,
 };
@@ -91,9 +93,10 @@ async fn facts(options: &DoctorOptions) -> anyhow::Result<Facts> {
     facts.rights = review(&Client::try_from(reviewed)?, mode, options.provider, &namespace).await;
     facts.kinds = kinds(&client, mode, options.provider).await;
     facts.autoscalers = autoscalers(&client).await;
-    if let Ok((dump, _)) = live::dump(&client).await
-        && matches!(source::fitting_prices(&dump.index), Prices::Aws)
-    {
+    let pools = Api::<NodePool>::all(client.clone())
+        .list(&ListParams::default())
+        .await;
+    if !pools.is_ok_and(|pools| pools.items.iter().any(source::is_kwok)) {
         facts.prices_of = Some(aws::date());
     }
     Ok(facts)

@@ -74,12 +74,16 @@ fn from_file(path: &Path) -> anyhow::Result<Dump> {
 
 /// The price list of the cluster's NodePools, else AWS's.
 pub(crate) fn fitting_prices(index: &Index) -> Prices {
-    let of_kwok = |pool: &NodePool| pool.spec.template.spec.node_class_ref.group == "karpenter.kwok.sh";
-    if index.node_pools().any(|pool| of_kwok(pool)) {
+    if index.node_pools().any(|pool| is_kwok(pool)) {
         Prices::Catalog(kwok(index))
     } else {
         Prices::Aws
     }
+}
+
+/// Whether a NodePool buys kwok's made-up machines.
+pub(crate) fn is_kwok(pool: &NodePool) -> bool {
+    pool.spec.template.spec.node_class_ref.group == "karpenter.kwok.sh"
 }
 
 /// The kwok provider's fixed list, open to every pool.

@@ -1,5 +1,7 @@
 //! The documentation names every metric.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 /// A page with every metric: a family without a member is not shown.
@@ -7,7 +9,7 @@ fn page() -> String {
     let metrics = Metrics::new("");
     macro_rules! touch {
         ($($family:ident),+ $(,)?) => {$(
-            let _ = metrics.families.$family.get_or_create(&Default::default());
+            drop(metrics.families.$family.get_or_create(&Default::default()));
         )+};
     }
     touch!(
@@ -40,21 +42,26 @@ fn page() -> String {
 /// One row for each metric, by name.
 fn table() -> String {
     let page = page();
-    let mut rows = Vec::new();
-    let mut kind = "";
+    let (mut kinds, mut helps) = (BTreeMap::new(), BTreeMap::new());
     for line in page.lines() {
         let words: Vec<&str> = line.splitn(4, ' ').collect();
         match words.as_slice() {
-            ["#", "TYPE", _, of] => kind = of,
+            ["#", "TYPE", name, kind] => {
+                kinds.insert(*name, *kind);
+            }
             ["#", "HELP", name, help] => {
-                // As Prometheus stores it: the text format names the family.
-                let suffix = if kind == "counter" { "_total" } else { "" };
-                let help = help.trim_end_matches('.');
-                rows.push(format!("| `{name}{suffix}` | {kind} | {help} |\n"));
+                helps.insert(*name, help.trim_end_matches('.'));
             }
             _ => {}
         }
     }
+    let row = |(name, help): (&&str, &&str)| {
+        let kind = kinds[name];
+        // As Prometheus stores it: the text format names the family.
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        format!("| `{name}{suffix}` | {kind} | {help} |\n")
+    };
+    let mut rows: Vec<String> = helps.iter().map(row).collect();
     rows.sort();
     rows.concat()
 }
