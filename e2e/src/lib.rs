@@ -27,6 +27,7 @@ pub mod paths;
 pub mod ports;
 pub mod process;
 pub mod python;
+pub mod rights;
 pub mod testbed;
 pub mod tools;
 pub mod upstream;

@@ -15,6 +15,7 @@ mod launch;
 mod launch_template;
 mod market;
 mod nodeclass;
+mod rights;
 mod session_policy;
 mod settings;
 mod startup;
@@ -60,6 +61,7 @@ use crate::{
     unavailable::Unavailable,
 };
 
+pub use rights::RIGHTS;
 pub use settings::{AssumeRole, Settings};
 pub use startup::{Prepared, StartError, prepare};
 

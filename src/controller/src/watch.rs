@@ -24,6 +24,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use plimsoll_api::{nodeclaim::NodeClaim, nodepool::NodePool};
+use plimsoll_report::kinds::KINDS;
 use plimsoll_state::{DaemonSet, Index, Observe, PersistentVolume, PersistentVolumeClaim, Pod};
 use serde::de::DeserializeOwned;
 use tokio::{sync::Notify, task::JoinSet};
@@ -90,16 +91,27 @@ impl Sync {
     }
 }
 
+/// What becomes of a kind that cannot be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gaps {
+    /// Wait for it: who acts must know everything.
+    Never,
+    /// Take it for empty where it is not installed or not allowed, and say what is less exact: who looks can do with
+    /// nodes and pods.
+    Tolerated,
+}
+
 /// Starts all watches. They run until the set is dropped.
 pub(crate) fn start<P: Send + std::marker::Sync + 'static>(
     context: &Arc<Context<P>>,
     sync: &Arc<Sync>,
+    gaps: Gaps,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     macro_rules! watch {
         ($($kind:ty as $plural:literal),+ $(,)?) => {$(
             sync.set($plural, Some("not read yet".into()));
-            tasks.spawn(follow::<$kind, P>($plural, context.clone(), sync.clone()));
+            tasks.spawn(follow::<$kind, P>($plural, context.clone(), sync.clone(), gaps));
         )+};
     }
     watch!(
@@ -121,7 +133,7 @@ pub(crate) fn start<P: Send + std::marker::Sync + 'static>(
     tasks
 }
 
-async fn follow<K, P>(plural: &'static str, context: Arc<Context<P>>, sync: Arc<Sync>)
+async fn follow<K, P>(plural: &'static str, context: Arc<Context<P>>, sync: Arc<Sync>, gaps: Gaps)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     Index: Observe<K>,
@@ -139,13 +151,14 @@ where
             Ok(watcher::Event::Apply(guarded)) => {
                 context.update(|index, now| match readable(plural, guarded) {
                     Ok(object) => index.apply(object, now),
-                    Err(meta) => Observe::<K>::unreadable(index, &meta),
+                    Err(meta) => Observe::<K>::unreadable(index, &meta, true),
                 });
             }
             Ok(watcher::Event::Delete(guarded)) => {
-                if let Ok(object) = readable(plural, guarded) {
-                    context.update(|index, now| index.delete(&object, now));
-                }
+                context.update(|index, now| match readable(plural, guarded) {
+                    Ok(object) => index.delete(&object, now),
+                    Err(meta) => Observe::<K>::unreadable(index, &meta, false),
+                });
             }
             Ok(watcher::Event::Init) => {
                 listed.clear();
@@ -161,13 +174,22 @@ where
                 context.update(|index, now| {
                     index.reset(objects, now);
                     for meta in &unreadable {
-                        Observe::<K>::unreadable(index, meta);
+                        Observe::<K>::unreadable(index, meta, true);
                     }
                 });
                 complaint.clear();
                 sync.set(plural, None);
             }
             Err(error) => {
+                if let Some(why) = bearable(plural, &error, gaps) {
+                    if why != complaint {
+                        tracing::info!(kind = plural, %why, "going on without a kind");
+                        complaint = why;
+                        context.update(|index, now| index.reset(Vec::<K>::new(), now));
+                        sync.set(plural, None);
+                    }
+                    continue;
+                }
                 let why = explain(plural, &error);
                 context.metrics.watch_errors(plural);
                 // The backoff repeats the same error for as long as it lasts; once is enough to read.
@@ -205,6 +227,20 @@ impl Sync {
             *known = why;
         }
     }
+}
+
+/// Why the kind is missing and what is lost without it, when that can be borne.
+fn bearable(plural: &str, error: &watcher::Error, gaps: Gaps) -> Option<String> {
+    let kind = KINDS.iter().find(|kind| kind.resource() == plural)?;
+    let watcher::Error::InitialListFailed(kube::Error::Api(status)) = error else {
+        return None;
+    };
+    let why = match status.code {
+        404 => "not installed",
+        403 => "not allowed to list and watch",
+        _ => return None,
+    };
+    (gaps == Gaps::Tolerated && !kind.needed).then(|| format!("{why}: {}", kind.use_))
 }
 
 /// What the user can do about it.

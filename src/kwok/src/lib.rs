@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod node;
+mod rights;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,6 +29,7 @@ use plimsoll_provider::{
 };
 
 pub use catalogue::catalogue;
+pub use rights::RIGHTS;
 
 const GROUP: &str = "karpenter.kwok.sh";
 const KIND: &str = "KWOKNodeClass";

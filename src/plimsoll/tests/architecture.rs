@@ -33,6 +33,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "plimsoll-core",
             "plimsoll-lifecycle",
             "plimsoll-provider",
+            "plimsoll-report",
             "plimsoll-state",
         ],
     ),
