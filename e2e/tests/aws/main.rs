@@ -7,6 +7,4 @@ mod cycle;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
-mod localstack;
-#[cfg(test)]
 mod startup;
