@@ -57,7 +57,7 @@ impl AwsFixture {
         all.retain(|(key, _)| !changes.iter().any(|(changed, _)| changed == key));
         all.extend(changes);
         let testbed = self.fixture.testbed();
-        Controller::spawn(testbed.kubeconfig(), &testbed.logs(), name, "aws", &all)
+        Controller::spawn(testbed.kubeconfig(), &testbed.logs(), name, Some("aws"), &all)
     }
 
     /// Starts a controller without a Lease and waits until it is ready.

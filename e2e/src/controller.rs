@@ -29,16 +29,21 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Starts `plimsoll controller` with a provider for the cluster of `kubeconfig`, with further environment of the
-    /// test. The log is `<logs>/<name>.log`; a second start under the same name appends to it.
+    /// Starts `plimsoll controller` for the cluster of `kubeconfig`, with a provider unless the environment of the test
+    /// names it. The log is `<logs>/<name>.log`; a second start under the same name appends to it.
     pub fn spawn(
         kubeconfig: &Path,
         logs: &Path,
         name: &str,
-        provider: &str,
+        provider: Option<&str>,
         envs: &[(&str, &str)],
     ) -> Result<Self> {
-        let args = ["controller", "--provider", provider].map(str::to_owned).to_vec();
+        let flag = provider.into_iter().flat_map(|provider| ["--provider", provider]);
+        let args = ["controller"]
+            .into_iter()
+            .chain(flag)
+            .map(str::to_owned)
+            .collect();
         Self::spawn_program(&binary()?, kubeconfig, logs, name, args, envs)
     }
 

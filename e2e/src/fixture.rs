@@ -100,7 +100,7 @@ impl Fixture {
             self.testbed.kubeconfig(),
             &self.testbed.logs(),
             name,
-            "kwok",
+            Some("kwok"),
             envs,
         )
     }

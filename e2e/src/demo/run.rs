@@ -222,7 +222,7 @@ async fn start_controller(
                 testbed.kubeconfig(),
                 &testbed.logs(),
                 "plimsoll",
-                provider,
+                Some(provider),
                 &environment,
             )?
         }

@@ -148,7 +148,7 @@ impl Installed {
             &self.kubeconfig,
             &fixture.testbed().logs(),
             name,
-            &[],
+            None,
             &environment,
         )
     }

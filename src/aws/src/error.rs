@@ -87,11 +87,12 @@ fn invalid_reason(code: &str, message: &str) -> Option<&'static str> {
     Some(match code {
         "InvalidAMIID.NotFound" => "AMINotFound",
         "InvalidAMIID.Malformed" | "InvalidAMIID.Unavailable" => "InvalidAMIID",
-        "InvalidParameterValue" if says("Invalid IAM Instance Profile") => "InstanceProfileNameInvalid",
+        "InvalidParameterValue" | "InvalidFleetConfiguration" if says("Invalid IAM Instance Profile") => {
+            "InstanceProfileNameInvalid"
+        }
         "InvalidParameterValue" if says("User data is limited") => "UserDataSizeLimitExceeded",
         "InvalidUserData.Malformed" => "UserDataSizeLimitExceeded",
         "InvalidParameter" if says("belong to different networks") => "SecurityGroupSubnetVPCMismatch",
-        "InvalidFleetConfiguration" if says("Invalid IAM Instance Profile") => "InstanceProfileNameInvalid",
         "PendingVerification" => "AccountPendingVerification",
         _ => return None,
     })

@@ -141,7 +141,7 @@ fn too_few_values(offers: &[Offer<'_>], request: &LaunchRequest) -> Option<Strin
         .filter(|wanted| {
             let values: BTreeSet<_> = offers
                 .iter()
-                .flat_map(|o| {
+                .filter_map(|o| {
                     plimsoll_provider::machine_labels(&o.type_.instance_type, o.offering)
                         .get(&wanted.key)
                         .cloned()

@@ -1,7 +1,5 @@
 //! Instances: looked up, listed and ended, and only if they are this cluster's.
 
-use std::collections::BTreeMap;
-
 use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName};
 use jiff::Timestamp;
 use plimsoll_provider::ProviderError;
@@ -39,11 +37,12 @@ pub(crate) enum State {
 }
 
 /// What came of a request to end an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Ended {
     ShuttingDown,
     Terminated,
     /// EC2 does not show it: long gone, or just launched.
+    #[default]
     NotShown,
 }
 
@@ -117,7 +116,7 @@ pub(crate) struct Instances {
     ec2: aws_sdk_ec2::Client,
     cluster: Cluster,
     describing: Batch<Option<Found>>,
-    ending: Batch<()>,
+    ending: Batch<Ended>,
 }
 
 impl Instances {
@@ -196,25 +195,19 @@ impl Instances {
         let ec2 = self.ec2.clone();
         self.ending
             .get(id, move |ids: Vec<String>| async move {
-                terminate(&ec2, ids).await?;
-                Ok(BTreeMap::new())
+                terminate(&ec2, ids.clone()).await?;
+                Ok(ids.into_iter().map(|id| (id, Ended::ShuttingDown)).collect())
             })
-            .await?;
-        Ok(Ended::ShuttingDown)
+            .await
     }
 }
 
 /// Ends all; one that vanished meanwhile makes EC2 refuse the rest, so those are then ended one by one.
 async fn terminate(ec2: &aws_sdk_ec2::Client, ids: Vec<String>) -> Result<(), ProviderError> {
     let action = "ec2:TerminateInstances";
-    let error = match ec2
-        .terminate_instances()
-        .set_instance_ids(Some(ids.clone()))
-        .send()
-        .await
-    {
-        Ok(_) => return Ok(()),
-        Err(error) => error,
+    let all = ec2.terminate_instances().set_instance_ids(Some(ids.clone()));
+    let Err(error) = all.send().await else {
+        return Ok(());
     };
     if !is_not_found(&error) {
         return Err(provider_error(action, &error));
@@ -239,7 +232,10 @@ async fn describe(ec2: &aws_sdk_ec2::Client, filters: Vec<Filter>) -> Result<Vec
     let mut all = Vec::new();
     while let Some(page) = pages.next().await {
         let page = page.map_err(|error| provider_error("ec2:DescribeInstances", &error))?;
-        let instances = page.reservations().iter().flat_map(|r| r.instances());
+        let instances = page
+            .reservations()
+            .iter()
+            .flat_map(aws_sdk_ec2::types::Reservation::instances);
         all.extend(instances.filter_map(Found::from_ec2));
     }
     Ok(all)
@@ -299,7 +295,7 @@ mod tests {
                     drop(
                         f.tags
                             .insert("kubernetes.io/cluster/prod".into(), "shared".into()),
-                    )
+                    );
                 },
                 "kubernetes.io/cluster/prod",
             ),

@@ -78,6 +78,6 @@ pub(crate) fn multipart(parts: &[Part]) -> String {
         write!(text, "--{boundary}\n{}\n", part.text.trim_end_matches('\n'))
             .expect("a String takes everything");
     }
-    write!(text, "--{boundary}--\n").expect("a String takes everything");
+    writeln!(text, "--{boundary}--").expect("a String takes everything");
     text
 }

@@ -37,8 +37,8 @@ fn class(family: AMIFamily) -> EC2NodeClassSpec {
     }
 }
 
-fn strings(pairs: &[(&str, &str)]) -> Option<BTreeMap<String, String>> {
-    Some(pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect())
+fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect()
 }
 
 #[test]
@@ -165,9 +165,12 @@ fn overhead_ignores_max_pods_except_for_bottlerocket() {
 #[test]
 fn settings_of_the_kubelet_replace_the_defaults() {
     let kubelet = KubeletConfiguration {
-        kube_reserved: strings(&[("cpu", "200m"), ("memory", "1Gi")]),
-        system_reserved: strings(&[("cpu", "100m")]),
-        eviction_hard: strings(&[("memory.available", "5%"), ("nodefs.available", "100%")]),
+        kube_reserved: Some(strings(&[("cpu", "200m"), ("memory", "1Gi")])),
+        system_reserved: Some(strings(&[("cpu", "100m")])),
+        eviction_hard: Some(strings(&[
+            ("memory.available", "5%"),
+            ("nodefs.available", "100%"),
+        ])),
         ..KubeletConfiguration::default()
     };
     let class = EC2NodeClassSpec {
