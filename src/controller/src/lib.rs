@@ -15,6 +15,7 @@ mod garbage;
 mod intention;
 mod lease;
 mod metrics;
+mod nominations;
 mod perform;
 mod pools;
 mod provision;

@@ -225,7 +225,7 @@ const ACTS: [Right; 9] = [
         "nominatedNodeName: pods go where they were planned",
     ),
     cluster(
-        "events.k8s.io",
+        "",
         "events",
         &["create"],
         "says what is done and why, on the objects concerned",

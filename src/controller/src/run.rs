@@ -139,6 +139,7 @@ async fn supervise<P: Send + std::marker::Sync + 'static>(
             config,
             Settings { nominate },
             client.clone(),
+            no_retry.clone(),
             make_provider(client),
             metrics.clone(),
             events,
@@ -146,7 +147,7 @@ async fn supervise<P: Send + std::marker::Sync + 'static>(
             Index::default(),
         );
         // A replica in waiting keeps its index warm, so that it can act as soon as it leads.
-        let _watches = watch::start(&context, &sync, gaps);
+        let mut watches = watch::start(&context, &sync, gaps);
         let mut tasks = JoinSet::new();
         tasks.spawn(writer);
         synced(&sync).await;
@@ -165,10 +166,9 @@ async fn supervise<P: Send + std::marker::Sync + 'static>(
         };
         tokio::select! {
             () = lost => Err(RunError::LeadershipLost),
-            Some(ended) = tasks.join_next() => match ended {
-                Ok(()) => Ok(()),
-                Err(error) => Err(RunError::Stopped(error)),
-            },
+            // Nothing acts on a picture that has stopped moving.
+            Some(ended) = watches.join_next() => ended.map_err(RunError::Stopped),
+            Some(ended) = tasks.join_next() => ended.map_err(RunError::Stopped),
         }
     };
     let result = tokio::select! {

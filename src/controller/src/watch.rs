@@ -9,10 +9,13 @@ use std::{
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    core::v1::{Namespace, Node},
-    policy::v1::PodDisruptionBudget,
-    storage::v1::{CSINode, StorageClass, VolumeAttachment},
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Node},
+        policy::v1::PodDisruptionBudget,
+        storage::v1::{CSINode, StorageClass, VolumeAttachment},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, Client, Resource,
@@ -141,25 +144,38 @@ where
         .page_size(PAGE_SIZE);
     let stream = watcher(Api::<DeserializeGuard<K>>::all(context.client.clone()), config).default_backoff();
     let mut stream = std::pin::pin!(stream);
-    let mut listed = Vec::new();
+    let (mut listed, mut unreadable) = (Vec::new(), Vec::new());
     let mut complaint = String::new();
     while let Some(event) = stream.next().await {
         match event {
             Ok(watcher::Event::Apply(guarded)) => {
-                if let Some(object) = readable(plural, guarded) {
-                    context.update(|index, now| index.apply(object, now));
-                }
+                context.update(|index, now| match readable(plural, guarded) {
+                    Ok(object) => index.apply(object, now),
+                    Err(meta) => Observe::<K>::unreadable(index, &meta),
+                });
             }
             Ok(watcher::Event::Delete(guarded)) => {
-                if let Some(object) = readable(plural, guarded) {
+                if let Ok(object) = readable(plural, guarded) {
                     context.update(|index, now| index.delete(&object, now));
                 }
             }
-            Ok(watcher::Event::Init) => listed.clear(),
-            Ok(watcher::Event::InitApply(guarded)) => listed.extend(readable(plural, guarded)),
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                unreadable.clear();
+            }
+            Ok(watcher::Event::InitApply(guarded)) => match readable(plural, guarded) {
+                Ok(object) => listed.push(object),
+                Err(meta) => unreadable.push(meta),
+            },
             Ok(watcher::Event::InitDone) => {
                 let objects = std::mem::take(&mut listed);
-                context.update(|index, now| index.reset(objects, now));
+                let unreadable = std::mem::take(&mut unreadable);
+                context.update(|index, now| {
+                    index.reset(objects, now);
+                    for meta in &unreadable {
+                        Observe::<K>::unreadable(index, meta);
+                    }
+                });
                 complaint.clear();
                 sync.set(plural, None);
             }
@@ -191,13 +207,13 @@ where
 }
 
 /// One object that cannot be read must not hold up the others of its kind.
-fn readable<K: Resource<DynamicType = ()>>(plural: &str, guarded: DeserializeGuard<K>) -> Option<K> {
+pub(crate) fn readable<K>(plural: &str, guarded: DeserializeGuard<K>) -> Result<K, Box<ObjectMeta>> {
     match guarded.0 {
-        Ok(object) => Some(object),
+        Ok(object) => Ok(object),
         Err(invalid) => {
             let name = invalid.metadata.name.as_deref().unwrap_or_default();
             tracing::error!(kind = plural, name, error = %invalid.error, "object cannot be read, it is left out");
-            None
+            Err(Box::new(invalid.metadata))
         }
     }
 }

@@ -159,9 +159,8 @@ impl CloudProvider for KwokCloud {
             .get_opt(&node::name(claim))
             .await
             .map_err(transient)?;
-        Ok(found
-            .filter(|n| n.metadata.deletion_timestamp.is_none())
-            .and_then(|n| node::machine(&n)))
+        // A Node that is being deleted still runs pods until its finalizers are gone.
+        Ok(found.and_then(|n| node::machine(&n)))
     }
 
     async fn delete(&self, provider_id: &str) -> Result<Termination, ProviderError> {
