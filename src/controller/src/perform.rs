@@ -190,7 +190,7 @@ impl<P: CloudProvider> Context<P> {
         self.update(|index, now| {
             index.counted(known, now);
             for meta in &unreadable {
-                Observe::<NodeClaim>::unreadable(index, meta);
+                Observe::<NodeClaim>::unreadable(index, meta, true);
             }
         });
         Ok(())

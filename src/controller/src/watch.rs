@@ -151,13 +151,14 @@ where
             Ok(watcher::Event::Apply(guarded)) => {
                 context.update(|index, now| match readable(plural, guarded) {
                     Ok(object) => index.apply(object, now),
-                    Err(meta) => Observe::<K>::unreadable(index, &meta),
+                    Err(meta) => Observe::<K>::unreadable(index, &meta, true),
                 });
             }
             Ok(watcher::Event::Delete(guarded)) => {
-                if let Ok(object) = readable(plural, guarded) {
-                    context.update(|index, now| index.delete(&object, now));
-                }
+                context.update(|index, now| match readable(plural, guarded) {
+                    Ok(object) => index.delete(&object, now),
+                    Err(meta) => Observe::<K>::unreadable(index, &meta, false),
+                });
             }
             Ok(watcher::Event::Init) => {
                 listed.clear();
@@ -173,7 +174,7 @@ where
                 context.update(|index, now| {
                     index.reset(objects, now);
                     for meta in &unreadable {
-                        Observe::<K>::unreadable(index, meta);
+                        Observe::<K>::unreadable(index, meta, true);
                     }
                 });
                 complaint.clear();

@@ -759,7 +759,7 @@ fn garbage_is_what_has_lost_its_other_half() {
     );
     let mut newer = index(claim(IN_SERVICE, json!({})), [], []);
     let x = claim(IN_SERVICE, json!({ "metadata": { "name": "x" } })).metadata;
-    Observe::<NodeClaim>::unreadable(&mut newer, &x);
+    Observe::<NodeClaim>::unreadable(&mut newer, &x, true);
     let unread = garbage::collect(
         &newer,
         &[machine("a", "test://a", at(0)), machine("x", "test://x", at(0))],

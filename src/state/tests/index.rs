@@ -316,10 +316,14 @@ fn a_list_asked_for_another_reason_takes_no_young_claim_away() {
 fn a_claim_that_cannot_be_read_is_known_by_name_until_it_is_gone_or_mended() {
     let mut index = Index::default();
     let meta = |name: &str| claim(name, 1, json!({})).metadata;
-    let unreadable = |index: &mut Index, name: &str| Observe::<NodeClaim>::unreadable(index, &meta(name));
+    let unreadable =
+        |index: &mut Index, name: &str| Observe::<NodeClaim>::unreadable(index, &meta(name), true);
     unreadable(&mut index, "a");
     unreadable(&mut index, "b");
     index.apply(claim("a", 2, json!({})), at(0));
+    assert_eq!(index.unreadable_claims().iter().collect::<Vec<_>>(), ["b"]);
+    unreadable(&mut index, "c");
+    Observe::<NodeClaim>::unreadable(&mut index, &meta("c"), false);
     assert_eq!(index.unreadable_claims().iter().collect::<Vec<_>>(), ["b"]);
     index.reset(Vec::<NodeClaim>::new(), at(1));
     assert!(index.unreadable_claims().is_empty());

@@ -24,8 +24,8 @@ pub trait Observe<K> {
     fn apply(&mut self, object: K, now: Timestamp);
     fn delete(&mut self, object: &K, now: Timestamp);
     fn reset(&mut self, objects: Vec<K>, now: Timestamp);
-    /// An object of that name exists and cannot be read.
-    fn unreadable(&mut self, _meta: &ObjectMeta) {}
+    /// An object of that name cannot be read; it exists, or is gone now.
+    fn unreadable(&mut self, _meta: &ObjectMeta, _exists: bool) {}
     /// The answer to one of our own writes, ahead of the watch.
     fn answered(&mut self, object: K, now: Timestamp) {
         self.apply(object, now);
@@ -245,8 +245,12 @@ impl Observe<NodeClaim> for Index {
         self.store_claim(object, None);
     }
 
-    fn unreadable(&mut self, meta: &ObjectMeta) {
-        self.unreadable_claims.insert(object_key(meta));
+    fn unreadable(&mut self, meta: &ObjectMeta, exists: bool) {
+        if exists {
+            self.unreadable_claims.insert(object_key(meta));
+        } else {
+            self.unreadable_claims.remove(&object_key(meta));
+        }
     }
 
     /// An answer does not stand for the watch: the claim stays unconfirmed if it was, and one that the index
