@@ -103,12 +103,12 @@ impl Process {
 
     /// Stops it where it is: its connections stay open and nobody answers on them.
     pub fn pause(&self) -> Result<()> {
-        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
+        Ok(signal(self.child.id(), Signal::STOP)?)
     }
 
     /// Lets it go on after [`Process::pause`].
     pub fn resume(&self) -> Result<()> {
-        Ok(kill_process(Pid::from_child(&self.child), Signal::CONT)?)
+        Ok(signal(self.child.id(), Signal::CONT)?)
     }
 
     pub fn name(&self) -> &str {
@@ -157,7 +157,7 @@ impl Process {
     /// SIGTERM, then SIGKILL if it has not ended after `grace`.
     pub async fn terminate(&mut self, grace: Duration) -> Result<ExitStatus> {
         if self.exited()?.is_none() {
-            kill_process(Pid::from_child(&self.child), Signal::TERM)?;
+            signal(self.child.id(), Signal::TERM)?;
         }
         let deadline = Instant::now() + grace;
         while Instant::now() < deadline {
@@ -242,6 +242,12 @@ pub fn start_ticks(pid: u32) -> Option<u64> {
         return None;
     }
     stat_field(pid, 22).ok().and_then(|field| field.parse().ok())
+}
+
+/// Sends a signal to a process of ours.
+pub fn signal(pid: u32, signal: Signal) -> io::Result<()> {
+    let pid = Pid::from_raw(pid as i32).ok_or(io::ErrorKind::InvalidInput)?;
+    kill_process(pid, signal).map_err(|errno| io::Error::from_raw_os_error(errno.raw_os_error()))
 }
 
 fn usage(pid: u32) -> Result<Usage> {

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use plimsoll_e2e::testbed::{Options, RunningProcess, State, Testbed};
 use plimsoll_e2e::{paths, process};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
@@ -245,8 +245,8 @@ fn alive(state: &State) -> impl Iterator<Item = &RunningProcess> {
 
 fn send(process: &RunningProcess, signal: Signal) -> Result<()> {
     // Only to the process that was recorded, never to another that has its number now.
-    if let (true, Some(pid)) = (process.runs(), Pid::from_raw(process.pid as i32)) {
-        kill_process(pid, signal)
+    if process.runs() {
+        process::signal(process.pid, signal)
             .with_context(|| format!("ending {} (pid {})", process.name, process.pid))?;
     }
     Ok(())
