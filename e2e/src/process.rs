@@ -63,6 +63,8 @@ struct Start {
 /// What a process has used so far, from `/proc`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Usage {
+    /// Resident set size now (VmRSS), in MiB.
+    pub rss_mib: f64,
     /// Highest resident set size so far (VmHWM), in MiB.
     pub rss_peak_mib: f64,
     /// User and system time, in seconds.
@@ -252,18 +254,22 @@ pub fn signal(pid: u32, signal: Signal) -> io::Result<()> {
 
 fn usage(pid: u32) -> Result<Usage> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let rss_peak_kib: f64 = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
-        .and_then(|rest| rest.trim().strip_suffix("kB"))
-        .context("no VmHWM in /proc/PID/status: the process has ended")?
-        .trim()
-        .parse()?;
+    let mib = |field: &str| -> Result<f64> {
+        let kib: f64 = status
+            .lines()
+            .find_map(|line| line.strip_prefix(field))
+            .and_then(|rest| rest.trim().strip_suffix("kB"))
+            .with_context(|| format!("no {field} in /proc/PID/status: the process has ended"))?
+            .trim()
+            .parse()?;
+        Ok(kib / 1024.0)
+    };
     let user_ticks: f64 = stat_field(pid, 14)?.parse()?;
     let system_ticks: f64 = stat_field(pid, 15)?.parse()?;
     let ticks_per_second = rustix::param::clock_ticks_per_second() as f64;
     Ok(Usage {
-        rss_peak_mib: rss_peak_kib / 1024.0,
+        rss_mib: mib("VmRSS:")?,
+        rss_peak_mib: mib("VmHWM:")?,
         cpu_seconds: (user_ticks + system_ticks) / ticks_per_second,
     })
 }

@@ -1,5 +1,6 @@
 //! One run of the demo from an empty cluster to an empty cluster.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -354,16 +355,20 @@ impl Progress {
         }
         self.shown = Some(Instant::now());
         let pods = view.pods();
-        let line = format!(
-            "{:6.1} s   pods: {} running, {} pending, {} ending   machines: {} asked for, {} joined   {:.4} $/h",
+        let mut line = format!(
+            "{:6.1} s   pods: {} running, {} pending, {} ending   machines: {} asked for, {} joined",
             self.begin.elapsed().as_secs_f64(),
             pods.running,
             pods.pending,
             pods.terminating,
             view.claims(),
             view.nodes(),
-            view.price_per_hour(),
         );
+        // Nodes of AWS do not carry their price.
+        let price = view.price_per_hour();
+        if price > 0.0 {
+            write!(line, "   {price:.4} $/h").expect("a String takes everything");
+        }
         // Progress that nobody can read is not worth failing for.
         let _ = if self.terminal {
             write!(std::io::stderr(), "\r\x1b[K{line}")

@@ -7,4 +7,6 @@ mod cycle;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod startup;

@@ -1,6 +1,9 @@
 //! CreateFleet: which offerings a claim's launch may take, and what the answer means.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use aws_sdk_ec2::{
     operation::create_fleet::CreateFleetOutput,
@@ -12,7 +15,7 @@ use aws_sdk_ec2::{
     },
 };
 use plimsoll_api::{labels, nodeclaim::NodeClaim};
-use plimsoll_core::catalog::Offering;
+use plimsoll_core::catalog::{MicroDollars, Offering};
 use plimsoll_provider::{LaunchRequest, ProviderError, offers};
 
 use crate::{
@@ -21,6 +24,8 @@ use crate::{
     tags::{self, Tags},
 };
 
+/// Interfaces for machines that work as one.
+pub(crate) const EFA: &str = "vpc.amazonaws.com/efa";
 /// Most types one request names, as upstream: more would only make it slower.
 const TYPES_MAX: usize = 60;
 /// Devices that make a machine too dear for pods that did not ask for them.
@@ -49,6 +54,33 @@ impl Offer<'_> {
 pub(crate) struct Candidates<'a> {
     pub(crate) spot: bool,
     pub(crate) offers: Vec<Offer<'a>>,
+}
+
+/// One type in one zone, with what its launch needs and nothing more: dozens of launches wait for EC2 at once, and the
+/// types of a class are megabytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Chosen {
+    pub(crate) type_: Arc<str>,
+    pub(crate) zone: Arc<str>,
+    pub(crate) price: MicroDollars,
+    pub(crate) image_id: String,
+    pub(crate) max_pods: i64,
+    /// Interfaces of the type, whether they are asked for or not.
+    pub(crate) efa_interfaces: i64,
+}
+
+impl From<&Offer<'_>> for Chosen {
+    fn from(offer: &Offer<'_>) -> Self {
+        let type_ = &offer.type_.instance_type;
+        Self {
+            type_: type_.name.clone(),
+            zone: offer.offering.zone.clone(),
+            price: offer.offering.price,
+            image_id: offer.type_.image_id.clone(),
+            max_pods: offer.type_.max_pods,
+            efa_interfaces: type_.capacity.get(EFA).copied().unwrap_or(0),
+        }
+    }
 }
 
 /// Chooses among the types of a class. Spot before on demand, no exotic machine that is not needed, no spot machine
@@ -163,6 +195,8 @@ pub(crate) struct Override {
     pub(crate) subnet_id: String,
     /// Dollars per hour; EC2 takes it as the priority.
     pub(crate) price: f64,
+    /// Addresses that a machine of this type may take.
+    pub(crate) max_pods: i64,
 }
 
 /// The request for one machine.
@@ -309,10 +343,8 @@ pub(crate) fn refused(errors: &[CreateFleetError]) -> Vec<Refused> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use plimsoll_core::{
-        catalog::{InstanceType, MicroDollars},
+        catalog::InstanceType,
         requirement::{Operator, Requirement},
         resources::{CPU, Resources},
     };
@@ -479,6 +511,7 @@ mod tests {
             zone: "z1".into(),
             subnet_id: "subnet-1".into(),
             price: 0.1,
+            max_pods: 10,
         };
         let request = FleetRequest {
             token: "t".into(),

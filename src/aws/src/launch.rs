@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use crate::{
     AwsCloud,
     catalogue::{ResolvedType, Resolver, Words},
+    cluster::Cluster,
     error::{code, is_not_found, of_code, provider_error},
-    fleet::{Candidates, FleetRequest, Offer, Override, candidates, launched, refused},
+    fleet::{Chosen, EFA, FleetRequest, Offer, Override, candidates, launched, refused},
     instances::{Found, provider_id},
     launch_template::Content,
     nodeclass::{HASH, HASH_VERSION, PROFILE_ANNOTATION, VERSION, class_hash},
@@ -32,7 +33,6 @@ const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
 /// Pause between looks for an instance that a former process launched.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 8;
-const EFA: &str = "vpc.amazonaws.com/efa";
 const TEMPLATE_NOT_FOUND: &str = "InvalidLaunchTemplateName.NotFoundException";
 
 /// What this process launched lately, and which requests are spent.
@@ -158,13 +158,12 @@ impl AwsCloud {
         class: &EC2NodeClass,
         uid: &str,
     ) -> Result<Machine, ProviderError> {
-        let types = self.types_for(request, class).await?;
-        let chosen = candidates(&types, request)?;
-        let mut fleet = self.fleet_request(request, class, &chosen, uid).await?;
+        let (spot, chosen) = self.choose(request, class).await?;
+        let mut fleet = self.fleet_request(request, class, spot, &chosen, uid).await?;
         let answer = match fleet.send(&self.ec2).await {
             Err(error) if code(&error) == TEMPLATE_NOT_FOUND => {
                 self.templates.forget(fleet.templates());
-                fleet = self.fleet_request(request, class, &chosen, uid).await?;
+                fleet = self.fleet_request(request, class, spot, &chosen, uid).await?;
                 fleet.send(&self.ec2).await
             }
             answer => answer,
@@ -194,34 +193,38 @@ impl AwsCloud {
                 None => ProviderError::InsufficientCapacity(summary(&errors)),
             });
         };
-        let offer = chosen
-            .offers
+        let unasked = || {
+            ProviderError::Transient(format!(
+                "EC2 launched {} as {}, which was not asked for",
+                launched.instance_id, launched.type_
+            ))
+        };
+        let asked = fleet
+            .overrides
             .iter()
-            .find(|o| {
-                let in_subnet = fleet
-                    .overrides
-                    .iter()
-                    .any(|f| f.subnet_id == launched.subnet_id && *f.zone == *o.offering.zone);
-                *o.type_.instance_type.name == *launched.type_ && in_subnet
-            })
-            .ok_or_else(|| {
-                ProviderError::Transient(format!(
-                    "EC2 launched {} as {}, which was not asked for",
-                    launched.instance_id, launched.type_
-                ))
-            })?;
-        self.take_address(&launched.subnet_id, offer.type_.max_pods);
-        let id = provider_id(&offer.offering.zone, &launched.instance_id);
-        Ok(self.machine(id, request, class, *offer, Timestamp::now()))
+            .find(|o| o.type_ == launched.type_ && o.subnet_id == launched.subnet_id)
+            .ok_or_else(unasked)?;
+        self.take_address(&launched.subnet_id, asked.max_pods);
+        let id = provider_id(&asked.zone, &launched.instance_id);
+        self.machine_of(
+            id,
+            &asked.type_,
+            &asked.zone,
+            spot,
+            request,
+            class,
+            Timestamp::now(),
+        )
+        .await?
+        .ok_or_else(unasked)
     }
 
-    /// The class's types among those the claim names.
-    async fn types_for(
+    /// What this launch may take, cheapest first, and whether it is for spot machines.
+    async fn choose(
         &self,
         request: &LaunchRequest,
         class: &EC2NodeClass,
-    ) -> Result<Vec<ResolvedType>, ProviderError> {
-        let goods = self.market.goods(Timestamp::now()).await?;
+    ) -> Result<(bool, Vec<Chosen>), ProviderError> {
         let named: Option<BTreeSet<&str>> = request
             .requirements
             .iter()
@@ -229,6 +232,21 @@ impl AwsCloud {
                 &*r.key == labels::INSTANCE_TYPE && r.operator == plimsoll_core::requirement::Operator::In
             })
             .map(|r| r.values.iter().map(|v| &**v).collect());
+        let types = self
+            .types(class, |name| named.as_ref().is_none_or(|n| n.contains(name)))
+            .await?;
+        let chosen = candidates(&types, request)?;
+        Ok((chosen.spot, chosen.offers.iter().map(Chosen::from).collect()))
+    }
+
+    /// Those of the class's types that are `wanted` by name.
+    async fn types(
+        &self,
+        class: &EC2NodeClass,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<ResolvedType>, ProviderError> {
+        let now = Timestamp::now();
+        let goods = self.market.goods(now).await?;
         let unavailable = self.unavailable();
         let resolver = Resolver {
             region: &goods.region,
@@ -236,14 +254,11 @@ impl AwsCloud {
             prices: &goods.prices,
             unavailable: &unavailable,
             density: self.density,
-            now: Timestamp::now(),
+            now,
         };
         let mut words = Words::default();
-        Ok(goods
-            .region
-            .types
-            .values()
-            .filter(|info| named.as_ref().is_none_or(|n| n.contains(&*info.name)))
+        let infos = goods.region.types.values().filter(|info| wanted(&info.name));
+        Ok(infos
             .filter_map(|info| resolver.resolve(info, class, &mut words))
             .collect())
     }
@@ -252,7 +267,8 @@ impl AwsCloud {
         &self,
         request: &LaunchRequest,
         class: &EC2NodeClass,
-        chosen: &Candidates<'_>,
+        spot: bool,
+        chosen: &[Chosen],
         uid: &str,
     ) -> Result<FleetRequest, ProviderError> {
         let claim = &request.claim;
@@ -266,17 +282,13 @@ impl AwsCloud {
 
         // Types that start alike share a template.
         let mut names: BTreeMap<(String, i64, i64), String> = BTreeMap::new();
-        let mut overrides = Vec::with_capacity(chosen.offers.len());
-        for offer in &chosen.offers {
-            let Some(subnet_id) = subnets.get(&*offer.offering.zone) else {
+        let mut overrides = Vec::with_capacity(chosen.len());
+        for offer in chosen {
+            let Some(subnet_id) = subnets.get(&*offer.zone) else {
                 continue;
             };
-            let interfaces = if efa {
-                offer.type_.instance_type.capacity.get(EFA).copied().unwrap_or(0)
-            } else {
-                0
-            };
-            let key = (offer.type_.image_id.clone(), offer.type_.max_pods, interfaces);
+            let interfaces = if efa { offer.efa_interfaces } else { 0 };
+            let key = (offer.image_id.clone(), offer.max_pods, interfaces);
             let template = if let Some(name) = names.get(&key) {
                 name.clone()
             } else {
@@ -287,10 +299,10 @@ impl AwsCloud {
                         .as_ref()
                         .and_then(|s| s.instance_profile.clone())
                         .unwrap_or_default(),
-                    user_data: self.user_data(claim, class, chosen.spot, offer.type_.max_pods, &dns)?,
+                    user_data: self.user_data(claim, class, spot, offer.max_pods, &dns)?,
                     security_groups: security_groups(class),
                     tags: tags.clone(),
-                    spot: chosen.spot,
+                    spot,
                     efa_interfaces: interfaces,
                     ipv6: dns.first().is_some_and(|ip| ip.contains(':')),
                     class: class.spec.clone(),
@@ -301,11 +313,12 @@ impl AwsCloud {
             };
             overrides.push(Override {
                 template,
-                type_: offer.type_.instance_type.name.to_string(),
-                image_id: offer.type_.image_id.clone(),
-                zone: offer.offering.zone.to_string(),
+                type_: offer.type_.to_string(),
+                image_id: offer.image_id.clone(),
+                zone: offer.zone.to_string(),
                 subnet_id: subnet_id.clone(),
-                price: offer.offering.price.dollars(),
+                price: offer.price.dollars(),
+                max_pods: offer.max_pods,
             });
         }
         let mut tags = tags;
@@ -313,7 +326,7 @@ impl AwsCloud {
         tags.insert(NODECLAIM_UID.into(), uid.to_owned());
         Ok(FleetRequest {
             token: self.launches.token(uid),
-            spot: chosen.spot,
+            spot,
             overrides,
             tags,
             context: class.spec.context.clone(),
@@ -423,7 +436,16 @@ impl AwsCloud {
     ) -> Result<Machine, ProviderError> {
         for _ in 0..LOOKS {
             if let Some(found) = self.instances.of_claim(uid).await? {
-                return self.machine_of(&found, request, class).await;
+                let (id, at) = (found.provider_id(), found.launched);
+                let machine = self
+                    .machine_of(id, &found.type_, &found.zone, found.spot, request, class, at)
+                    .await?;
+                return machine.ok_or_else(|| {
+                    ProviderError::Transient(format!(
+                        "{} is a {} in {}, which the class does not offer any more",
+                        found.id, found.type_, found.zone
+                    ))
+                });
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -432,39 +454,34 @@ impl AwsCloud {
         ))
     }
 
+    /// An instance as a machine of this claim; None if the class does not offer its type there.
     async fn machine_of(
         &self,
-        found: &Found,
+        provider_id: String,
+        type_: &str,
+        zone: &str,
+        spot: bool,
         request: &LaunchRequest,
         class: &EC2NodeClass,
-    ) -> Result<Machine, ProviderError> {
-        let types = self.types_for(request, class).await?;
-        let capacity_type = capacity_type(found.spot);
-        let offer = types
-            .iter()
-            .filter(|t| *t.instance_type.name == *found.type_)
-            .flat_map(|type_| {
-                type_
-                    .instance_type
-                    .offerings
-                    .iter()
-                    .map(move |offering| Offer { type_, offering })
-            })
-            .find(|o| *o.offering.zone == *found.zone && &*o.offering.capacity_type == capacity_type);
-        let offer = offer.ok_or_else(|| {
-            ProviderError::Transient(format!(
-                "{} is a {} in {}, which the class does not offer any more",
-                found.id, found.type_, found.zone
-            ))
-        })?;
-        Ok(self.machine(found.provider_id(), request, class, offer, found.launched))
+        launched: Timestamp,
+    ) -> Result<Option<Machine>, ProviderError> {
+        let types = self.types(class, |name| name == type_).await?;
+        let capacity_type = capacity_type(spot);
+        let offers = types.iter().flat_map(|type_| {
+            let offerings = type_.instance_type.offerings.iter();
+            offerings.map(move |offering| Offer { type_, offering })
+        });
+        let offer = offers
+            .into_iter()
+            .find(|o| &*o.offering.zone == zone && &*o.offering.capacity_type == capacity_type);
+        Ok(offer.map(|offer| Self::machine(provider_id, request, class, &self.cluster, offer, launched)))
     }
 
     fn machine(
-        &self,
         provider_id: String,
         request: &LaunchRequest,
         class: &EC2NodeClass,
+        cluster: &Cluster,
         offer: Offer<'_>,
         launched: Timestamp,
     ) -> Machine {
@@ -483,7 +500,7 @@ impl AwsCloud {
                 .collect()
         };
         let mut annotations = BTreeMap::from([
-            (HASH.to_owned(), class_hash(class, &self.cluster)),
+            (HASH.to_owned(), class_hash(class, cluster)),
             (HASH_VERSION.to_owned(), VERSION.as_str().to_owned()),
         ]);
         if let Some(profile) = class.status.as_ref().and_then(|s| s.instance_profile.clone()) {
