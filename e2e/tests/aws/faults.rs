@@ -1,14 +1,30 @@
 //! A cloud as it is on a bad day. Every pod needs a machine of its own, so one machine too many shows.
 
-use std::collections::BTreeMap;
+#![expect(
+    clippy::large_futures,
+    reason = "one test waits for a dozen things, and there are two tests"
+)]
 
-use anyhow::Result;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
 use plimsoll_e2e::aws::{AwsFixture, Calls};
 use plimsoll_e2e::cloud::Instance;
 use plimsoll_e2e::fixture::PATIENCE;
 use plimsoll_e2e::objects;
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
+
+const REPLICAS: usize = 40;
+/// Pods that a PodDisruptionBudget keeps.
+const MIN_AVAILABLE: u32 = 32;
+/// Throttled to five calls a second, everything takes its time.
+const SLOW: Duration = Duration::from_mins(5);
+/// What EC2 leaves between its warning and the end of a spot machine.
+const WARNING: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(200);
 
 /// A NodePool, and a Deployment `web` whose pods need a machine each. Machines are only removed when empty, so that
 /// every launch is one that a pod or a fault asked for.
@@ -24,9 +40,10 @@ async fn start(test: &str) -> Result<AwsFixture> {
     Ok(aws)
 }
 
-/// Prints what a phase took.
-async fn tell(aws: &AwsFixture, phase: &str, begin: Instant) -> Result<()> {
-    let calls = Calls::of(&aws.cloud.requests(0).await?);
+/// Prints what a phase took, and counts from `after` on.
+async fn tell(aws: &AwsFixture, phase: &str, begin: Instant, after: u64) -> Result<(Calls, u64)> {
+    let requests = aws.cloud.requests(after).await?;
+    let calls = Calls::of(&requests);
     eprintln!(
         "[{phase}] {:.1} s, {} calls ({} throttled), {} CreateFleet, {} instances so far",
         begin.elapsed().as_secs_f64(),
@@ -35,7 +52,7 @@ async fn tell(aws: &AwsFixture, phase: &str, begin: Instant) -> Result<()> {
         calls.launches,
         aws.cloud.instances().await?.len()
     );
-    Ok(())
+    Ok((calls, requests.last().map_or(after, |r| r.number)))
 }
 
 /// No claim ever had two instances.
@@ -50,6 +67,127 @@ fn assert_none_twice(instances: &[Instance]) {
     }
     let twice: Vec<_> = by_claim.iter().filter(|(_, ids)| ids.len() > 1).collect();
     assert!(twice.is_empty(), "launched twice: {twice:?}");
+}
+
+/// The Nodes on which the pods of the test run.
+fn nodes_of(pods: &BTreeMap<String, Pod>) -> BTreeSet<String> {
+    pods.values()
+        .filter_map(|pod| pod.spec.as_ref()?.node_name.clone())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_bad_day_costs_no_pod_and_no_machine_too_many() -> Result<()> {
+    let aws = start("aws-faults").await?;
+    // The cheapest families have nothing left, and every other spot pool runs out after two machines.
+    aws.cloud
+        .set_capacity(&json!([
+            {"capacity_type": "spot", "free": 2},
+            {"type": "t*", "capacity_type": "spot", "free": 0},
+            {"type": "m*", "zone": "us-east-1a", "capacity_type": "spot", "free": 0},
+        ]))
+        .await?;
+    aws.cloud
+        .set_faults(&json!({
+            "throttle": {"rate": 5, "burst": 5, "actions": ["ec2:*"]},
+            "visibility_delay_seconds": 3,
+            // Long enough for every launch to be under way without its answer.
+            "answer_delay_seconds": {"ec2:CreateFleet": 20},
+        }))
+        .await?;
+    let first = aws.leader("first").await?;
+    let begin = Instant::now();
+    aws.fixture.scale("web", REPLICAS).await?;
+
+    // Killed when it has launched and does not know it yet.
+    loop {
+        let launched = aws.cloud.instances().await?.len();
+        if launched >= REPLICAS / 4 {
+            break;
+        }
+        ensure!(
+            begin.elapsed() < SLOW,
+            "only {launched} launches\n{}",
+            first.log_tail(20)
+        );
+        sleep(POLL).await;
+    }
+    let recorded = aws.fixture.cluster().node_claims().await?;
+    let recorded = recorded
+        .iter()
+        .filter(|claim| claim.data["status"]["providerID"].is_string())
+        .count();
+    let launched = aws.cloud.instances().await?.len();
+    first.kill()?;
+    ensure!(
+        recorded < launched,
+        "killed too late: {recorded} of {launched} launches are recorded"
+    );
+    eprintln!("[killed] {launched} launched, {recorded} recorded");
+    aws.cloud.set_faults(&json!({"answer_delay_seconds": {}})).await?;
+
+    let second = aws.leader("second").await?;
+    let cluster = aws.fixture.cluster();
+    cluster
+        .wait_running(aws.fixture.namespace(), REPLICAS, SLOW)
+        .await?;
+    let (calls, after) = tell(&aws, "launch", begin, 0).await?;
+    let instances = aws.cloud.instances().await?;
+    assert_none_twice(&instances);
+    assert_eq!(instances.len(), REPLICAS, "one machine for each pod");
+    assert!(calls.launches <= 2 * REPLICAS, "{calls:?}");
+    assert!(calls.throttled > 0, "the throttle was not felt: {calls:?}");
+    let spot: Vec<&Instance> = instances.iter().filter(|i| i.capacity_type == "spot").collect();
+    let pools: BTreeSet<_> = spot.iter().map(|i| (&i.instance_type, &i.zone)).collect();
+    assert!(
+        spot.len() >= REPLICAS / 2 && pools.len() * 2 >= spot.len(),
+        "{pools:?}"
+    );
+
+    // Half of the spot machines are taken back.
+    aws.fixture
+        .apply(objects::disruption_budget("web", MIN_AVAILABLE))
+        .await?;
+    aws.cloud.set_capacity(&json!([])).await?;
+    let taken: Vec<&Instance> = spot.iter().step_by(2).copied().collect();
+    let ids: Vec<String> = taken.iter().map(|i| i.id.clone()).collect();
+    let doomed: BTreeSet<String> = taken.iter().filter_map(|i| i.node.clone()).collect();
+    let begin = Instant::now();
+    aws.cloud.interrupt("spot", &ids, WARNING).await?;
+    cluster
+        .wait_for(
+            "all pods on machines that stay",
+            aws.fixture.api::<Pod>(),
+            WARNING,
+            |pods| {
+                let nodes = nodes_of(pods);
+                let running = plimsoll_e2e::cluster::PodCounts::of(pods.values()).running;
+                assert!(
+                    running >= MIN_AVAILABLE as usize,
+                    "{running} pods run, the budget keeps {MIN_AVAILABLE}"
+                );
+                running == REPLICAS && pods.len() == REPLICAS && nodes.is_disjoint(&doomed)
+            },
+        )
+        .await?;
+    let (calls, _) = tell(&aws, "interruption", begin, after).await?;
+    let instances = aws.cloud.instances().await?;
+    assert_none_twice(&instances);
+    assert!(
+        calls.launches <= 2 * taken.len(),
+        "{calls:?} for {} machines",
+        taken.len()
+    );
+    assert!(instances.len() <= REPLICAS + 2 * taken.len());
+
+    aws.fixture.scale("web", 0).await?;
+    aws.wait_no_instances(SLOW).await?;
+    aws.cloud
+        .set_faults(&json!({"throttle": null, "visibility_delay_seconds": 0}))
+        .await?;
+    aws.finish().await?;
+    drop(second);
+    Ok(())
 }
 
 /// The launch happened, its answer did not arrive: the same token brings the same machine.
@@ -70,7 +208,7 @@ async fn lost_answers_launch_nothing_twice() -> Result<()> {
     let instances = aws.cloud.instances().await?;
     assert_none_twice(&instances);
     assert_eq!(instances.len(), 4);
-    tell(&aws, "lost answers", begin).await?;
+    tell(&aws, "lost answers", begin, 0).await?;
     aws.fixture.scale("web", 0).await?;
     aws.wait_no_instances(PATIENCE).await?;
     aws.finish().await?;
