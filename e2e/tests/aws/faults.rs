@@ -26,13 +26,15 @@ const SLOW: Duration = Duration::from_mins(5);
 const WARNING: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(200);
 
-/// A NodePool, and a Deployment `web` whose pods need a machine each. Machines are only removed when empty, so that
-/// every launch is one that a pod or a fault asked for.
+/// A NodePool of spot machines, and a Deployment `web` whose pods need a machine each. Machines are only removed when
+/// empty, so that every launch is one that a pod or a fault asked for.
 async fn start(test: &str) -> Result<AwsFixture> {
     let aws = AwsFixture::start(test).await?;
     aws.fixture.apply(aws.node_class()).await?;
     let mut pool = objects::aws_node_pool("default");
     pool["spec"]["disruption"]["consolidationPolicy"] = "WhenEmpty".into();
+    pool["spec"]["template"]["spec"]["requirements"] =
+        json!([{"key": "karpenter.sh/capacity-type", "operator": "In", "values": ["spot"]}]);
     aws.fixture.apply(pool).await?;
     let mut web = objects::deployment("web", 0, "500m");
     web["spec"]["template"]["spec"]["affinity"] = objects::one_per_machine("web");

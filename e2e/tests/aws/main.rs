@@ -7,6 +7,8 @@ mod cycle;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod localstack;
+#[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod startup;
