@@ -1,5 +1,5 @@
 //! The controller with `--provider aws` on a real control plane and the AWS stand-in, one file per theme:
-//! `cargo test --release -p plimsoll-e2e --test aws cycle::`
+//! `cargo test --release --workspace --test aws cycle::`
 
 // Functions of these files may panic as tests may, and clippy knows it by the attribute.
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! The controller on a real control plane, one file per theme. One program, so that what all share is compiled once:
-//! `cargo test --release -p plimsoll-e2e --test e2e drain::`
+//! `cargo test --release --workspace --test e2e drain::`
 
 // Functions of these files may panic as tests may, and clippy knows it by the attribute.
 #[cfg(test)]
