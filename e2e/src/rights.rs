@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use plimsoll_api::rights::{Rule, with_group};
 use serde::Deserialize;
 
 /// One verb on one kind, or on one object of it.
@@ -15,16 +16,6 @@ pub struct Grant {
     /// Empty: all objects.
     pub name: String,
     pub verb: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Rule {
-    api_groups: Vec<String>,
-    resources: Vec<String>,
-    #[serde(default)]
-    resource_names: Vec<String>,
-    verbs: Vec<String>,
 }
 
 /// The grants of one of the chart's files of rights, all scopes together.
@@ -147,15 +138,6 @@ pub fn requests(audit_log: &Path, user: &str) -> Result<BTreeSet<Request>> {
         });
     }
     Ok(requests)
-}
-
-/// The group follows the resource, not the subresource.
-fn with_group(resource: &str, group: &str) -> String {
-    match (group, resource.split_once('/')) {
-        ("", _) => resource.to_owned(),
-        (group, None) => format!("{resource}.{group}"),
-        (group, Some((resource, sub))) => format!("{resource}.{group}/{sub}"),
-    }
 }
 
 #[cfg(test)]

@@ -22,6 +22,42 @@ pub struct Right {
     pub why: &'static str,
 }
 
+impl Right {
+    /// On all objects of a kind, everywhere.
+    pub const fn cluster(
+        group: &'static str,
+        resource: &'static str,
+        verbs: &'static [&'static str],
+        why: &'static str,
+    ) -> Self {
+        Self {
+            group,
+            resource,
+            verbs,
+            names: &[],
+            scope: Scope::Cluster,
+            why,
+        }
+    }
+
+    /// Each verb with each name; the name is empty where the right is for all objects.
+    pub fn each(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+        let names: &[&str] = if self.names.is_empty() { &[""] } else { self.names };
+        let verbs = self.verbs.iter();
+        verbs.flat_map(move |verb| names.iter().map(move |name| (*verb, *name)))
+    }
+}
+
+/// A resource as kubectl writes it, `nodeclaims.karpenter.sh/status`: the group follows the resource, not the
+/// subresource.
+pub fn with_group(resource: &str, group: &str) -> String {
+    match (group, resource.split_once('/')) {
+        ("", _) => resource.to_owned(),
+        (group, None) => format!("{resource}.{group}"),
+        (group, Some((resource, sub))) => format!("{resource}.{group}/{sub}"),
+    }
+}
+
 /// Where a right holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {

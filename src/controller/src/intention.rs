@@ -51,8 +51,7 @@ pub(crate) async fn work(
 /// Planning is pure computation; the loops that serve watches must not wait for it.
 async fn look(context: &Arc<Context<()>>, prices: Prices) -> Option<Intention> {
     let of = context.clone();
-    let mut policy = context.config.policy.clone();
-    policy.nomination = context.settings.nominate;
+    let policy = context.policy();
     let looked = tokio::task::spawn_blocking(move || {
         let now = Timestamp::now();
         let (catalog, snapshot) = {

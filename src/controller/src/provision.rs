@@ -121,8 +121,7 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> Bought {
         (index.snapshot(&catalog, Timestamp::now()), index.waiting())
     };
     context.metrics.waiting(waiting);
-    let mut policy = context.config.policy.clone();
-    policy.nomination = context.settings.nominate;
+    let policy = context.policy();
     // Planning is pure computation; the loops that serve watches must not wait for it.
     let planned = tokio::task::spawn_blocking(move || {
         let (plan, report) = provision::provision(&lowered.snapshot, &catalog, &policy);

@@ -30,6 +30,7 @@ pub(crate) async fn work<P: Send + Sync + 'static>(
     let mut difference = None;
     loop {
         let begun = Instant::now();
+        let pause = || context.config.report_interval.max(begun.elapsed() * REST);
         if let Some(made) = make(&context, prices(&context)).await {
             context.metrics.reported(&made, begun.elapsed());
             let now = Some((made.now.per_hour, made.reachable.cost.per_hour));
@@ -45,8 +46,7 @@ pub(crate) async fn work<P: Send + Sync + 'static>(
                 );
                 difference = now;
             }
-            let pause = context.config.report_interval.max(begun.elapsed() * REST);
-            let away = (2 * (pause + begun.elapsed())).max(AWAY_MIN);
+            let away = (2 * (pause() + begun.elapsed())).max(AWAY_MIN);
             match write(&context, &made, away).await {
                 Ok(()) => complaint.clear(),
                 Err(error) => {
@@ -58,7 +58,7 @@ pub(crate) async fn work<P: Send + Sync + 'static>(
                 }
             }
         }
-        tokio::time::sleep(context.config.report_interval.max(begun.elapsed() * REST)).await;
+        tokio::time::sleep(pause()).await;
     }
 }
 

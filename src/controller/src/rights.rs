@@ -4,6 +4,7 @@ use plimsoll_api::{
     report,
     rights::{Right, Scope},
 };
+use plimsoll_report::kinds::{KINDS, Kind};
 
 /// How much the controller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +38,8 @@ impl Mode {
 
     /// What it asks for, without the provider's share.
     pub fn rights(self) -> Vec<Right> {
-        let mut rights = READS.to_vec();
+        let watched = |kind: &Kind| Right::cluster(kind.group, kind.plural, LOOK, kind.use_);
+        let mut rights: Vec<Right> = KINDS.iter().map(watched).collect();
         rights.extend(REPORT);
         rights.extend(lease(self));
         if self == Self::Automate {
@@ -52,81 +54,9 @@ const KARPENTER_LEASE: &str = "karpenter-leader-election";
 
 const LOOK: &[&str] = &["list", "watch"];
 
-const fn cluster(
-    group: &'static str,
-    resource: &'static str,
-    verbs: &'static [&'static str],
-    why: &'static str,
-) -> Right {
-    Right {
-        group,
-        resource,
-        verbs,
-        names: &[],
-        scope: Scope::Cluster,
-        why,
-    }
-}
-
-/// The twelve kinds it watches.
-const READS: [Right; 12] = [
-    cluster("", "nodes", LOOK, "what is paid for, and what has room"),
-    cluster(
-        "",
-        "pods",
-        LOOK,
-        "what runs, what waits, what it requests and where it may go",
-    ),
-    cluster(
-        "policy",
-        "poddisruptionbudgets",
-        LOOK,
-        "which pods may not be evicted now",
-    ),
-    cluster("apps", "daemonsets", LOOK, "what runs on every new machine"),
-    cluster("", "namespaces", LOOK, "namespace selectors of affinity terms"),
-    cluster(
-        "",
-        "persistentvolumeclaims",
-        LOOK,
-        "where a pod's volumes can be reached",
-    ),
-    cluster(
-        "",
-        "persistentvolumes",
-        LOOK,
-        "where a pod's volumes can be reached",
-    ),
-    cluster(
-        "storage.k8s.io",
-        "storageclasses",
-        LOOK,
-        "zones of volumes yet to be made",
-    ),
-    cluster(
-        "storage.k8s.io",
-        "csinodes",
-        LOOK,
-        "how many volumes a machine can attach",
-    ),
-    cluster(
-        "storage.k8s.io",
-        "volumeattachments",
-        LOOK,
-        "whether a drained machine still holds a volume",
-    ),
-    cluster("karpenter.sh", "nodepools", LOOK, "what may be bought"),
-    cluster(
-        "karpenter.sh",
-        "nodeclaims",
-        LOOK,
-        "which machines a NodePool owns",
-    ),
-];
-
 /// Its Report. Creation cannot be limited to a name.
 const REPORT: [Right; 3] = [
-    cluster(
+    Right::cluster(
         "plimsoll.dev",
         "reports",
         &["create"],
@@ -134,11 +64,11 @@ const REPORT: [Right; 3] = [
     ),
     Right {
         names: &[report::NAME],
-        ..cluster("plimsoll.dev", "reports", &["get"], "the report in the cluster")
+        ..Right::cluster("plimsoll.dev", "reports", &["get"], "the report in the cluster")
     },
     Right {
         names: &[report::NAME],
-        ..cluster(
+        ..Right::cluster(
             "plimsoll.dev",
             "reports/status",
             &["update"],
@@ -176,55 +106,55 @@ fn lease(mode: Mode) -> [Right; 2] {
 
 /// What it takes to act.
 const ACTS: [Right; 9] = [
-    cluster(
+    Right::cluster(
         "karpenter.sh",
         "nodeclaims",
         &["create", "delete", "patch"],
         "orders machines and lets them go; finalizers and labels of claims",
     ),
-    cluster(
+    Right::cluster(
         "karpenter.sh",
         "nodeclaims/status",
         &["patch"],
         "how far a machine has come",
     ),
-    cluster(
+    Right::cluster(
         "karpenter.sh",
         "nodepools",
         &["patch"],
         "the hash by which drift is seen",
     ),
-    cluster(
+    Right::cluster(
         "karpenter.sh",
         "nodepools/status",
         &["patch"],
         "readiness and usage of a pool",
     ),
-    cluster(
+    Right::cluster(
         "",
         "nodes",
         &["delete", "patch"],
         "labels, taints and the end of machines; with a UID each",
     ),
-    cluster(
+    Right::cluster(
         "",
         "pods",
         &["delete"],
         "pods that outlive their node's terminationGracePeriod, with a UID each",
     ),
-    cluster(
+    Right::cluster(
         "",
         "pods/eviction",
         &["create"],
         "drains that respect PodDisruptionBudgets",
     ),
-    cluster(
+    Right::cluster(
         "",
         "pods/status",
         &["patch"],
         "nominatedNodeName: pods go where they were planned",
     ),
-    cluster(
+    Right::cluster(
         "",
         "events",
         &["create"],

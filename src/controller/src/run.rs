@@ -65,13 +65,13 @@ pub async fn run<P: CloudProvider>(
 pub async fn observe(
     config: Config,
     kubeconfig: kube::Config,
-    prices: fn(&Index) -> Prices,
+    prices: impl Fn(&Index) -> Prices + Clone + Send + std::marker::Sync + 'static,
     log: LogFilter,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
     let loops = move |tasks: &mut JoinSet<()>, context: &Arc<Context<()>>| {
         let prices = move |context: &Context<()>| prices(&context.index());
-        tasks.spawn(intention::work(context.clone(), prices));
+        tasks.spawn(intention::work(context.clone(), prices.clone()));
         tasks.spawn(reporting::work(context.clone(), prices, Duration::ZERO));
         tasks.spawn(forget_claims(context.clone()));
     };

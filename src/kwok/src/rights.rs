@@ -1,38 +1,22 @@
 //! What the provider asks of the API server, beside what the controller does.
 
-use plimsoll_api::rights::{Right, Scope};
-
-const fn cluster(
-    group: &'static str,
-    resource: &'static str,
-    verbs: &'static [&'static str],
-    why: &'static str,
-) -> Right {
-    Right {
-        group,
-        resource,
-        verbs,
-        names: &[],
-        scope: Scope::Cluster,
-        why,
-    }
-}
+use plimsoll_api::rights::Right;
 
 /// All of it: its machines are Node objects.
 pub const RIGHTS: [Right; 3] = [
-    cluster(
+    Right::cluster(
         "",
         "nodes",
         &["create", "delete", "get", "list"],
         "kwok: its machines are Node objects",
     ),
-    cluster(
+    Right::cluster(
         "karpenter.kwok.sh",
         "kwoknodeclasses",
         &["get"],
         "kwok: settings of its machines",
     ),
-    cluster(
+    Right::cluster(
         "karpenter.sh",
         "nodeclaims",
         &["get"],

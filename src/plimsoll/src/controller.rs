@@ -13,14 +13,13 @@ use plimsoll_core::{
     policy::{MinValuesPolicy, Policy, PreferencePolicy},
 };
 use plimsoll_kwok::KwokCloud;
-use plimsoll_report::Prices;
 use plimsoll_state::Index;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use crate::{
-    args::{ControllerOptions, LogFormat, MinValues, Mode, Planning, Preferences, PriceList, Provider},
+    args::{ControllerOptions, LogFormat, MinValues, Mode, Planning, Preferences, Provider},
     source,
 };
 
@@ -39,11 +38,7 @@ pub(crate) fn run(options: ControllerOptions) -> anyhow::Result<()> {
                 tracing::info!(
                     "observing: nothing is bought or ended; to let it act, run it with --mode automate"
                 );
-                let prices: fn(&Index) -> Prices = match options.prices {
-                    None => source::fitting_prices,
-                    Some(PriceList::Aws) => |_| Prices::Aws,
-                    Some(PriceList::Kwok) => |index| Prices::Catalog(source::kwok(index)),
-                };
+                let prices = move |index: &Index| source::prices(options.prices, index);
                 plimsoll_controller::observe(config, kubeconfig, prices, log, stop).await
             }
             #[cfg(feature = "aws")]

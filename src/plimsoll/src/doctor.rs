@@ -136,16 +136,7 @@ async fn review(client: &Client, mode: Mode, provider: Option<Provider>, namespa
     let mode = mode.of_controller();
     let mut facts = Vec::new();
     for right in rights(mode, provider) {
-        let names = if right.names.is_empty() {
-            &[""]
-        } else {
-            right.names
-        };
-        for (verb, name) in right
-            .verbs
-            .iter()
-            .flat_map(|v| names.iter().map(move |n| (*v, *n)))
-        {
+        for (verb, name) in right.each() {
             let asked = question(&right, verb, name, namespace);
             let answer = api.create(&PostParams::default(), &asked).await;
             let place = match right.scope {
@@ -154,7 +145,7 @@ async fn review(client: &Client, mode: Mode, provider: Option<Provider>, namespa
             };
             facts.push(RightFact {
                 mode: mode.name(),
-                what: format!("{verb} {}{place}", title(&right, name)),
+                what: format!("{verb} {}{place}", title(right.resource, right.group, name)),
                 why: right.why,
                 allowed: answer.ok().and_then(|a| a.status).map(|status| status.allowed),
             });
@@ -183,18 +174,18 @@ fn question(right: &Right, verb: &str, name: &str, namespace: &str) -> SelfSubje
     }
 }
 
-fn title(right: &Right, name: &str) -> String {
-    let group = if right.group.is_empty() {
+fn title(resource: &str, group: &str, name: &str) -> String {
+    let group = if group.is_empty() {
         String::new()
     } else {
-        format!(" ({})", right.group)
+        format!(" ({group})")
     };
     let name = if name.is_empty() {
         String::new()
     } else {
         format!(" {name}")
     };
-    format!("{}{name}{group}", right.resource)
+    format!("{resource}{name}{group}")
 }
 
 async fn kinds(client: &Client, mode: Mode, provider: Option<Provider>) -> Vec<KindFact> {
@@ -325,17 +316,8 @@ async fn beyond(
     }
     let mut table = BTreeSet::new();
     for right in rights(mode, provider) {
-        let names = if right.names.is_empty() {
-            &[""]
-        } else {
-            right.names
-        };
-        for (verb, name) in right
-            .verbs
-            .iter()
-            .flat_map(|v| names.iter().map(move |n| (*v, *n)))
-        {
-            table.insert(format!("{verb} {}", title(&right, name)));
+        for (verb, name) in right.each() {
+            table.insert(format!("{verb} {}", title(right.resource, right.group, name)));
         }
     }
     let rules = roles.items.iter().flat_map(|r| r.rules.iter().flatten());
@@ -350,19 +332,9 @@ fn granted(rule: &PolicyRule) -> Vec<String> {
     let names = names.filter(|n| !n.is_empty()).unwrap_or(&none);
     let mut lines = Vec::new();
     for group in groups.unwrap_or(&none) {
-        let group = if group.is_empty() {
-            String::new()
-        } else {
-            format!(" ({group})")
-        };
         for resource in rule.resources.iter().flatten() {
             for (verb, name) in rule.verbs.iter().flat_map(|v| names.iter().map(move |n| (v, n))) {
-                let name = if name.is_empty() {
-                    String::new()
-                } else {
-                    format!(" {name}")
-                };
-                lines.push(format!("{verb} {resource}{name}{group}"));
+                lines.push(format!("{verb} {}", title(resource, group, name)));
             }
         }
     }

@@ -21,7 +21,7 @@ pub(crate) fn rights(mode: Mode, provider: Option<Provider>) -> Vec<Right> {
 mod tests {
     use std::{fmt::Write as _, path::PathBuf};
 
-    use plimsoll_api::rights::{Scope, rules};
+    use plimsoll_api::rights::{Scope, rules, with_group};
     use plimsoll_controller::MODES;
     use serde_json::json;
 
@@ -70,18 +70,7 @@ mod tests {
     fn table(rights: &[Right]) -> String {
         let mut out = String::from("| what | verbs | where | why |\n|---|---|---|---|\n");
         for right in rights {
-            let resource = if right.group.is_empty() {
-                right.resource.to_owned()
-            } else {
-                // As kubectl writes it: the group follows the resource, not the subresource.
-                let (resource, sub) = right.resource.split_once('/').unwrap_or((right.resource, ""));
-                let sub = if sub.is_empty() {
-                    String::new()
-                } else {
-                    format!("/{sub}")
-                };
-                format!("{resource}.{}{sub}", right.group)
-            };
+            let resource = with_group(right.resource, right.group);
             let scope = match right.scope {
                 Scope::Cluster => "cluster",
                 Scope::OwnNamespace => "own namespace",

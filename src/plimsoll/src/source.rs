@@ -51,11 +51,7 @@ pub(crate) fn read(source: &Source) -> anyhow::Result<Read> {
             dump.unreadable.len() - COMPLAINTS_MAX
         ));
     }
-    let prices = match source.prices {
-        None => fitting_prices(&dump.index),
-        Some(PriceList::Aws) => Prices::Aws,
-        Some(PriceList::Kwok) => Prices::Catalog(kwok(&dump.index)),
-    };
+    let prices = prices(source.prices, &dump.index);
     Ok(Read {
         taken: dump.taken.unwrap_or_else(Timestamp::now),
         index: dump.index,
@@ -72,12 +68,12 @@ fn from_file(path: &Path) -> anyhow::Result<Dump> {
     dump::read(file).with_context(|| path.display().to_string())
 }
 
-/// The price list of the cluster's NodePools, else AWS's.
-pub(crate) fn fitting_prices(index: &Index) -> Prices {
-    if index.node_pools().any(|pool| is_kwok(pool)) {
-        Prices::Catalog(kwok(index))
-    } else {
-        Prices::Aws
+/// The price list that was asked for; else that of the cluster's NodePools, else AWS's.
+pub(crate) fn prices(asked_for: Option<PriceList>, index: &Index) -> Prices {
+    match asked_for {
+        Some(PriceList::Kwok) => Prices::Catalog(kwok(index)),
+        None if index.node_pools().any(|pool| is_kwok(pool)) => Prices::Catalog(kwok(index)),
+        Some(PriceList::Aws) | None => Prices::Aws,
     }
 }
 
@@ -87,7 +83,7 @@ pub(crate) fn is_kwok(pool: &NodePool) -> bool {
 }
 
 /// The kwok provider's fixed list, open to every pool.
-pub(crate) fn kwok(index: &Index) -> Catalog {
+fn kwok(index: &Index) -> Catalog {
     let mut catalog = plimsoll_kwok::catalogue();
     let all: Vec<_> = (0..catalog.types.len() as u32)
         .map(plimsoll_core::catalog::TypeId)

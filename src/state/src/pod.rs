@@ -66,7 +66,7 @@ pub enum DoNotDisrupt {
     Always,
     /// From its start on.
     For(Duration),
-    /// Neither `true` nor a positive duration: ignored, and said so in an event.
+    /// Neither `true` nor a positive duration: ignored.
     Invalid(Arc<str>),
 }
 
