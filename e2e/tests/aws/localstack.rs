@@ -39,7 +39,13 @@ async fn launch_tag_list_interrupt_and_terminate() -> Result<()> {
     let environment = localstack.controller_environment();
     let mut all: Vec<(&str, &str)> = environment.iter().map(|(k, v)| (*k, v.as_str())).collect();
     all.push(("DISABLE_LEADER_ELECTION", "true"));
-    let mut controller = Controller::spawn(testbed.kubeconfig(), &testbed.logs(), "plimsoll", "aws", &all)?;
+    let mut controller = Controller::spawn(
+        testbed.kubeconfig(),
+        &testbed.logs(),
+        "plimsoll",
+        Some("aws"),
+        &all,
+    )?;
     controller.wait_ready(PATIENCE).await?;
 
     let mut class = objects::ec2_node_class(&seeded.cluster, &seeded.node_role);

@@ -285,7 +285,7 @@ fn fleet_override(of: &Override) -> FleetLaunchTemplateOverridesRequest {
         .build()
 }
 
-/// A machine that EC2 launched.
+/// A machine that EC2 launched. The id alone makes it one: whatever else is missing is empty.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Launched {
     pub(crate) instance_id: String,
@@ -301,9 +301,9 @@ pub(crate) fn launched(answer: &CreateFleetOutput) -> Option<Launched> {
             instance_id: set.instance_ids().first()?.clone(),
             type_: set
                 .instance_type()
-                .or_else(|| overrides.and_then(|o| o.instance_type()))?
-                .as_str()
-                .to_owned(),
+                .or_else(|| overrides.and_then(|o| o.instance_type()))
+                .map(|t| t.as_str().to_owned())
+                .unwrap_or_default(),
             subnet_id: overrides
                 .and_then(|o| o.subnet_id())
                 .or(set.subnet_id())

@@ -1,5 +1,7 @@
 //! Instances: looked up, listed and ended, and only if they are this cluster's.
 
+use std::collections::BTreeMap;
+
 use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName};
 use jiff::Timestamp;
 use plimsoll_provider::ProviderError;
@@ -37,12 +39,11 @@ pub(crate) enum State {
 }
 
 /// What came of a request to end an instance.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     ShuttingDown,
     Terminated,
     /// EC2 does not show it: long gone, or just launched.
-    #[default]
     NotShown,
 }
 
@@ -116,7 +117,9 @@ pub(crate) struct Instances {
     ec2: aws_sdk_ec2::Client,
     cluster: Cluster,
     describing: Batch<Option<Found>>,
-    ending: Batch<Ended>,
+    /// By the UID of the claim they were launched for.
+    launched_for: Batch<Option<Found>>,
+    ending: Batch<Option<Result<Ended, ProviderError>>>,
 }
 
 impl Instances {
@@ -125,6 +128,7 @@ impl Instances {
             ec2,
             cluster,
             describing: Batch::default(),
+            launched_for: Batch::default(),
             ending: Batch::default(),
         }
     }
@@ -141,14 +145,23 @@ impl Instances {
 
     /// The instance that was launched for a claim and is not on its way out.
     pub(crate) async fn of_claim(&self, uid: &str) -> Result<Option<Found>, ProviderError> {
-        let filters = vec![
-            filter(format!("tag:{NODECLAIM_UID}"), vec![uid.to_owned()]),
-            filter(format!("tag:{EKS_CLUSTER_NAME}"), vec![self.cluster.name.clone()]),
-            filter("instance-state-name", words(&["pending", "running"])),
-        ];
-        let mut found = describe(&self.ec2, filters).await?;
-        found.sort_by(|a, b| a.launched.cmp(&b.launched).then_with(|| a.id.cmp(&b.id)));
-        Ok(found.into_iter().next())
+        let (ec2, cluster) = (self.ec2.clone(), self.cluster.clone());
+        let call = move |uids: Vec<String>| async move {
+            let filters = vec![
+                filter(format!("tag:{NODECLAIM_UID}"), uids),
+                filter(format!("tag:{EKS_CLUSTER_NAME}"), vec![cluster.name.clone()]),
+                filter("instance-state-name", words(&["pending", "running"])),
+            ];
+            let mut found = describe(&ec2, filters).await?;
+            found.retain(|i| i.not_ours(&cluster).is_none());
+            // The oldest one last, so that it is the one that stays in the map.
+            found.sort_by(|a, b| b.launched.cmp(&a.launched).then_with(|| b.id.cmp(&a.id)));
+            let by_uid = found
+                .into_iter()
+                .filter_map(|i| Some((i.tags.get(NODECLAIM_UID)?.clone(), Some(i))));
+            Ok(by_uid.collect())
+        };
+        self.launched_for.get(uid, call).await
     }
 
     /// All instances of this cluster that are not terminated.
@@ -194,32 +207,40 @@ impl Instances {
         }
         let ec2 = self.ec2.clone();
         self.ending
-            .get(id, move |ids: Vec<String>| async move {
-                terminate(&ec2, ids.clone()).await?;
-                Ok(ids.into_iter().map(|id| (id, Ended::ShuttingDown)).collect())
-            })
-            .await
+            .get(
+                id,
+                move |ids: Vec<String>| async move { terminate(&ec2, ids).await },
+            )
+            .await?
+            .unwrap_or(Ok(Ended::NotShown))
     }
 }
 
-/// Ends all; one that vanished meanwhile makes EC2 refuse the rest, so those are then ended one by one.
-async fn terminate(ec2: &aws_sdk_ec2::Client, ids: Vec<String>) -> Result<(), ProviderError> {
+/// Ends all. One that vanished, or must not be ended, makes EC2 refuse the rest, so those are then ended one by one.
+async fn terminate(
+    ec2: &aws_sdk_ec2::Client,
+    ids: Vec<String>,
+) -> Result<BTreeMap<String, Option<Result<Ended, ProviderError>>>, ProviderError> {
     let action = "ec2:TerminateInstances";
+    let started = |id: String| (id, Some(Ok(Ended::ShuttingDown)));
     let all = ec2.terminate_instances().set_instance_ids(Some(ids.clone()));
     let Err(error) = all.send().await else {
-        return Ok(());
+        return Ok(ids.into_iter().map(started).collect());
     };
-    if !is_not_found(&error) {
-        return Err(provider_error(action, &error));
+    let error = provider_error(action, &error);
+    if matches!(error, ProviderError::Throttled(_)) {
+        return Err(error);
     }
+    let mut answers = BTreeMap::new();
     for id in ids {
-        match ec2.terminate_instances().instance_ids(id).send().await {
-            Ok(_) => {}
-            Err(error) if is_not_found(&error) => {}
-            Err(error) => return Err(provider_error(action, &error)),
-        }
+        let answer = match ec2.terminate_instances().instance_ids(&id).send().await {
+            Ok(_) => Ok(Ended::ShuttingDown),
+            Err(error) if is_not_found(&error) => Ok(Ended::Terminated),
+            Err(error) => Err(provider_error(action, &error)),
+        };
+        answers.insert(id, Some(answer));
     }
-    Ok(())
+    Ok(answers)
 }
 
 async fn describe(ec2: &aws_sdk_ec2::Client, filters: Vec<Filter>) -> Result<Vec<Found>, ProviderError> {

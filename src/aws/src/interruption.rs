@@ -23,6 +23,8 @@ const WAIT_SECONDS: i32 = 20;
 /// A message that was not handled comes again after this.
 const VISIBILITY_SECONDS: i32 = 20;
 const RETRY: Duration = Duration::from_secs(10);
+/// Longest look at what kind of machine is taken back.
+const HINT: Duration = Duration::from_secs(2);
 
 /// The queue of one cluster.
 #[derive(Debug)]
@@ -102,9 +104,10 @@ impl AwsCloud {
     /// The next interruptions, of this cluster's machines and others': the queue may serve the whole account.
     pub(crate) async fn next_interruptions(&self, queue: &Queue) -> Vec<Interruption> {
         let events = queue.receive().await;
-        for event in events.iter().filter(|e| e.kind == SPOT) {
-            self.note_taken_back(&event.machine_id).await;
-        }
+        let taken_back = events.iter().filter(|e| e.kind == SPOT);
+        let notes = futures::future::join_all(taken_back.map(|e| self.note_taken_back(&e.machine_id)));
+        // The drains must not wait for a hint that is slow to come.
+        let _ = tokio::time::timeout(HINT, notes).await;
         events
     }
 

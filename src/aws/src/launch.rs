@@ -33,29 +33,34 @@ const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
 /// Pause between looks for an instance that a former process launched.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 8;
+/// A claim whose machine is not launched is given up long before this.
+const CLAIM_LIVES: Duration = Duration::from_hours(1);
 const TEMPLATE_NOT_FOUND: &str = "InvalidLaunchTemplateName.NotFoundException";
 
 /// What this process launched lately, and which requests are spent.
 #[derive(Debug, Default)]
 pub(crate) struct Launches {
-    /// By claim UID: how many requests EC2 answered without a machine. EC2 answers a token it knows with the same
-    /// answer again, so the next request needs another.
-    refused: Mutex<BTreeMap<String, u32>>,
+    /// By claim UID: how many requests EC2 answered without a machine, and when last. EC2 answers a token it knows
+    /// with the same answer again, so the next request needs another.
+    refused: Mutex<BTreeMap<String, (u32, Instant)>>,
     /// By claim UID, until EC2 certainly shows them.
     recent: Mutex<BTreeMap<String, (Machine, Instant)>>,
 }
 
 impl Launches {
-    fn refused(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+    fn refused(&self) -> MutexGuard<'_, BTreeMap<String, (u32, Instant)>> {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn token(&self, uid: &str) -> String {
-        format!("{uid}-{}", self.refused().get(uid).copied().unwrap_or(0))
+        format!("{uid}-{}", self.refused().get(uid).map_or(0, |(times, _)| *times))
     }
 
     fn note_refusal(&self, uid: &str) {
-        *self.refused().entry(uid.to_owned()).or_default() += 1;
+        let (now, mut refused) = (Instant::now(), self.refused());
+        refused.retain(|_, (_, at)| at.elapsed() < CLAIM_LIVES);
+        let (times, at) = refused.entry(uid.to_owned()).or_insert((0, now));
+        (*times, *at) = (*times + 1, now);
     }
 
     fn note_launch(&self, uid: &str, machine: &Machine) {
@@ -181,7 +186,7 @@ impl AwsCloud {
             Err(error) => return Err(provider_error("ec2:CreateFleet", &error)),
         };
         let errors = refused(answer.errors());
-        self.note_refusals(&errors, &fleet);
+        let told_apart = self.note_refusals(&errors, &fleet);
         let Some(launched) = launched(&answer) else {
             self.launches.note_refusal(uid);
             if errors.iter().any(|e| e.code == TEMPLATE_NOT_FOUND) {
@@ -190,6 +195,11 @@ impl AwsCloud {
             let of_capacity = |e: &&crate::fleet::Refused| Refusal::of_error(&e.code, &e.message).is_none();
             return Err(match errors.iter().find(of_capacity) {
                 Some(other) => of_code("ec2:CreateFleet", &other.code, &other.message),
+                // Nothing is remembered of it, so the same offers would be asked for again at once.
+                None if !told_apart => ProviderError::Transient(format!(
+                    "ec2:CreateFleet launched nothing: {}",
+                    summary(&errors)
+                )),
                 None => ProviderError::InsufficientCapacity(summary(&errors)),
             });
         };
@@ -278,7 +288,7 @@ impl AwsCloud {
         let tags = launch_tags(&self.cluster.name, class_name, &pool, class.spec.tags.as_ref());
         let subnets = self.subnet_of_each_zone(class);
         let efa = request.requests.get(EFA).is_some_and(|n| *n > 0);
-        let dns = self.cluster_dns().await;
+        let dns = self.cluster_dns().await?;
 
         // Types that start alike share a template.
         let mut names: BTreeMap<(String, i64, i64), String> = BTreeMap::new();
@@ -391,8 +401,10 @@ impl AwsCloud {
         }
     }
 
-    fn note_refusals(&self, errors: &[crate::fleet::Refused], fleet: &FleetRequest) {
+    /// Pauses the offerings that were refused. False if none of them could be made out.
+    fn note_refusals(&self, errors: &[crate::fleet::Refused], fleet: &FleetRequest) -> bool {
         let now = Timestamp::now();
+        let mut told_apart = false;
         let capacity_type = capacity_type(fleet.spot);
         {
             let mut unavailable = self.unavailable();
@@ -402,6 +414,7 @@ impl AwsCloud {
                 };
                 if why == Refusal::SpotRole {
                     unavailable.capacity_type(labels::CAPACITY_SPOT, now);
+                    told_apart = true;
                     continue;
                 }
                 let Some(type_) = &error.type_ else { continue };
@@ -409,6 +422,7 @@ impl AwsCloud {
                     && let Some(id) = &error.subnet_id
                 {
                     unavailable.subnet(id, now);
+                    told_apart = true;
                     continue;
                 }
                 for tried in &fleet.overrides {
@@ -417,6 +431,7 @@ impl AwsCloud {
                     // A quota is the account's, wherever it was met.
                     if tried.type_ == *type_ && (in_place || why == Refusal::Quota) {
                         unavailable.offering(type_, &tried.zone, capacity_type, why, now);
+                        told_apart = true;
                     }
                 }
             }
@@ -425,6 +440,7 @@ impl AwsCloud {
             tracing::info!(refused = summary(errors), "EC2 refused offerings");
             self.changed.notify_one();
         }
+        told_apart
     }
 
     /// The instance that a former process launched for this claim, once EC2 shows it.
@@ -448,6 +464,13 @@ impl AwsCloud {
                 });
             }
             tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        let made = request.claim.metadata.creation_timestamp.as_ref();
+        if made.is_some_and(|made| Timestamp::now().duration_since(made.0).unsigned_abs() > VISIBLE_WITHIN) {
+            // EC2 refused it then. Another claim follows; a machine that shows up late stands for none and is ended.
+            return Err(ProviderError::InsufficientCapacity(
+                "a former process asked EC2 for this claim's machine, and there is none".into(),
+            ));
         }
         Err(ProviderError::Transient(
             "this claim was launched by a former process, and EC2 does not show its instance yet".into(),

@@ -155,20 +155,21 @@ impl AwsCloud {
             })
     }
 
-    /// Addresses of the cluster's DNS; none if it cannot be found, then machines use their own default.
-    async fn cluster_dns(&self) -> Vec<String> {
+    /// Addresses of the cluster's DNS; none if there is none or it may not be read, then machines use their own
+    /// default. Not so for any other error: machines of an IPv6 cluster would be launched for IPv4.
+    async fn cluster_dns(&self) -> Result<Vec<String>, ProviderError> {
         let api = Api::<Service>::namespaced(self.client.0.clone(), "kube-system");
         match api.get_opt("kube-dns").await {
-            Ok(service) => service
+            Ok(service) => Ok(service
                 .and_then(|s| s.spec)
                 .and_then(|s| s.cluster_ip)
                 .filter(|ip| ip != "None" && !ip.is_empty())
                 .into_iter()
-                .collect(),
-            Err(error) => {
-                tracing::warn!(%error, "Service kube-system/kube-dns could not be read");
-                Vec::new()
-            }
+                .collect()),
+            Err(kube::Error::Api(status)) if status.is_forbidden() => Ok(Vec::new()),
+            Err(error) => Err(ProviderError::Transient(format!(
+                "Service kube-system/kube-dns could not be read: {error}"
+            ))),
         }
     }
 

@@ -16,7 +16,9 @@ pub(crate) const TYPES_INTERVAL: Duration = Duration::from_hours(12);
 /// On-demand prices change a few times a year.
 const ON_DEMAND_INTERVAL: Duration = Duration::from_hours(12);
 /// The spot market moves by the hour.
-pub(crate) const SPOT_INTERVAL: Duration = Duration::from_mins(30);
+const SPOT_INTERVAL: Duration = Duration::from_mins(30);
+/// Prices that were never fetched are asked for again this soon.
+const RETRY: Duration = Duration::from_secs(15);
 
 /// What is sold, at which prices. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -97,6 +99,23 @@ impl Market {
         Ok(Region { types, zones })
     }
 
+    /// How long nothing will be due.
+    pub(crate) fn rest(&self) -> Duration {
+        match self.known() {
+            Some(goods)
+                if goods.spot_at.is_some() && (goods.on_demand_at.is_some() || !self.asks_pricing()) =>
+            {
+                SPOT_INTERVAL
+            }
+            _ => RETRY,
+        }
+    }
+
+    /// The Pricing API has no endpoint in GovCloud.
+    fn asks_pricing(&self) -> bool {
+        !self.isolated_vpc && !self.region_name.starts_with("us-gov-")
+    }
+
     /// Asks anew for what is due. True when anything changed.
     pub(crate) async fn refresh(&self, now: Timestamp) -> bool {
         let Some(mut goods) = self.known() else {
@@ -121,10 +140,8 @@ impl Market {
     async fn refresh_prices(&self, goods: &mut Goods, now: Timestamp) -> bool {
         let due = |at: Option<Timestamp>, interval: Duration| at.is_none_or(|at| at + interval <= now);
         let mut prices = Prices::clone(&goods.prices);
-        // The Pricing API has no endpoint in GovCloud.
-        let pricing = !self.isolated_vpc && !self.region_name.starts_with("us-gov-");
         let mut changed = false;
-        if pricing && due(goods.on_demand_at, ON_DEMAND_INTERVAL) {
+        if self.asks_pricing() && due(goods.on_demand_at, ON_DEMAND_INTERVAL) {
             match fetch_on_demand(&self.pricing, &self.region_name).await {
                 Ok(new) => {
                     prices.merge_on_demand(new, now);

@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use crate::tags::{EC2NODECLASS, NODEPOOL, cluster_tag};
+use crate::tags::{NODEPOOL, cluster_tag};
 
 /// Services without a region of their own: their calls carry us-east-1 or the like as the requested region.
 const GLOBAL: &[&str] = &["iam:*", "sts:*", "pricing:*"];
@@ -61,12 +61,16 @@ pub(crate) fn working(region: &str, cluster: &str, vpc_id: &str) -> String {
     .map(|kind| arn(&format!("{kind}/*")));
     let launches = json!(["ec2:RunInstances", "ec2:CreateFleet"]);
     // Tags that come with a launch are no change of what exists: they carry the action that creates.
-    let changes = json!([
+    let changes = [
         "ec2:TerminateInstances",
         "ec2:DeleteLaunchTemplate",
-        "ec2:CreateTags"
-    ]);
-    let profile_ends = json!(["iam:AddRole*", "iam:RemoveRole*", "iam:DeleteInstanceProfile"]);
+        "ec2:CreateTags",
+        "iam:AddRole*",
+        "iam:RemoveRole*",
+        "iam:DeleteInstanceProfile",
+    ];
+    // Instance profiles belong to a class, not to a pool.
+    let of_pools = &changes[..3];
     let template = arn("launch-template/*");
     let policy = json!({
         "Version": "2012-10-17",
@@ -93,19 +97,14 @@ pub(crate) fn working(region: &str, cluster: &str, vpc_id: &str) -> String {
                 json!({ "Null": { &pool_requested: "true" } }),
             ),
             deny(
-                changes.clone(),
+                json!(changes),
                 json!("*"),
                 json!({ "Null": { "ec2:CreateAction": "true" }, "StringNotEquals": { &existing: "owned" } }),
             ),
             deny(
-                changes,
+                json!(of_pools),
                 json!("*"),
                 json!({ "Null": { "ec2:CreateAction": "true", format!("aws:ResourceTag/{NODEPOOL}"): "true" } }),
-            ),
-            deny(
-                profile_ends,
-                json!("*"),
-                json!({ "Null": { format!("aws:ResourceTag/{EC2NODECLASS}"): "true" } }),
             ),
         ],
     });
@@ -180,7 +179,7 @@ mod tests {
             ("ec2:CreateTags", "aws:ResourceTag/kubernetes.io/cluster/prod"),
             (
                 "iam:DeleteInstanceProfile",
-                "aws:ResourceTag/karpenter.k8s.aws/ec2nodeclass",
+                "aws:ResourceTag/kubernetes.io/cluster/prod",
             ),
         ] {
             assert!(denies(action, condition), "{action} is not denied by {condition}");

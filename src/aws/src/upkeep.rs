@@ -12,7 +12,6 @@ use plimsoll_api::nodeclaim::NodeClaim;
 
 use crate::{
     AwsCloud,
-    market::SPOT_INTERVAL,
     nodeclass::{PROFILE_ANNOTATION, PassError, collect_profiles},
 };
 
@@ -74,7 +73,7 @@ impl AwsCloud {
 
     pub(crate) async fn keep_market(&self) {
         loop {
-            tokio::time::sleep(SPOT_INTERVAL).await;
+            tokio::time::sleep(self.market.rest()).await;
             if self.market.refresh(Timestamp::now()).await {
                 self.changed.notify_one();
             }

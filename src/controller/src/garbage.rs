@@ -25,7 +25,19 @@ async fn collect<P: CloudProvider>(context: &Context<P>) {
             return;
         }
     };
-    let found = plimsoll_lifecycle::garbage::collect(&context.index(), &machines, Timestamp::now());
+    let look = || plimsoll_lifecycle::garbage::collect(&context.index(), &machines, Timestamp::now());
+    let mut found = look();
+    // A watch may be silent without having ended; what ends a machine without a drain is not taken from it alone.
+    if !found.leaked.is_empty() {
+        if let Err(error) = context.recount_claims().await {
+            tracing::warn!(
+                error = chain(&error),
+                "no machine is ended before the NodeClaims are known"
+            );
+            return;
+        }
+        found = look();
+    }
     for provider_id in found.leaked {
         tracing::warn!(%provider_id, "ending a machine no NodeClaim stands for");
         if let Err(error) = context

@@ -33,8 +33,10 @@ pub fn collect(index: &Index, machines: &[Machine], now: Timestamp) -> Found {
         .claims()
         .filter_map(|c| c.status.as_ref()?.provider_id.as_deref())
         .collect();
+    // A claim that has its machine does not stand for another one that carries its name.
     let named: BTreeSet<&str> = index
         .claims()
+        .filter(|c| c.status.as_ref().is_none_or(|s| s.provider_id.is_none()))
         .filter_map(|c| c.metadata.name.as_deref())
         .chain(index.unreadable_claims().iter().map(String::as_str))
         .collect();

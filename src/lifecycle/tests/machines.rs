@@ -759,6 +759,15 @@ fn garbage_is_what_has_lost_its_other_half() {
         (found.leaked, found.effects),
         (vec!["test://x".to_owned()], vec![])
     );
+    let second = [
+        machine("a", "test://a", at(0)),
+        machine("a", "test://other", at(0)),
+    ];
+    assert_eq!(
+        garbage::collect(&all, &second, at(60)).leaked,
+        ["test://other"],
+        "a claim stands for the machine it has recorded and for no other of its name"
+    );
     let mut newer = index(claim(IN_SERVICE, json!({})), [], []);
     let x = claim(IN_SERVICE, json!({ "metadata": { "name": "x" } })).metadata;
     Observe::<NodeClaim>::unreadable(&mut newer, &x, true);

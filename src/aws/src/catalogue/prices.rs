@@ -245,6 +245,11 @@ pub(crate) async fn fetch_spot(
             }
         }
     }
+    if all.is_empty() {
+        return Err(ProviderError::Transient(
+            "ec2:DescribeSpotPriceHistory: no spot price of any type of the region".into(),
+        ));
+    }
     Ok(all)
 }
 

@@ -28,6 +28,7 @@ use super::{
     subnets::{self, FoundSubnet},
 };
 use crate::{
+    GROUP, KIND,
     cluster::Cluster,
     launch_template::LaunchTemplates,
     settings::Settings,
@@ -246,10 +247,15 @@ impl Classes {
         Ok(())
     }
 
+    /// By reference: labels can be edited, and a claim made by hand has none.
     async fn claims_of(&self, class: &str) -> Result<Vec<NodeClaim>, PassError> {
-        let of_class = ListParams::default().labels(&format!("{}={class}", labels::EC2NODECLASS));
         let api = Api::<NodeClaim>::all(self.client.0.clone());
-        Ok(api.list(&of_class).await?.items)
+        let mut claims = api.list(&ListParams::default()).await?.items;
+        claims.retain(|claim| {
+            let of = &claim.spec.node_class_ref;
+            of.group == GROUP && of.kind == KIND && of.name == class
+        });
+        Ok(claims)
     }
 
     /// Clears up after a class that is being deleted, once nothing uses it.
