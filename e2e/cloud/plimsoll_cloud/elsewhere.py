@@ -125,12 +125,11 @@ def seed(endpoint: str, cluster: str) -> dict:
         VpcId=vpc,
         TagSpecifications=tags("security-group", discovery),
     )["GroupId"]
-    image = ec2.register_image(
-        Name="amazon-eks-node-al2023-x86_64-standard-1.36-v20261015",
-        Architecture="x86_64",
-        RootDeviceName="/dev/xvda",
-        VirtualizationType="hvm",
-    )["ImageId"]
+    # One it comes with: those that are registered have no architecture there.
+    images = ec2.describe_images(
+        Filters=[{"Name": "architecture", "Values": ["x86_64"]}]
+    )["Images"]
+    image = min(image["ImageId"] for image in images)
 
     def role(name: str, trust: dict) -> str:
         return iam.create_role(

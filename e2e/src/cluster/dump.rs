@@ -79,8 +79,12 @@ pub(super) async fn text(cluster: &Cluster) -> String {
             ))
         },
     );
-    for kind in ["NodePool", "NodeClaim"] {
-        let objects = match cluster.api_of("karpenter.sh/v1", kind, None).await {
+    for (version, kind) in [
+        ("karpenter.k8s.aws/v1", "EC2NodeClass"),
+        ("karpenter.sh/v1", "NodePool"),
+        ("karpenter.sh/v1", "NodeClaim"),
+    ] {
+        let objects = match cluster.api_of(version, kind, None).await {
             Ok(api) => list(&api, &all).await,
             Err(error) => Err(format!("{error:#}")),
         };

@@ -54,6 +54,11 @@ async fn launch_tag_list_interrupt_and_terminate() -> Result<()> {
     class["spec"]["amiFamily"] = "Bottlerocket".into();
     fixture.apply(class).await?;
     fixture.apply(objects::aws_node_pool("default")).await?;
+    fixture
+        .wait_pool("a ready NodePool", "default", |pool| {
+            conditions::is_true(pool, "Ready")
+        })
+        .await?;
     fixture.apply(objects::pod("one", "1500m")).await?;
 
     let running = |all: &[Instance]| all.iter().filter(|i| i.state == "running").count();
