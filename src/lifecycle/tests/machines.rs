@@ -241,7 +241,7 @@ fn the_clouds_answer_decides_what_becomes_of_the_claim() {
     let machine = Machine {
         provider_id: "test://a".into(),
         image_id: None,
-        annotations: std::collections::BTreeMap::new(),
+        annotations: [("class-hash".into(), "1".into())].into(),
         labels: [
             ("zone".into(), "b".into()),
             ("karpenter.sh/nodepool".into(), "other".into()),
@@ -253,11 +253,12 @@ fn the_clouds_answer_decides_what_becomes_of_the_claim() {
         launched: at(0),
     };
     let effects = launched(&claim, &Ok(machine), at(0));
-    assert_eq!(names(&effects), ["patch claim labels", "status"]);
+    assert_eq!(names(&effects), ["patch claim annotations,labels", "status"]);
     assert_eq!(written(&effects, "Launched"), is("True", "Launched"));
     let Effect::PatchClaim { patch, .. } = &effects[0] else {
         panic!()
     };
+    assert_eq!(patch["metadata"]["annotations"], json!({ "class-hash": "1" }));
     assert_eq!(
         patch["metadata"]["labels"],
         json!({ "zone": "b" }),
