@@ -10,7 +10,7 @@ mod shape;
 mod types;
 
 pub(crate) use describe::{describe_types, describe_zones};
-pub(crate) use labels::Words;
+pub(crate) use labels::{Labels, Words};
 pub(crate) use prices::{Prices, fetch_on_demand, fetch_spot, pricing_region};
 pub(crate) use resolve::{ResolvedType, Resolver, class_types};
 pub(crate) use shape::Density;

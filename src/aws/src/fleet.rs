@@ -367,11 +367,12 @@ mod tests {
         ResolvedType {
             instance_type: InstanceType {
                 name: name.into(),
-                requirements: vec![Requirement::new(
+                requirements: [Requirement::new(
                     labels::INSTANCE_TYPE,
                     Operator::In,
                     [Arc::from(name)],
-                )],
+                )]
+                .into(),
                 allocatable: capacity.clone(),
                 capacity,
                 offerings: prices.iter().map(offering).collect(),

@@ -18,7 +18,7 @@ use crate::{
     cluster::Cluster,
     error::{code, is_not_found, of_code, provider_error},
     fleet::{Chosen, EFA, FleetRequest, Offer, Override, candidates, launched, refused},
-    instances::{Found, provider_id},
+    instances::provider_id,
     launch_template::Content,
     nodeclass::{HASH, HASH_VERSION, PROFILE_ANNOTATION, VERSION, class_hash},
     tags::{NODECLAIM, NODECLAIM_UID, launch_tags},

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use plimsoll_provider::ProviderError;
 use tokio::sync::OnceCell;
 
-use crate::catalogue::{Prices, Region, describe_types, describe_zones, fetch_on_demand, fetch_spot};
+use crate::catalogue::{Labels, Prices, Region, describe_types, describe_zones, fetch_on_demand, fetch_spot};
 
 /// New types appear a few times a month; upstream looks twice a day.
 pub(crate) const TYPES_INTERVAL: Duration = Duration::from_hours(12);
@@ -96,7 +96,11 @@ impl Market {
                 self.region_name
             )));
         }
-        Ok(Region { types, zones })
+        Ok(Region {
+            types,
+            zones,
+            labels: Labels::default(),
+        })
     }
 
     /// How long nothing will be due.

@@ -414,23 +414,28 @@ impl<P: CloudProvider> Context<P> {
     }
 
     /// Calls the cloud within a bound, and counts it.
-    pub(crate) async fn cloud<T>(
-        &self,
+    pub(crate) fn cloud<'a, T>(
+        &'a self,
         method: &'static str,
-        call: impl Future<Output = Result<T, ProviderError>>,
-    ) -> Result<T, ProviderError> {
-        let begun = tokio::time::Instant::now();
-        let answer = tokio::time::timeout(CLOUD_TIMEOUT, call)
-            .await
-            .unwrap_or_else(|_| {
-                Err(ProviderError::Transient(format!(
-                    "no answer within {CLOUD_TIMEOUT:?}"
-                )))
-            });
-        let error = answer.as_ref().err().map(ProviderError::category);
-        self.metrics
-            .cloud_call(self.provider.name(), method, begun.elapsed(), error);
-        answer
+        call: impl Future<Output = Result<T, ProviderError>> + Send + 'a,
+    ) -> impl Future<Output = Result<T, ProviderError>> + Send + 'a {
+        // A provider's calls are tens of kilobytes, and whoever may make one would hold room for it, a thousand
+        // nominations among them.
+        let call = Box::pin(call);
+        async move {
+            let begun = tokio::time::Instant::now();
+            let answer = tokio::time::timeout(CLOUD_TIMEOUT, call)
+                .await
+                .unwrap_or_else(|_| {
+                    Err(ProviderError::Transient(format!(
+                        "no answer within {CLOUD_TIMEOUT:?}"
+                    )))
+                });
+            let error = answer.as_ref().err().map(ProviderError::category);
+            self.metrics
+                .cloud_call(self.provider.name(), method, begun.elapsed(), error);
+            answer
+        }
     }
 }
 

@@ -64,8 +64,9 @@ pub struct InstanceType {
     /// `node.kubernetes.io/instance-type`.
     pub name: Arc<str>,
     /// What a node of this type would be labelled with. A key with several values (zone, capacity type)
-    /// is decided by the offering; a key that is absent is not defined on the node.
-    pub requirements: Vec<Requirement>,
+    /// is decided by the offering; a key that is absent is not defined on the node. Shared between catalogues: prices
+    /// and availability change by the minute, what a type is hardly ever does.
+    pub requirements: Arc<[Requirement]>,
     /// Before overhead.
     pub capacity: Resources,
     /// What pods (daemons included) may request. cpu in milli-units, all else in base units.

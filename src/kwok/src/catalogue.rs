@@ -94,7 +94,7 @@ fn instance_type(
         .collect();
     InstanceType {
         name,
-        requirements,
+        requirements: requirements.into(),
         capacity,
         allocatable,
         offerings,

@@ -130,7 +130,7 @@ fn read(line: &str, zones: &BTreeSet<Arc<str>>) -> Option<InstanceType> {
     }
     Some(InstanceType {
         name: name.into(),
-        requirements: requirements(name, cores, mib, arch, gpus),
+        requirements: requirements(name, cores, mib, arch, gpus).into(),
         allocatable: allocatable(&capacity, cores, mib, pods),
         capacity,
         offerings,

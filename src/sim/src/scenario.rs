@@ -455,13 +455,14 @@ fn instance_type(cpus: i64) -> InstanceType {
         interruption_permille: 0,
     };
     InstanceType {
-        requirements: vec![
+        requirements: [
             one_of("karpenter.sh/capacity-type", &["on-demand", "spot"]),
             one_of("kubernetes.io/arch", &["amd64"]),
             one_of("kubernetes.io/os", &["linux"]),
             one_of("node.kubernetes.io/instance-type", &[&name]),
             one_of("topology.kubernetes.io/zone", &["a", "b"]),
-        ],
+        ]
+        .into(),
         name,
         capacity: amounts(cpus * 1000, cpus << 32),
         allocatable: amounts(cpus * 1000 - 80, (cpus << 32) - (200 << 20)),

@@ -1,10 +1,10 @@
 //! The labels of a node by its instance type.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use plimsoll_api::{ec2nodeclass::AMIFamily, labels};
 use plimsoll_core::requirement::{Operator, Requirement};
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::types::TypeInfo;
 
@@ -23,13 +23,30 @@ impl Words {
     }
 }
 
+/// The labels of the types of a region, made once: catalogues are made anew with every change of an offering, and share
+/// them.
+#[derive(Debug, Default)]
+pub(crate) struct Labels(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    words: Words,
+    /// By type and operating system.
+    of: FxHashMap<(Arc<str>, &'static str), Arc<[Requirement]>>,
+}
+
+impl Labels {
+    pub(crate) fn of(&self, info: &TypeInfo, family: AMIFamily, region: &str) -> Arc<[Requirement]> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Known { words, of } = &mut *known;
+        of.entry((info.name.clone(), operating_system(family)))
+            .or_insert_with(|| requirements(info, family, region, words).into())
+            .clone()
+    }
+}
+
 /// Labels every node of this type carries. A key that does not apply is left out: it is not defined on the node.
-pub(crate) fn requirements(
-    info: &TypeInfo,
-    family: AMIFamily,
-    region: &str,
-    words: &mut Words,
-) -> Vec<Requirement> {
+fn requirements(info: &TypeInfo, family: AMIFamily, region: &str, words: &mut Words) -> Vec<Requirement> {
     let mut all = Vec::with_capacity(28);
     let mut is = |key: &str, values: &[&str]| {
         let values: Vec<_> = values.iter().map(|v| words.of(v)).collect();

@@ -14,7 +14,7 @@ use plimsoll_core::{
 };
 
 use super::{
-    labels::{Words, requirements},
+    labels::Words,
     prices::Prices,
     shape::{self, Density, shape},
     types::{Region, TypeInfo},
@@ -64,7 +64,10 @@ impl Resolver<'_> {
         if shape::incompatible(info, &class.spec) {
             return None;
         }
-        let requirements = requirements(info, class.spec.resolved_ami_family(), self.region_name, words);
+        let requirements = self
+            .region
+            .labels
+            .of(info, class.spec.resolved_ami_family(), self.region_name);
         let image_id = image_for(&requirements, &status.amis)?.to_owned();
         let offerings = self.offerings(info, status, words);
         if offerings.is_empty() {
@@ -257,6 +260,7 @@ mod tests {
                 .map(|t| (t.name.clone(), zones.clone()))
                 .collect(),
             types: types.into_iter().map(|t| (t.name.clone(), t)).collect(),
+            labels: Default::default(),
         }
     }
 

@@ -9,6 +9,8 @@ use std::{
 
 use aws_sdk_ec2::types as ec2;
 
+use super::labels::Labels;
+
 /// What a region sells: types, and the zones that have them.
 #[derive(Debug, Default)]
 pub(crate) struct Region {
@@ -16,6 +18,7 @@ pub(crate) struct Region {
     pub(crate) types: BTreeMap<Arc<str>, TypeInfo>,
     /// Zones by type name.
     pub(crate) zones: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    pub(crate) labels: Labels,
 }
 
 /// One instance type.

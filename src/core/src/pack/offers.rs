@@ -79,7 +79,7 @@ pub(super) fn described_keys(catalog: &Catalog) -> BTreeSet<Arc<str>> {
         .map(Arc::from)
         .collect();
     for it in &catalog.types {
-        for requirement in &it.requirements {
+        for requirement in it.requirements.iter() {
             if !keys.contains(&requirement.key) {
                 keys.insert(normalized_key(&requirement.key));
             }

@@ -109,7 +109,7 @@ impl<'a> Offers<'a> {
     ) -> Option<Shape> {
         let instance = &self.catalog.types[type_id.0 as usize];
         let mut shape = Shape::new();
-        for r in &instance.requirements {
+        for r in instance.requirements.iter() {
             match r.operator {
                 Operator::In => shape.insert(r.key.clone(), Value::OneOf(r.values.clone())),
                 Operator::DoesNotExist => None,

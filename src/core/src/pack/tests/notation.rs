@@ -354,7 +354,7 @@ impl World {
         }
         self.catalog.types.push(InstanceType {
             name: name.into(),
-            requirements,
+            requirements: requirements.into(),
             allocatable: capacity.clone(),
             capacity,
             offerings,
