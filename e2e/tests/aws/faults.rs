@@ -1,10 +1,5 @@
 //! A cloud as it is on a bad day. Every pod needs a machine of its own, so one machine too many shows.
 
-#![expect(
-    clippy::large_futures,
-    reason = "one test waits for a dozen things, and there are two tests"
-)]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
