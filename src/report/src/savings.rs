@@ -8,6 +8,7 @@ use plimsoll_core::{
     catalog::MicroDollars,
     policy::Policy,
     resources::{CPU, MEMORY},
+    snapshot::PodId,
 };
 use serde::Serialize;
 
@@ -74,7 +75,7 @@ pub struct SavingsReport {
     pub bound: Cost,
     /// One entry per kind of restraint, in the order of [`RestraintKind`].
     pub restraint_kinds: Vec<KindOfRestraint>,
-    /// Dearest machines first within a kind.
+    /// Within a kind those that cost most first, then those not planned alone, dearest machines first.
     pub restraints: Vec<RestraintRow>,
     /// By name.
     pub nodes: Vec<NodeRow>,
@@ -169,6 +170,18 @@ pub struct RestraintRow {
     pub per_month: Option<f64>,
 }
 
+impl RestraintRow {
+    /// Whom to ask, where the subject does not say it itself.
+    pub(crate) fn owner(&self) -> Option<String> {
+        let (first, rest) = self.owners.split_first()?;
+        match rest.len() {
+            0 if *first == self.subject => None,
+            0 => Some(first.clone()),
+            more => Some(format!("{first} and {more} more")),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NodeRow {
     pub name: String,
@@ -193,6 +206,8 @@ pub struct NodeRow {
     pub held_by: Option<String>,
     /// Its pods by namespace, those that take most first.
     pub filled: Vec<Part>,
+    /// Pods that `reachable` moves onto it, as `namespace/name`.
+    pub takes: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -222,6 +237,8 @@ pub struct NewMachine {
     pub per_hour: f64,
     pub pods: u32,
     pub filled: Vec<Part>,
+    /// Pods that `reachable` moves onto it, as `namespace/name`.
+    pub takes: Vec<String>,
 }
 
 /// What is paid for and not requested by any pod.
@@ -353,12 +370,11 @@ fn price_restraints(
         }
     };
     let summary = kinds.iter().map(kind_row).collect();
-    order.sort_by_key(|at| {
-        (
-            restraints[*at].kind,
-            std::cmp::Reverse(held(&restraints[*at])),
-            *at,
-        )
+    order.sort_by(|a, b| {
+        let kind = |at: &usize| restraints[*at].kind;
+        let price = |at: &usize| priced.get(at).copied().unwrap_or(-1.0);
+        // Stable, so that the others keep their order.
+        kind(a).cmp(&kind(b)).then(price(b).total_cmp(&price(a)))
     });
     let row = |at: &usize| {
         let r = &restraints[*at];
@@ -535,6 +551,10 @@ fn nodes(cluster: &Cluster, restraints: &[Restraint], reachable: &Arrangement) -
                 .or_insert_with(|| format!("{:?} {}", restraint.kind, restraint.subject));
         }
     }
+    let mut takes: Vec<Vec<String>> = vec![Vec::new(); snapshot.nodes.len()];
+    for assignment in &reachable.plan.assignments {
+        takes[assignment.node.0 as usize].push(key(cluster, assignment.pod));
+    }
     let mut row = |(at, node): (usize, &plimsoll_core::snapshot::Node)| {
         let label = |key: &str| node.labels.get(key).map(ToString::to_string).unwrap_or_default();
         let sum = |resource: &str| {
@@ -569,9 +589,14 @@ fn nodes(cluster: &Cluster, restraints: &[Restraint], reachable: &Arrangement) -
                 None => held.remove(&at),
             },
             filled: filled(cluster, &on[at], &node.allocatable),
+            takes: std::mem::take(&mut takes[at]),
         }
     };
     snapshot.nodes.iter().enumerate().map(&mut row).collect()
+}
+
+fn key(cluster: &Cluster, pod: PodId) -> String {
+    cluster.snapshot.pods[pod.0 as usize].key.to_string()
 }
 
 /// Pods by namespace, as shares of a machine.
@@ -628,6 +653,7 @@ fn new_machines(cluster: &Cluster, reachable: &Arrangement) -> Vec<NewMachine> {
             per_hour: launch.offering.price.dollars(),
             pods: launch.pods.len() as u32,
             filled: filled(cluster, &pods, &allocatable),
+            takes: launch.pods.iter().map(|pod| key(cluster, *pod)).collect(),
         }
     };
     let mut all: Vec<NewMachine> = reachable.plan.launches.iter().map(machine).collect();

@@ -196,10 +196,11 @@ fn restraints(report: &SavingsReport, colour: Colour, out: &mut String) {
                 .filter(|r| r.per_month.is_some_and(is_worth_a_line))
                 .take(ROWS_MAX / 2)
             {
+                let owner = r.owner().map_or(String::new(), |owner| format!(" of {owner}"));
                 let now = if r.for_ever { "" } else { " (at the moment)" };
                 let _ = writeln!(
                     out,
-                    "      {:>10}  {}{now}",
+                    "      {:>10}  {}{owner}{now}",
                     dollars(r.per_month.unwrap_or_default()),
                     r.subject
                 );
