@@ -5,7 +5,7 @@ mod plots;
 use std::fmt::Write as _;
 
 use crate::{
-    money::{cores, dollars, gib, percent, thousands},
+    money::{cores, counted, dollars, gib, percent, thousands},
     savings::{Action, NodeRow, SavingsReport},
     spending::Spend,
     terminal::{is_worth_a_line, label},
@@ -319,16 +319,13 @@ fn moves(report: &SavingsReport, out: &mut String) {
     let r = &report.reachable;
     let _ = write!(
         out,
-        "<section><h2>To get there</h2><p class=soft>Keep {}, remove {}, buy {}; {} evicted. The commands: \
+        "<section><h2>To get there</h2><p class=soft>Keep {}, remove {}, buy {}; {} to evict. The commands: \
          <code>plimsoll report --commands FILE</code></p><table><tr><th class=n>keep<th class=n>buy<th>type\
          <th class=wide>zone<th class=wide>bought as<th class=wide>pool<th class=n>$/hour each</tr>",
         counted(r.nodes_kept, "node"),
         thousands(r.nodes_removed.into()),
         thousands(r.nodes_bought.into()),
-        match r.pods_moved {
-            1 => "1 pod is".to_owned(),
-            pods => format!("{} pods are", thousands(pods.into())),
-        }
+        counted(r.pods_moved, "pod"),
     );
     let some = |count: u32| {
         if count == 0 {
@@ -393,12 +390,6 @@ fn removed(gone: &[&NodeRow], out: &mut String) {
 
 fn hourly(price: Option<f64>) -> String {
     price.map_or("?".into(), |p| format!("{p:.4}"))
-}
-
-/// `1 pod`, `2,000 pods`.
-fn counted(count: u32, what: &str) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{} {what}{plural}", thousands(count.into()))
 }
 
 fn spenders(title: &str, flag: &str, list: &[Spend], out: &mut String) {

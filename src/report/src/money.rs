@@ -26,6 +26,12 @@ pub fn thousands(number: u64) -> String {
     out
 }
 
+/// `1 pod`, `2,000 pods`.
+pub(crate) fn counted(count: u32, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", thousands(count.into()))
+}
+
 /// Cores, with one decimal below a hundred.
 pub(crate) fn cores(milli: i64) -> String {
     short(milli as f64 / 1000.0)

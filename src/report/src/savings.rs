@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::{
     aws,
     cluster::{Cluster, Fixed, Prices, request},
+    moves,
     plans::{Arrangement, Planner, Spot},
     restraints::{self, Restraint, RestraintKind},
     spending::{self, Spend},
@@ -273,6 +274,7 @@ pub fn report(cluster: &Cluster, prices: &Prices, policy: &Policy) -> SavingsRep
         Planner::new(cluster, policy, Spot::WhereTolerated).cheapest(&pinned),
         &reachable,
     );
+    let moves = moves::moves(cluster, &reachable);
     let (restraint_kinds, rows) = price_restraints(&planner, &restraints, &reachable);
     let now = cluster.price();
     let (namespaces, workloads, idle) = spending::spending(cluster);
@@ -284,8 +286,8 @@ pub fn report(cluster: &Cluster, prices: &Prices, policy: &Policy) -> SavingsRep
         now: now.into(),
         fixed: fixed(cluster).into(),
         bound: unblocked.floor.into(),
-        nodes: nodes(cluster, &restraints, &reachable),
-        new_machines: new_machines(cluster, &reachable),
+        nodes: nodes(cluster, &restraints, &reachable, &moves.to_kept),
+        new_machines: new_machines(cluster, &reachable, &moves.to_new),
         reachable: outcome(cluster, &reachable, now),
         reachable_with_spot: outcome(cluster, &with_spot, now),
         unblocked: outcome(cluster, &unblocked, now),
@@ -535,7 +537,12 @@ pub(crate) fn pool_name(cluster: &Cluster, node: usize) -> String {
         .unwrap_or_default()
 }
 
-fn nodes(cluster: &Cluster, restraints: &[Restraint], reachable: &Arrangement) -> Vec<NodeRow> {
+fn nodes(
+    cluster: &Cluster,
+    restraints: &[Restraint],
+    reachable: &Arrangement,
+    to_kept: &[Vec<PodId>],
+) -> Vec<NodeRow> {
     let snapshot = &cluster.snapshot;
     let mut on: Vec<Vec<usize>> = vec![Vec::new(); snapshot.nodes.len()];
     for at in 0..snapshot.pods.len() {
@@ -550,10 +557,6 @@ fn nodes(cluster: &Cluster, restraints: &[Restraint], reachable: &Arrangement) -
             held.entry(*node)
                 .or_insert_with(|| format!("{:?} {}", restraint.kind, restraint.subject));
         }
-    }
-    let mut takes: Vec<Vec<String>> = vec![Vec::new(); snapshot.nodes.len()];
-    for assignment in &reachable.plan.assignments {
-        takes[assignment.node.0 as usize].push(key(cluster, assignment.pod));
     }
     let mut row = |(at, node): (usize, &plimsoll_core::snapshot::Node)| {
         let label = |key: &str| node.labels.get(key).map(ToString::to_string).unwrap_or_default();
@@ -589,14 +592,15 @@ fn nodes(cluster: &Cluster, restraints: &[Restraint], reachable: &Arrangement) -
                 None => held.remove(&at),
             },
             filled: filled(cluster, &on[at], &node.allocatable),
-            takes: std::mem::take(&mut takes[at]),
+            takes: keys(cluster, &to_kept[at]),
         }
     };
     snapshot.nodes.iter().enumerate().map(&mut row).collect()
 }
 
-fn key(cluster: &Cluster, pod: PodId) -> String {
-    cluster.snapshot.pods[pod.0 as usize].key.to_string()
+fn keys(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
+    let key = |pod: &PodId| cluster.snapshot.pods[pod.0 as usize].key.to_string();
+    pods.iter().map(key).collect()
 }
 
 /// Pods by namespace, as shares of a machine.
@@ -636,9 +640,9 @@ fn filled(cluster: &Cluster, pods: &[usize], allocatable: &plimsoll_core::resour
     parts
 }
 
-fn new_machines(cluster: &Cluster, reachable: &Arrangement) -> Vec<NewMachine> {
-    let machine = |launch: &plimsoll_core::plan::Launch| {
-        let pods: Vec<usize> = launch.pods.iter().map(|p| p.0 as usize).collect();
+fn new_machines(cluster: &Cluster, reachable: &Arrangement, to_new: &[Vec<PodId>]) -> Vec<NewMachine> {
+    let machine = |(launch, pods): (&plimsoll_core::plan::Launch, &Vec<PodId>)| {
+        let at: Vec<usize> = pods.iter().map(|p| p.0 as usize).collect();
         let allocatable = launch
             .types
             .first()
@@ -652,11 +656,11 @@ fn new_machines(cluster: &Cluster, reachable: &Arrangement) -> Vec<NewMachine> {
             capacity_type: launch.offering.capacity_type.to_string(),
             per_hour: launch.offering.price.dollars(),
             pods: launch.pods.len() as u32,
-            filled: filled(cluster, &pods, &allocatable),
-            takes: launch.pods.iter().map(|pod| key(cluster, *pod)).collect(),
+            filled: filled(cluster, &at, &allocatable),
+            takes: keys(cluster, pods),
         }
     };
-    let mut all: Vec<NewMachine> = reachable.plan.launches.iter().map(machine).collect();
+    let mut all: Vec<NewMachine> = reachable.plan.launches.iter().zip(to_new).map(machine).collect();
     all.sort_by(|a, b| {
         b.per_hour
             .total_cmp(&a.per_hour)
@@ -668,7 +672,7 @@ fn new_machines(cluster: &Cluster, reachable: &Arrangement) -> Vec<NewMachine> {
 fn notes(cluster: &Cluster, policy: &Policy) -> Vec<String> {
     let mut notes = Vec::new();
     if cluster.nodes.is_empty() {
-        notes.push("there are no nodes: was the file made with `kubectl get nodes,pods,… -A`?".into());
+        notes.push("there are no nodes; a file is made with `kubectl get nodes,pods,… -A -o json`".into());
     }
     if !cluster.waiting.is_empty() {
         notes.push(format!(

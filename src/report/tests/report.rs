@@ -698,6 +698,31 @@ fn the_script_sends_each_pod_that_moves_to_its_machine_once() {
 }
 
 #[test]
+fn pods_that_are_even_over_zones_stay_in_theirs() {
+    let spread = json!({ "spec": { "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": { "matchLabels": { "app": "web" } } }] } });
+    let zone_of = |i: usize| ["us-east-1a", "us-east-1b", "us-east-1c"][i % 3];
+    let mut items = Vec::new();
+    for i in 0..18 {
+        let name = format!("n{i}");
+        items.push(node(&name, "m5.xlarge", zone_of(i), json!({})));
+        items.push(pod(&format!("web-{i}"), "web", &name, spread.clone()));
+    }
+    let report = report_of(&items);
+    let kept = report.nodes.iter().map(|n| (&n.zone, &n.takes));
+    let new = report.new_machines.iter().map(|m| (&m.zone, &m.takes));
+    let mut moved = 0;
+    for (zone, pods) in kept.chain(new) {
+        for pod in pods {
+            let number: usize = pod.strip_prefix("shop/web-").unwrap().parse().unwrap();
+            assert_eq!(zone, zone_of(number), "{pod}");
+            moved += 1;
+        }
+    }
+    assert!(moved > 5 && moved == report.reachable.pods_moved, "{moved}");
+}
+
+#[test]
 fn a_report_in_the_cluster_is_small_whatever_the_cluster_and_says_what_it_left_out() {
     let mut report = report_of(&half_empty());
     let whole = report_status(&report, None, Duration::from_secs(600));
