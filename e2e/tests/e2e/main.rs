@@ -18,3 +18,5 @@ mod lease;
 mod log_level;
 #[cfg(test)]
 mod provision;
+#[cfg(test)]
+mod report;

@@ -25,8 +25,6 @@ pub struct Unplaced {
 pub enum PodReason {
     /// There is no pool that is ready.
     NoPools,
-    /// Something in the pod is malformed or not supported.
-    Unsupported { field: Arc<str>, why: Arc<str> },
     /// The pool's taint is not tolerated.
     Taint { pool: Arc<str>, taint: Arc<str> },
     /// Label requirements of pod and pool exclude each other.

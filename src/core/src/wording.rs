@@ -8,7 +8,6 @@ impl fmt::Display for PodReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoPools => write!(f, "there is no NodePool that is ready"),
-            Self::Unsupported { field, why } => write!(f, "{field} is not supported: {why}"),
             Self::Taint { pool, taint } => {
                 write!(f, "the pod does not tolerate taint {taint} of NodePool {pool}")
             }

@@ -179,31 +179,32 @@ pub(crate) fn request(class: &PodClass, resource: &str) -> i64 {
     found.map_or(0, |(_, amount)| *amount)
 }
 
-fn workload(state: &PodState) -> Workload {
-    Workload {
-        namespace: state.namespace().into(),
-        name: state
-            .workload
-            .clone()
-            .unwrap_or_else(|| format!("Pod/{}", state.name()).into()),
-    }
-}
-
 /// All workloads, which one each pod belongs to, and how many active pods each has.
 fn workloads(states: &[&PodState]) -> (Vec<Workload>, Vec<WorkloadId>, Vec<u32>) {
-    let mut ids: BTreeMap<Workload, WorkloadId> = BTreeMap::new();
+    let mut ids: FxHashMap<(&str, Arc<str>), WorkloadId> = FxHashMap::default();
+    let mut of_pod: Vec<WorkloadId> = Vec::with_capacity(states.len());
     for state in states {
-        ids.entry(workload(state)).or_default();
+        let alone = || format!("Pod/{}", state.name()).into();
+        let name = state.workload.clone().unwrap_or_else(alone);
+        let next = ids.len() as WorkloadId;
+        of_pod.push(*ids.entry((state.namespace(), name)).or_insert(next));
     }
-    for (at, id) in ids.values_mut().enumerate() {
-        *id = at as WorkloadId;
+    let mut sorted: Vec<_> = ids.into_iter().collect();
+    sorted.sort_unstable();
+    let mut rank = vec![0; sorted.len()];
+    for (at, (_, id)) in sorted.iter().enumerate() {
+        rank[*id as usize] = at as WorkloadId;
     }
-    let of_pod: Vec<WorkloadId> = states.iter().map(|s| ids[&workload(s)]).collect();
-    let mut replicas = vec![0; ids.len()];
-    for (state, id) in states.iter().zip(&of_pod) {
+    let mut replicas = vec![0; sorted.len()];
+    for (state, id) in states.iter().zip(&mut of_pod) {
+        *id = rank[*id as usize];
         replicas[*id as usize] += u32::from(state.is_active());
     }
-    (ids.into_keys().collect(), of_pod, replicas)
+    let workload = |((namespace, name), _): ((&str, Arc<str>), WorkloadId)| Workload {
+        namespace: namespace.into(),
+        name,
+    };
+    (sorted.into_iter().map(workload).collect(), of_pod, replicas)
 }
 
 fn facts(

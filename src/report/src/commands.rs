@@ -14,88 +14,126 @@ use crate::{
 /// Label on NodeClaims that the script makes, so that it can wait for them.
 const BOUGHT_BY: &str = "plimsoll.dev/bought-by";
 
-/// What the script does: buy what is new and wait for it, close what goes, then drain and end it machine by machine.
+/// What the commands are made of.
+const FUNCTIONS: &str = include_str!("commands.sh");
+
+/// What the script does: buy what is new and wait for it, then put each pod where the plan has it, and end what is empty
+/// then.
 ///
-/// Machines of NodePools are bought as NodeClaims; for others the script says what to add, because nothing in the
-/// cluster can buy them.
+/// kube-scheduler does not know the plan, so every machine that takes pods is closed but the one whose turn it is. Machines
+/// of NodePools are bought as NodeClaims. For others the script says what to add, because nothing in the cluster can buy
+/// them; their names are not known, so there pods go where kube-scheduler puts them.
 pub fn commands(report: &SavingsReport, index: &Index) -> String {
     let mut out = String::from("#!/bin/sh\nset -eu\n");
     let saves = dollars(report.reachable.saves.per_month);
     let _ = writeln!(
         out,
         "# {} nodes go, {} are bought; saves {saves} a month at the prices of the report of {}.\n\
-         # Pods move by eviction, so disruption budgets hold. Read it before you run it.\n",
+         # Pods move by eviction, so disruption budgets hold. Read it before you run it.\n\n{FUNCTIONS}",
         report.reachable.nodes_removed, report.reachable.nodes_bought, report.taken
     );
-    let mut by_hand: BTreeMap<(&str, &str, &str, &str), u32> = BTreeMap::new();
-    let mut bought = false;
+    let run = format!("report-{:x}", report.taken.as_second());
+    let mut targets: Vec<(String, &[String])> = Vec::new();
+    let mut by_hand: Vec<&NewMachine> = Vec::new();
     for machine in &report.new_machines {
-        if let Some(pool) = index.node_pool(&machine.pool).filter(|_| machine.of_node_pool) {
-            bought = true;
-            node_claim(machine, pool, &mut out);
-        } else {
-            let key = (
-                machine.pool.as_str(),
-                machine.instance_type.as_str(),
-                machine.zone.as_str(),
-                machine.capacity_type.as_str(),
-            );
-            *by_hand.entry(key).or_default() += 1;
-        }
+        let Some(pool) = index.node_pool(&machine.pool).filter(|_| machine.of_node_pool) else {
+            by_hand.push(machine);
+            continue;
+        };
+        let name = format!("{}-{run}-{}", machine.pool, targets.len());
+        node_claim(machine, pool, &name, &run, &mut out);
+        targets.push((format!("$(node_of {name})"), &machine.takes));
     }
-    for ((pool, instance_type, zone, capacity_type), count) in by_hand {
+    add_by_hand(&by_hand, &mut out);
+    let claims = !targets.is_empty();
+    if claims {
         let _ = writeln!(
             out,
-            "# add {count} × {instance_type} in {zone} ({capacity_type}) to the node group {pool}, \
-             or to a new one with its labels and taints"
+            "kubectl wait --for=condition=Ready --timeout=15m nodeclaims -l {BOUGHT_BY}={run}\n"
         );
     }
-    if bought {
-        let _ = writeln!(
-            out,
-            "kubectl wait --for=condition=Ready --timeout=15m nodeclaims -l {BOUGHT_BY}=report"
-        );
-    }
+    let kept = report.nodes.iter().filter(|n| !n.takes.is_empty());
+    targets.extend(kept.map(|n| (n.name.clone(), n.takes.as_slice())));
     let gone: Vec<&NodeRow> = report
         .nodes
         .iter()
         .filter(|n| n.action == Action::Remove)
         .collect();
     if !gone.is_empty() {
-        out.push_str("\n# nothing new is put on what goes\n");
+        out.push_str("# nothing new is put on what goes\n");
     }
     for node in &gone {
-        let _ = writeln!(out, "kubectl cordon {}", node.name);
+        let _ = writeln!(out, "close {}", node.name);
     }
-    for node in &gone {
-        let name = &node.name;
+    if by_hand.is_empty() && !targets.is_empty() {
+        fill(&targets, &mut out);
+    }
+    if claims {
         let _ = writeln!(
             out,
-            "\nkubectl drain {name} --ignore-daemonsets --delete-emptydir-data --timeout=15m\n{}",
-            end(node)
+            "\n# from here on the bought ones are as any other\n\
+             kubectl annotate nodeclaims,nodes -l {BOUGHT_BY}={run} {DO_NOT_DISRUPT}-",
+            DO_NOT_DISRUPT = labels::DO_NOT_DISRUPT
         );
     }
+    for node in &gone {
+        let _ = writeln!(out, "\nempty {}\n{}", node.name, end(node));
+    }
     out
+}
+
+fn add_by_hand(machines: &[&NewMachine], out: &mut String) {
+    let mut groups: BTreeMap<(&str, &str, &str, &str), u32> = BTreeMap::new();
+    for machine in machines {
+        let key = (
+            machine.pool.as_str(),
+            machine.instance_type.as_str(),
+            machine.zone.as_str(),
+            machine.capacity_type.as_str(),
+        );
+        *groups.entry(key).or_default() += 1;
+    }
+    for ((pool, instance_type, zone, capacity_type), count) in groups {
+        let _ = writeln!(
+            out,
+            "# add {count} × {instance_type} in {zone} ({capacity_type}) to the node group {pool}, \
+             or to a new one with its labels and taints"
+        );
+    }
+}
+
+/// Closes all machines that take pods, then opens one after the other for its own.
+fn fill(targets: &[(String, &[String])], out: &mut String) {
+    out.push_str("\n# each machine that takes pods is open only while those meant for it are evicted\n");
+    for (node, _) in targets {
+        let _ = writeln!(out, "node={node}; close \"$node\"; closed=\"$closed $node\"");
+    }
+    out.push('\n');
+    for (node, pods) in targets {
+        let _ = writeln!(out, "fill \"{node}\" {}", pods.join(" "));
+    }
+    out.push_str("open_all\n");
 }
 
 /// How a drained machine is ended, by who made it.
 fn end(node: &NodeRow) -> String {
     match (&node.node_claim, &node.instance) {
-        (Some(claim), _) => format!("kubectl delete nodeclaim {claim}"),
+        (Some(claim), _) => format!("kubectl delete nodeclaim {claim} --ignore-not-found"),
         (None, Some(instance)) => format!(
-            "aws autoscaling terminate-instance-in-auto-scaling-group --should-decrement-desired-capacity \
-             --instance-id {instance}"
+            "! there {} || aws autoscaling terminate-instance-in-auto-scaling-group --should-decrement-desired-capacity \
+             --instance-id {instance}",
+            node.name
         ),
-        (None, None) => format!("kubectl delete node {}", node.name),
+        (None, None) => format!("kubectl delete node {} --ignore-not-found", node.name),
     }
 }
 
-/// The pool's own template, narrowed to the one machine.
-fn node_claim(machine: &NewMachine, pool: &NodePool, out: &mut String) {
+/// The pool's own template, narrowed to the one machine, which is empty for a while and must not be removed for that.
+fn node_claim(machine: &NewMachine, pool: &NodePool, name: &str, run: &str, out: &mut String) {
     let template = &pool.spec.template;
     let mut node_labels = template.metadata.labels.clone().unwrap_or_default();
     node_labels.insert(labels::NODEPOOL.into(), machine.pool.clone());
-    node_labels.insert(BOUGHT_BY.into(), "report".into());
+    node_labels.insert(BOUGHT_BY.into(), run.into());
     let mut spec = json!(template.spec);
     let only = |key: &str, value: &str| json!({ "key": key, "operator": "In", "values": [value] });
     let decided = [
@@ -112,7 +150,7 @@ fn node_claim(machine: &NewMachine, pool: &NodePool, out: &mut String) {
     let claim = json!({
         "apiVersion": "karpenter.sh/v1",
         "kind": "NodeClaim",
-        "metadata": { "generateName": format!("{}-", machine.pool), "labels": node_labels },
+        "metadata": { "name": name, "labels": node_labels, "annotations": { labels::DO_NOT_DISRUPT: "true" } },
         "spec": spec,
     });
     let _ = writeln!(

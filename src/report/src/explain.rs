@@ -1,6 +1,9 @@
 //! Why one pod waits, why one machine stays, what one NodePool may still do.
 
-use std::{fmt::Write as _, str::FromStr};
+use std::{
+    fmt::{Display, Write as _},
+    str::FromStr,
+};
 
 use jiff::Timestamp;
 use plimsoll_core::{
@@ -22,7 +25,7 @@ use crate::{
     fleet,
     money::{cores, dollars, gib, percent},
     plans::tolerates_spot,
-    reasons,
+    reasons::{self, Code},
     restraints::{self, Restraint},
     savings::{Cost, amount},
     terminal::label,
@@ -121,7 +124,7 @@ impl Asked<'_> {
         let catalog = fleet::catalog(self.index, self.prices);
         let lowered = self.index.snapshot(&catalog, self.taken);
         if let Some((_, why)) = lowered.refused.iter().find(|(key, _)| *key == pod.key) {
-            let _ = writeln!(out, "  it cannot be planned: {why}");
+            because(reasons::UNSUPPORTED, why, &mut out);
             return out;
         }
         let Some(at) = lowered.snapshot.pods.iter().position(|p| p.key == pod.key) else {
@@ -394,6 +397,10 @@ fn line(restraint: &Restraint, out: &mut String) {
     );
 }
 
+fn because(code: Code, why: impl Display, out: &mut String) {
+    let _ = writeln!(out, "  {}: {why}\n    to change it: {}", code.name, code.fix);
+}
+
 /// Where a plan puts a waiting pod, or why it does not.
 fn place(
     pod: PodId,
@@ -412,8 +419,7 @@ fn place(
     }
     if let Some(unplaced) = report.unplaced.iter().find(|u| u.pod == pod) {
         for reason in &unplaced.reasons {
-            let code = reasons::of_pod(reason);
-            let _ = writeln!(out, "  {}: {reason}\n    to change it: {}", code.name, code.fix);
+            because(reasons::of_pod(reason), reason, out);
         }
         return;
     }

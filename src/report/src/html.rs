@@ -5,8 +5,8 @@ mod plots;
 use std::fmt::Write as _;
 
 use crate::{
-    money::{cores, dollars, gib, percent, thousands},
-    savings::{Action, SavingsReport},
+    money::{cores, counted, dollars, gib, percent, thousands},
+    savings::{Action, NodeRow, SavingsReport},
     spending::Spend,
     terminal::{is_worth_a_line, label},
 };
@@ -32,8 +32,13 @@ pub fn html(report: &SavingsReport) -> String {
     machines(report, &mut out);
     restraints(report, &mut out);
     moves(report, &mut out);
-    spenders("Cost by namespace", &report.namespaces, &mut out);
-    spenders("Cost by workload", &report.workloads, &mut out);
+    spenders(
+        "Cost by namespace",
+        "--csv namespaces",
+        &report.namespaces,
+        &mut out,
+    );
+    spenders("Cost by workload", "--csv workloads", &report.workloads, &mut out);
     unpriced(report, &mut out);
     footer(report, &mut out);
     out.push_str("</main></html>\n");
@@ -42,31 +47,69 @@ pub fn html(report: &SavingsReport) -> String {
 
 fn head(report: &SavingsReport, out: &mut String) {
     let t = &report.totals;
-    let saves = &report.reachable;
+    let r = &report.reachable;
+    let figure = |name: &str, class: &str, value: &str, below: &str, out: &mut String| {
+        let _ = write!(
+            out,
+            "<div class={class}><span>{name}</span><b>{value}</b><small>{below}</small></div>"
+        );
+    };
+    let hour = |amount: f64| {
+        let amount = if amount < 100.0 {
+            format!("${amount:.2}")
+        } else {
+            dollars(amount)
+        };
+        format!("{amount} an hour")
+    };
+    let requested = |part: i64, whole: i64, unit: &str, text: fn(i64) -> String| {
+        let share = percent(part, whole);
+        (
+            format!("{share} %"),
+            format!("{} of {} {unit}", text(part), text(whole)),
+        )
+    };
+    let cpu = requested(t.cpu_requested_milli, t.cpu_allocatable_milli, "cores", cores);
+    let memory = requested(t.memory_requested_bytes, t.memory_allocatable_bytes, "GiB", gib);
     let _ = write!(
         out,
-        "<h1>What this cluster costs</h1><p class=soft>{} nodes, {} pods, seen {}. Requested: {} of {} cores ({} %), \
-         {} of {} GiB of memory ({} %).</p><div class=hero>\
-         <div><span>now, a month</span><b style=\"color:var(--now)\">{}</b></div>\
-         <div><span>reachable</span><b style=\"color:var(--reach)\">{}</b></div>\
-         <div><span>saved</span><b>{:.0} %</b></div></div>",
-        thousands(t.nodes.into()),
-        thousands(t.pods.into()),
-        escape(&report.taken.strftime("%-d %B %Y, %H:%M UTC").to_string()),
-        cores(t.cpu_requested_milli),
-        cores(t.cpu_allocatable_milli),
-        percent(t.cpu_requested_milli, t.cpu_allocatable_milli),
-        gib(t.memory_requested_bytes),
-        gib(t.memory_allocatable_bytes),
-        percent(t.memory_requested_bytes, t.memory_allocatable_bytes),
-        dollars(report.now.per_month),
-        dollars(saves.cost.per_month),
-        saves.saves_percent.max(0.0),
+        "<header><h1>What this cluster costs</h1><p class=soft>Seen on {}. What it pays for machines, what the same pods \
+         could run on, and what is in the way.</p></header><div class=hero>",
+        escape(&report.taken.strftime("%-d %B %Y at %H:%M UTC").to_string()),
     );
+    figure(
+        "now, a month",
+        "now",
+        &dollars(report.now.per_month),
+        &hour(report.now.per_hour),
+        out,
+    );
+    let cost = r.cost;
+    figure(
+        "reachable, a month",
+        "reach",
+        &dollars(cost.per_month),
+        &hour(cost.per_hour),
+        out,
+    );
+    let share = format!("{:.0} %", r.saves_percent.max(0.0));
+    let saves = format!("{} a month", dollars(r.saves.per_month.max(0.0)));
+    figure("saved", "saved", &share, &saves, out);
+    out.push_str("</div><div class=facts>");
+    let pods = format!("on {}", counted(t.nodes, "node"));
+    figure("pods", "fact", &thousands(t.pods.into()), &pods, out);
+    figure("CPU requested", "fact", &cpu.0, &cpu.1, out);
+    figure("memory requested", "fact", &memory.0, &memory.1, out);
+    let waiting = thousands(t.pods_waiting.into());
+    figure("pods waiting", "fact", &waiting, "not counted here", out);
+    out.push_str("</div>");
 }
 
 fn costs(report: &SavingsReport, out: &mut String) {
-    out.push_str("<h2>Now and then</h2><p class=soft>The same pods on fewer or better fitting machines.</p><div class=bars>");
+    out.push_str(
+        "<section><h2>Now and then</h2><p class=soft>The same pods on fewer or better fitting machines, a month.</p>\
+         <div class=bars>",
+    );
     let now = report.now.per_month;
     let rows = [
         ("Now", report.now.per_month, "var(--now)"),
@@ -96,6 +139,7 @@ fn costs(report: &SavingsReport, out: &mut String) {
             escape(rule)
         );
     }
+    out.push_str("</section>");
 }
 
 fn leaks(report: &SavingsReport, out: &mut String) {
@@ -109,7 +153,10 @@ fn leaks(report: &SavingsReport, out: &mut String) {
         ("CPU nobody requests", idle.cpu.per_month, "var(--now)"),
         ("memory nobody requests", idle.memory.per_month, "var(--free)"),
     ];
-    out.push_str("<h2>Where the money leaks</h2><p class=soft>Half of a machine’s price counts for its CPU, half for its memory.</p>");
+    out.push_str(
+        "<section><h2>Where the money leaks</h2><p class=soft>What is paid a month, by what it is paid for. Half of a \
+         machine’s price counts for its CPU, half for its memory.</p>",
+    );
     let shares: Vec<(f64, &str)> = parts
         .iter()
         .map(|(_, amount, colour)| (*amount, *colour))
@@ -123,7 +170,7 @@ fn leaks(report: &SavingsReport, out: &mut String) {
             dollars(amount)
         );
     }
-    out.push_str("</ul>");
+    out.push_str("</ul></section>");
 }
 
 fn machines(report: &SavingsReport, out: &mut String) {
@@ -146,15 +193,19 @@ fn machines(report: &SavingsReport, out: &mut String) {
             .iter()
             .map(|m| Machine::bought(m, "var(--reach)")),
     );
-    let many = before.len() > BOXES_MAX || after.len() > BOXES_MAX;
-    out.push_str("<h2>Machines</h2>");
+    let most = before.len().max(after.len());
+    let many = most > BOXES_MAX;
+    out.push_str("<section><h2>Machines</h2>");
     if many {
-        out.push_str("<p class=soft>One square is one machine, sorted by how full it is.</p>");
-        plots::levels(out);
+        out.push_str(
+            "<p class=soft>One square is one machine, coloured by how much of its CPU or memory, whichever is scarcer, \
+             pods request.</p>",
+        );
     } else {
         out.push_str(
-            "<p class=soft>One box is one machine, filled as high as its pods request of it. Red borders go, green ones \
-             are new; pods that move onto machines that stay are not drawn there.</p><ul class=legend>",
+            "<p class=soft>One box is one machine, as large as its price and filled as high as its pods request of it. \
+             Red ones go, green ones are new; pods that move onto machines that stay are not drawn there.</p>\
+             <ul class=legend>",
         );
         for s in report.namespaces.iter().take(8) {
             let _ = write!(
@@ -173,19 +224,21 @@ fn machines(report: &SavingsReport, out: &mut String) {
         }
         out.push_str("</ul>");
     }
-    let _ = write!(
-        out,
-        "<div class=pair><div><h3>Now: {}</h3>",
-        thousands(before.len() as u64)
-    );
-    plots::machines(&before, &colours, out);
-    let _ = write!(
-        out,
-        "</div><div><h3>Reachable: {}</h3>",
-        thousands(after.len() as u64)
-    );
-    plots::machines(&after, &colours, out);
-    out.push_str("</div></div>");
+    out.push_str("<div class=pair>");
+    for (title, list) in [("Now", &before), ("Reachable", &after)] {
+        let _ = write!(
+            out,
+            "<div><h3>{title}: {}</h3>",
+            counted(list.len() as u32, "machine")
+        );
+        if many {
+            plots::squares(list, most, out);
+        } else {
+            plots::boxes(list, &colours, out);
+        }
+        out.push_str("</div>");
+    }
+    out.push_str("</div></section>");
 }
 
 fn restraints(report: &SavingsReport, out: &mut String) {
@@ -214,13 +267,14 @@ fn restraints(report: &SavingsReport, out: &mut String) {
         }
         let _ = write!(
             out,
-            "<h2>{title}</h2><p class=soft>{lead}</p><div class=scroll><table><tr><th>what<th class=\"n wide\">pods\
+            "<section><h2>{title}</h2><p class=soft>{lead}</p><table><tr><th>what<th class=\"n wide\">pods\
              <th class=\"n wide\">nodes<th class=n>{column}</tr>"
         );
         for kind in kinds {
             let _ = write!(
                 out,
-                "<tr><td><b>{}</b><div class=fix>{}</div><td class=\"n wide\">{}<td class=\"n wide\">{}<td class=n><b>{}</b></tr>",
+                "<tr class=kind><td><b>{}</b><div class=fix>{}</div><td class=\"n wide\">{}<td class=\"n wide\">{}\
+                 <td class=n><b>{}</b></tr>",
                 capitalised(label(kind.kind)),
                 escape(kind.fix),
                 thousands(kind.pods.into()),
@@ -232,6 +286,9 @@ fn restraints(report: &SavingsReport, out: &mut String) {
                 .iter()
                 .filter(|r| r.kind == kind.kind && r.per_month.is_some_and(is_worth_a_line));
             for r in rows.take(ROWS_MAX / 2) {
+                let owner = r.owner().map_or(String::new(), |o| {
+                    format!(" <span class=soft>of {}</span>", escape(&o))
+                });
                 let tag = if r.for_ever {
                     ""
                 } else {
@@ -239,7 +296,7 @@ fn restraints(report: &SavingsReport, out: &mut String) {
                 };
                 let _ = write!(
                     out,
-                    "<tr><td>{}{tag}<td class=\"n wide\">{}<td class=\"n wide\">{}<td class=n>{}</tr>",
+                    "<tr class=one><td>{}{owner}{tag}<td class=\"n wide\">{}<td class=\"n wide\">{}<td class=n>{}</tr>",
                     escape(&r.subject),
                     thousands(r.pods.into()),
                     thousands(r.nodes.into()),
@@ -247,7 +304,7 @@ fn restraints(report: &SavingsReport, out: &mut String) {
                 );
             }
         }
-        out.push_str("</table></div>");
+        out.push_str("</table></section>");
     }
 }
 
@@ -262,42 +319,58 @@ fn moves(report: &SavingsReport, out: &mut String) {
     let r = &report.reachable;
     let _ = write!(
         out,
-        "<h2>To get there</h2><p>Keep {} nodes, remove {}, buy {}; {} pods move. The commands: \
-         <code>plimsoll report --commands FILE</code>.</p><div class=scroll><table><tr><th class=n>count<th>type\
-         <th>zone<th class=wide>bought as<th class=wide>pool<th class=n>$/h each<th class=n>new</tr>",
-        thousands(r.nodes_kept.into()),
+        "<section><h2>To get there</h2><p class=soft>Keep {}, remove {}, buy {}; {} to evict. The commands: \
+         <code>plimsoll report --commands FILE</code></p><table><tr><th class=n>keep<th class=n>buy<th>type\
+         <th class=wide>zone<th class=wide>bought as<th class=wide>pool<th class=n>$/hour each</tr>",
+        counted(r.nodes_kept, "node"),
         thousands(r.nodes_removed.into()),
         thousands(r.nodes_bought.into()),
-        thousands(r.pods_moved.into())
+        counted(r.pods_moved, "pod"),
     );
+    let some = |count: u32| {
+        if count == 0 {
+            "–".to_owned()
+        } else {
+            thousands(count.into())
+        }
+    };
     for m in r.machines.iter().take(ROWS_MAX) {
         let _ = write!(
             out,
-            "<tr><td class=n>{}<td>{}<td>{}<td class=wide>{}<td class=wide>{}<td class=n>{}<td class=n>{}</tr>",
-            m.count,
+            "<tr><td class=n>{}<td class=n><b>{}</b><td>{}<div class=\"fix narrow\">{}, {}, {}</div><td class=wide>{}\
+             <td class=wide>{}<td class=wide>{}<td class=n>{}</tr>",
+            some(m.count - m.bought),
+            some(m.bought),
             escape(&m.instance_type),
             escape(&m.zone),
             escape(&m.capacity_type),
             escape(&m.pool),
-            m.per_hour.map_or("?".into(), |p| format!("{p:.4}")),
-            m.bought
+            escape(&m.zone),
+            escape(&m.capacity_type),
+            escape(&m.pool),
+            hourly(m.per_hour),
         );
     }
-    out.push_str("</table></div>");
+    out.push_str("</table>");
     more(r.machines.len(), ROWS_MAX, "--csv machines", out);
     let gone: Vec<_> = report
         .nodes
         .iter()
         .filter(|n| n.action == Action::Remove)
         .collect();
-    if gone.is_empty() {
-        return;
+    if !gone.is_empty() {
+        removed(&gone, out);
     }
+    out.push_str("</section>");
+}
+
+fn removed(gone: &[&NodeRow], out: &mut String) {
+    let open = if gone.len() <= ROWS_MAX { " open" } else { "" };
     let _ = write!(
         out,
-        "<details><summary>The {} nodes to remove</summary><div class=scroll><table><tr><th>node<th>type<th class=wide>pool\
-         <th class=n>pods<th class=n>$/h</tr>",
-        thousands(gone.len() as u64)
+        "<details{open}><summary>{} to remove</summary><table><tr><th>node<th>type<th class=wide>pool\
+         <th class=n>pods<th class=n>$/hour</tr>",
+        counted(gone.len() as u32, "node")
     );
     for n in gone.iter().take(NODES_MAX) {
         let _ = write!(
@@ -307,19 +380,26 @@ fn moves(report: &SavingsReport, out: &mut String) {
             escape(&n.instance_type),
             escape(&n.pool),
             n.pods,
-            n.per_hour.map_or("?".into(), |p| format!("{p:.4}"))
+            hourly(n.per_hour)
         );
     }
-    out.push_str("</table></div>");
+    out.push_str("</table>");
     more(gone.len(), NODES_MAX, "--csv nodes", out);
     out.push_str("</details>");
 }
 
-fn spenders(title: &str, list: &[Spend], out: &mut String) {
+fn hourly(price: Option<f64>) -> String {
+    price.map_or("?".into(), |p| format!("{p:.4}"))
+}
+
+fn spenders(title: &str, flag: &str, list: &[Spend], out: &mut String) {
     if list.is_empty() {
         return;
     }
-    let _ = write!(out, "<h2>{title}</h2><div class=bars>");
+    let _ = write!(
+        out,
+        "<section><h2>{title}</h2><p class=soft>A month, by what its pods request.</p><div class=bars>"
+    );
     let most = list.first().map_or(0.0, |s| s.cost.per_month);
     for s in list.iter().take(ROWS_MAX) {
         let name = if s.workload.is_empty() {
@@ -328,7 +408,7 @@ fn spenders(title: &str, list: &[Spend], out: &mut String) {
             format!("{}/{}", s.namespace, s.workload)
         };
         let share = if most > 0.0 { s.cost.per_month / most } else { 0.0 };
-        let aside = format!("{} pods", thousands(s.pods.into()));
+        let aside = counted(s.pods, "pod");
         bar(
             &name,
             share,
@@ -339,12 +419,8 @@ fn spenders(title: &str, list: &[Spend], out: &mut String) {
         );
     }
     out.push_str("</div>");
-    let flag = if title.ends_with("namespace") {
-        "--csv namespaces"
-    } else {
-        "--csv workloads"
-    };
     more(list.len(), ROWS_MAX, flag, out);
+    out.push_str("</section>");
 }
 
 fn more(length: usize, shown: usize, flag: &str, out: &mut String) {
@@ -352,7 +428,7 @@ fn more(length: usize, shown: usize, flag: &str, out: &mut String) {
         let rest = thousands((length - shown) as u64);
         let _ = write!(
             out,
-            "<p class=\"soft small\">and {rest} more: <code>{flag}</code></p>"
+            "<p class=\"soft small\">and {rest} more: <code>plimsoll report {flag}</code></p>"
         );
     }
 }
@@ -362,13 +438,13 @@ fn unpriced(report: &SavingsReport, out: &mut String) {
         return;
     }
     out.push_str(
-        "<h2>Nodes without a known price</h2><p class=soft>Left as they are and not counted above.</p><table>\
+        "<section><h2>Nodes without a known price</h2><p class=soft>Left as they are and not counted above.</p><table>\
          <tr><th class=n>nodes<th>not in the catalogue</tr>",
     );
     for u in &report.unpriced {
         let _ = write!(out, "<tr><td class=n>{}<td>{}</tr>", u.nodes, escape(&u.what));
     }
-    out.push_str("</table>");
+    out.push_str("</table></section>");
 }
 
 fn footer(report: &SavingsReport, out: &mut String) {

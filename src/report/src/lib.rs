@@ -14,6 +14,7 @@ pub mod fleet;
 mod html;
 pub mod kinds;
 pub mod money;
+mod moves;
 mod object;
 mod plan;
 mod plans;

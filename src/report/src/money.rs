@@ -1,10 +1,13 @@
 //! Money and amounts, as people read them.
 
-/// Dollars without cents from 100 on, with thousands apart: `$1,234`, `$12.30`.
+/// Dollars without cents from 10 on, with thousands apart: `$1,234`, `$1.30`.
 pub fn dollars(amount: f64) -> String {
     let sign = if amount < 0.0 { "-" } else { "" };
     let amount = amount.abs();
-    if amount < 99.995 {
+    if amount < 0.005 {
+        return "$0".to_owned();
+    }
+    if amount < 9.995 {
         return format!("{sign}${amount:.2}");
     }
     format!("{sign}${}", thousands(amount.round() as u64))
@@ -21,6 +24,12 @@ pub fn thousands(number: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+/// `1 pod`, `2,000 pods`.
+pub(crate) fn counted(count: u32, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", thousands(count.into()))
 }
 
 /// Cores, with one decimal below a hundred.
@@ -56,10 +65,12 @@ mod tests {
     #[test]
     fn money_is_rounded_to_what_matters() {
         let cases = [
-            (0.0, "$0.00"),
-            (12.345, "$12.35"),
-            (99.99, "$99.99"),
-            (99.999, "$100"),
+            (0.0, "$0"),
+            (-0.001, "$0"),
+            (1.345, "$1.34"),
+            (9.99, "$9.99"),
+            (9.999, "$10"),
+            (12.345, "$12"),
             (1234.5, "$1,235"),
             (1_234_567.0, "$1,234,567"),
             (-7.0, "-$7.00"),

@@ -1,6 +1,6 @@
 //! Whole-cluster plans: which machines could go, and what would have to be bought for their pods.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use plimsoll_api::labels;
 use plimsoll_core::{
@@ -108,8 +108,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The same, had this workload no rule that keeps its pods on machines apart.
-    pub(crate) fn without_anti_affinity(&self, workload: WorkloadId) -> Self {
+    /// The same, had these workloads no rule that keeps their pods on machines apart.
+    pub(crate) fn without_anti_affinity(&self, workloads: &BTreeSet<WorkloadId>) -> Self {
         let drop_rule = |class: &mut PodClass| {
             let kept = class.anti_affinity.iter().filter(|t| !keeps_apart(class, t));
             class.anti_affinity = kept.cloned().collect();
@@ -119,7 +119,7 @@ impl<'a> Planner<'a> {
             policy: self.policy,
             base: changed(
                 &self.base,
-                |pod| self.cluster.pods[pod].workload == workload,
+                |pod| workloads.contains(&self.cluster.pods[pod].workload),
                 drop_rule,
             ),
         }

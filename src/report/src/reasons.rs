@@ -24,10 +24,11 @@ const NO_POOLS: Code = code(
     "there is no NodePool that is ready",
     "create one, or see why its condition Ready is not True",
 );
-const UNSUPPORTED: Code = code(
+/// Of pods that no plan can take in: they have no [`PodReason`].
+pub(crate) const UNSUPPORTED: Code = code(
     "Unsupported",
-    "something in the pod is malformed or not supported",
-    "change the field named",
+    "something the pod names is missing, malformed or not supported",
+    "create or change what is named",
 );
 const TAINT: Code = code(
     "Taint",
@@ -154,7 +155,6 @@ pub const OF_NODES: [Code; 10] = [
 pub fn of_pod(reason: &PodReason) -> Code {
     match reason {
         PodReason::NoPools => NO_POOLS,
-        PodReason::Unsupported { .. } => UNSUPPORTED,
         PodReason::Taint { .. } => TAINT,
         PodReason::Requirements { .. } => REQUIREMENTS,
         PodReason::Resources { .. } => RESOURCES,

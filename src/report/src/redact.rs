@@ -5,7 +5,10 @@ use std::{
     fmt::Write as _,
 };
 
-use serde_json::{Map, Value};
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
 /// Annotations that are kept, of any kind.
 pub const ANNOTATIONS: [&str; 4] = [
@@ -402,7 +405,8 @@ fn is_plain(value: &Value) -> bool {
 pub struct Redactor {
     allowed: BTreeMap<&'static str, Allowed>,
     looked_at: BTreeSet<String>,
-    kept: Vec<Value>,
+    /// As text: trees of values take many times as much memory.
+    kept: Vec<Box<RawValue>>,
 }
 
 impl Default for Redactor {
@@ -448,11 +452,11 @@ impl Redactor {
             kept
         };
         note_selectors(&kept, &mut self.looked_at);
-        self.kept.push(kept);
+        self.kept.push(text(&kept));
     }
 
     /// What is kept, its labels reduced to those that count.
-    pub fn finish(mut self) -> Vec<Value> {
+    pub fn finish(mut self) -> Vec<Box<RawValue>> {
         let counts = |key: &str| {
             let listed = |pattern: &str| {
                 pattern
@@ -461,7 +465,8 @@ impl Redactor {
             };
             self.looked_at.contains(key) || LABELS.iter().any(|p| listed(p))
         };
-        for object in &mut self.kept {
+        for kept in &mut self.kept {
+            let mut object: Value = serde_json::from_str(kept.get()).expect("it was written from a value");
             for pointer in ["/metadata", "/spec/template/metadata"] {
                 let Some(Value::Object(metadata)) = object.pointer_mut(pointer) else {
                     continue;
@@ -473,9 +478,14 @@ impl Redactor {
                     }
                 }
             }
+            *kept = text(&object);
         }
         self.kept
     }
+}
+
+fn text(object: &Value) -> Box<RawValue> {
+    to_raw_value(object).expect("a value is JSON")
 }
 
 /// Collects the label keys that selectors of any kind name.
@@ -527,7 +537,11 @@ mod tests {
         });
         redactor.take("Pod", "v1", &pod);
         redactor.take("Secret", "v1", &json!({"data": {"a": "secret"}}));
-        let kept = redactor.finish();
+        let kept: Vec<Value> = redactor
+            .finish()
+            .iter()
+            .map(|object| serde_json::from_str(object.get()).unwrap())
+            .collect();
         let expected = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {

@@ -176,18 +176,12 @@ pub(crate) fn difference(
     let never = |_: usize| false;
     if kind == RestraintKind::AntiAffinity {
         let pinned = pins(planner.cluster, restraints, never, never);
-        let freed = chosen
+        let workloads = chosen
             .iter()
-            .filter_map(|at| restraints[*at].owners.first())
-            .fold(None::<Planner<'_>>, |planner_so_far, workload| {
-                Some(
-                    planner_so_far
-                        .as_ref()
-                        .unwrap_or(planner)
-                        .without_anti_affinity(*workload),
-                )
-            });
-        let price = freed.map_or(reachable.price, |p| p.cheapest(&pinned).price);
+            .flat_map(|at| &restraints[*at].owners)
+            .copied()
+            .collect();
+        let price = planner.without_anti_affinity(&workloads).cheapest(&pinned).price;
         return MicroDollars((reachable.price - price).0.max(0));
     }
     if kind.is_obeyed() {

@@ -8,12 +8,14 @@ use plimsoll_core::{
     catalog::MicroDollars,
     policy::Policy,
     resources::{CPU, MEMORY},
+    snapshot::PodId,
 };
 use serde::Serialize;
 
 use crate::{
     aws,
     cluster::{Cluster, Fixed, Prices, request},
+    moves,
     plans::{Arrangement, Planner, Spot},
     restraints::{self, Restraint, RestraintKind},
     spending::{self, Spend},
@@ -74,7 +76,7 @@ pub struct SavingsReport {
     pub bound: Cost,
     /// One entry per kind of restraint, in the order of [`RestraintKind`].
     pub restraint_kinds: Vec<KindOfRestraint>,
-    /// Dearest machines first within a kind.
+    /// Within a kind those that cost most first, then those not planned alone, dearest machines first.
     pub restraints: Vec<RestraintRow>,
     /// By name.
     pub nodes: Vec<NodeRow>,
@@ -169,6 +171,18 @@ pub struct RestraintRow {
     pub per_month: Option<f64>,
 }
 
+impl RestraintRow {
+    /// Whom to ask, where the subject does not say it itself.
+    pub(crate) fn owner(&self) -> Option<String> {
+        let (first, rest) = self.owners.split_first()?;
+        match rest.len() {
+            0 if *first == self.subject => None,
+            0 => Some(first.clone()),
+            more => Some(format!("{first} and {more} more")),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NodeRow {
     pub name: String,
@@ -193,6 +207,8 @@ pub struct NodeRow {
     pub held_by: Option<String>,
     /// Its pods by namespace, those that take most first.
     pub filled: Vec<Part>,
+    /// Pods that `reachable` moves onto it, as `namespace/name`.
+    pub takes: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -222,6 +238,8 @@ pub struct NewMachine {
     pub per_hour: f64,
     pub pods: u32,
     pub filled: Vec<Part>,
+    /// Pods that `reachable` moves onto it, as `namespace/name`.
+    pub takes: Vec<String>,
 }
 
 /// What is paid for and not requested by any pod.
@@ -256,6 +274,7 @@ pub fn report(cluster: &Cluster, prices: &Prices, policy: &Policy) -> SavingsRep
         Planner::new(cluster, policy, Spot::WhereTolerated).cheapest(&pinned),
         &reachable,
     );
+    let moves = moves::moves(cluster, &reachable);
     let (restraint_kinds, rows) = price_restraints(&planner, &restraints, &reachable);
     let now = cluster.price();
     let (namespaces, workloads, idle) = spending::spending(cluster);
@@ -267,8 +286,8 @@ pub fn report(cluster: &Cluster, prices: &Prices, policy: &Policy) -> SavingsRep
         now: now.into(),
         fixed: fixed(cluster).into(),
         bound: unblocked.floor.into(),
-        nodes: nodes(cluster, &restraints, &reachable),
-        new_machines: new_machines(cluster, &reachable),
+        nodes: nodes(cluster, &restraints, &reachable, &moves.to_kept),
+        new_machines: new_machines(cluster, &reachable, &moves.to_new),
         reachable: outcome(cluster, &reachable, now),
         reachable_with_spot: outcome(cluster, &with_spot, now),
         unblocked: outcome(cluster, &unblocked, now),
@@ -353,12 +372,11 @@ fn price_restraints(
         }
     };
     let summary = kinds.iter().map(kind_row).collect();
-    order.sort_by_key(|at| {
-        (
-            restraints[*at].kind,
-            std::cmp::Reverse(held(&restraints[*at])),
-            *at,
-        )
+    order.sort_by(|a, b| {
+        let kind = |at: &usize| restraints[*at].kind;
+        let price = |at: &usize| priced.get(at).copied().unwrap_or(-1.0);
+        // Stable, so that the others keep their order.
+        kind(a).cmp(&kind(b)).then(price(b).total_cmp(&price(a)))
     });
     let row = |at: &usize| {
         let r = &restraints[*at];
@@ -519,7 +537,12 @@ pub(crate) fn pool_name(cluster: &Cluster, node: usize) -> String {
         .unwrap_or_default()
 }
 
-fn nodes(cluster: &Cluster, restraints: &[Restraint], reachable: &Arrangement) -> Vec<NodeRow> {
+fn nodes(
+    cluster: &Cluster,
+    restraints: &[Restraint],
+    reachable: &Arrangement,
+    to_kept: &[Vec<PodId>],
+) -> Vec<NodeRow> {
     let snapshot = &cluster.snapshot;
     let mut on: Vec<Vec<usize>> = vec![Vec::new(); snapshot.nodes.len()];
     for at in 0..snapshot.pods.len() {
@@ -569,9 +592,15 @@ fn nodes(cluster: &Cluster, restraints: &[Restraint], reachable: &Arrangement) -
                 None => held.remove(&at),
             },
             filled: filled(cluster, &on[at], &node.allocatable),
+            takes: keys(cluster, &to_kept[at]),
         }
     };
     snapshot.nodes.iter().enumerate().map(&mut row).collect()
+}
+
+fn keys(cluster: &Cluster, pods: &[PodId]) -> Vec<String> {
+    let key = |pod: &PodId| cluster.snapshot.pods[pod.0 as usize].key.to_string();
+    pods.iter().map(key).collect()
 }
 
 /// Pods by namespace, as shares of a machine.
@@ -611,9 +640,9 @@ fn filled(cluster: &Cluster, pods: &[usize], allocatable: &plimsoll_core::resour
     parts
 }
 
-fn new_machines(cluster: &Cluster, reachable: &Arrangement) -> Vec<NewMachine> {
-    let machine = |launch: &plimsoll_core::plan::Launch| {
-        let pods: Vec<usize> = launch.pods.iter().map(|p| p.0 as usize).collect();
+fn new_machines(cluster: &Cluster, reachable: &Arrangement, to_new: &[Vec<PodId>]) -> Vec<NewMachine> {
+    let machine = |(launch, pods): (&plimsoll_core::plan::Launch, &Vec<PodId>)| {
+        let at: Vec<usize> = pods.iter().map(|p| p.0 as usize).collect();
         let allocatable = launch
             .types
             .first()
@@ -627,10 +656,11 @@ fn new_machines(cluster: &Cluster, reachable: &Arrangement) -> Vec<NewMachine> {
             capacity_type: launch.offering.capacity_type.to_string(),
             per_hour: launch.offering.price.dollars(),
             pods: launch.pods.len() as u32,
-            filled: filled(cluster, &pods, &allocatable),
+            filled: filled(cluster, &at, &allocatable),
+            takes: keys(cluster, pods),
         }
     };
-    let mut all: Vec<NewMachine> = reachable.plan.launches.iter().map(machine).collect();
+    let mut all: Vec<NewMachine> = reachable.plan.launches.iter().zip(to_new).map(machine).collect();
     all.sort_by(|a, b| {
         b.per_hour
             .total_cmp(&a.per_hour)
@@ -642,7 +672,7 @@ fn new_machines(cluster: &Cluster, reachable: &Arrangement) -> Vec<NewMachine> {
 fn notes(cluster: &Cluster, policy: &Policy) -> Vec<String> {
     let mut notes = Vec::new();
     if cluster.nodes.is_empty() {
-        notes.push("there are no nodes: was the file made with `kubectl get nodes,pods,… -A`?".into());
+        notes.push("there are no nodes; a file is made with `kubectl get nodes,pods,… -A -o json`".into());
     }
     if !cluster.waiting.is_empty() {
         notes.push(format!(

@@ -19,7 +19,7 @@ struct Snapshot<'a> {
     kind: &'static str,
     version: u32,
     taken: Timestamp,
-    items: &'a [Value],
+    items: &'a [Box<RawValue>],
 }
 
 /// Takes in one object.

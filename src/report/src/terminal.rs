@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::{
-    money::{cores, dollars, gib, percent, thousands},
+    money::{cores, counted, dollars, gib, percent, thousands},
     restraints::RestraintKind,
     savings::{Action, Outcome, SavingsReport},
     spending::Spend,
@@ -41,9 +41,9 @@ pub fn text(report: &SavingsReport, colour: Colour) -> String {
     let t = &report.totals;
     let _ = writeln!(
         out,
-        "{} nodes, {} pods; requested {} of {} cores ({} %), {} of {} GiB ({} %)",
-        thousands(t.nodes.into()),
-        thousands(t.pods.into()),
+        "{}, {}; requested {} of {} cores ({} %), {} of {} GiB ({} %)",
+        counted(t.nodes, "node"),
+        counted(t.pods, "pod"),
         cores(t.cpu_requested_milli),
         cores(t.cpu_allocatable_milli),
         percent(t.cpu_requested_milli, t.cpu_allocatable_milli),
@@ -87,10 +87,9 @@ fn costs(report: &SavingsReport, colour: Colour, out: &mut String) {
         };
         let bar = colour.paint(code, &"█".repeat(filled));
         let rest = "░".repeat(BAR - filled);
-        let saved = if now > 0.0 && per_month < now {
-            format!("  -{:.0} %", (1.0 - per_month / now) * 100.0)
-        } else {
-            String::new()
+        let saved = match (now - per_month) / now * 100.0 {
+            percent if percent >= 0.5 => format!("  -{percent:.0} %"),
+            _ => String::new(),
         };
         let _ = writeln!(
             out,
@@ -122,12 +121,12 @@ fn moves(report: &SavingsReport, colour: Colour, out: &mut String) {
     let r = &report.reachable;
     let _ = writeln!(
         out,
-        "{}: keep {} nodes, remove {}, buy {}; {} pods move; saves {}/month",
+        "{}: keep {}, remove {}, buy {}; {} to evict; saves {}/month",
         colour.bold("TO GET THERE"),
-        thousands(r.nodes_kept.into()),
+        counted(r.nodes_kept, "node"),
         thousands(r.nodes_removed.into()),
         thousands(r.nodes_bought.into()),
-        thousands(r.pods_moved.into()),
+        counted(r.pods_moved, "pod"),
         dollars(r.saves.per_month),
     );
     let mut table = Table::new([
@@ -156,7 +155,8 @@ fn moves(report: &SavingsReport, colour: Colour, out: &mut String) {
     if removed > 0 {
         let _ = writeln!(
             out,
-            "  the {removed} nodes to remove: --csv nodes; the commands: --commands FILE"
+            "  {} to remove: --csv nodes; the commands: --commands FILE",
+            counted(removed as u32, "node")
         );
     }
     out.push('\n');
@@ -183,11 +183,11 @@ fn restraints(report: &SavingsReport, colour: Colour, out: &mut String) {
         for kind in kinds {
             let _ = writeln!(
                 out,
-                "  {:<22} {:>10}/month  {} pods on {} nodes; to change it: {}",
+                "  {:<22} {:>10}/month  {} on {}; to change it: {}",
                 label(kind.kind),
                 dollars(kind.per_month),
-                thousands(kind.pods.into()),
-                thousands(kind.nodes.into()),
+                counted(kind.pods, "pod"),
+                counted(kind.nodes, "node"),
                 kind.fix,
             );
             let rows: Vec<_> = report.restraints.iter().filter(|r| r.kind == kind.kind).collect();
@@ -196,10 +196,11 @@ fn restraints(report: &SavingsReport, colour: Colour, out: &mut String) {
                 .filter(|r| r.per_month.is_some_and(is_worth_a_line))
                 .take(ROWS_MAX / 2)
             {
+                let owner = r.owner().map_or(String::new(), |owner| format!(" of {owner}"));
                 let now = if r.for_ever { "" } else { " (at the moment)" };
                 let _ = writeln!(
                     out,
-                    "      {:>10}  {}{now}",
+                    "      {:>10}  {}{owner}{now}",
                     dollars(r.per_month.unwrap_or_default()),
                     r.subject
                 );

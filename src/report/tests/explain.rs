@@ -6,12 +6,15 @@
     reason = "the makers of test objects are tests too"
 )]
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use plimsoll_core::{
     catalog::MicroDollars,
     policy::{MinValuesPolicy, Policy, PreferencePolicy},
 };
 use plimsoll_report::{ExplainError, Prices, dump, explain, kinds, reasons, redact};
+use plimsoll_state::Index;
 use serde_json::{Value, json};
 
 fn now() -> Timestamp {
@@ -19,9 +22,15 @@ fn now() -> Timestamp {
 }
 
 fn ask(items: &[Value], subject: &str) -> Result<String, ExplainError> {
+    ask_when(items, |_| (), subject)
+}
+
+/// The same, of a cluster to which something happened that no object shows.
+fn ask_when(items: &[Value], happened: impl Fn(&mut Index), subject: &str) -> Result<String, ExplainError> {
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
-    let dump = dump::read(list.to_string().as_bytes()).unwrap();
+    let mut dump = dump::read(list.to_string().as_bytes()).unwrap();
     assert_eq!(dump.unreadable, Vec::<String>::new());
+    happened(&mut dump.index);
     let policy = Policy {
         preferences: PreferencePolicy::Respect,
         min_values: MinValuesPolicy::Strict,
@@ -86,6 +95,21 @@ fn waiting(patch: Value) -> Value {
     changed(pod, patch)
 }
 
+/// An answer names the code, the numbers of the case, and what can be done.
+fn check(code: &str, detail: &str, known: &[reasons::Code], answer: &str) {
+    let known = known.iter().find(|c| c.name == code).unwrap();
+    assert!(answer.contains(&format!(" {code}: ")), "{code}: {answer}");
+    assert!(
+        answer.contains(detail) && answer.contains(known.fix),
+        "{code}: {answer}"
+    );
+}
+
+/// Each code of the documentation has a case here.
+fn check_complete(known: &[reasons::Code], provoked: BTreeSet<&str>) {
+    assert_eq!(provoked, known.iter().map(|c| c.name).collect());
+}
+
 #[test]
 fn a_waiting_pod_gets_its_reason_with_numbers_and_a_fix() {
     let plain = || vec![pool(json!({})), waiting(json!({}))];
@@ -95,12 +119,20 @@ fn a_waiting_pod_gets_its_reason_with_numbers_and_a_fix() {
         "{answer}"
     );
 
+    let of_pool = |requirements: Value| {
+        pool(json!({ "spec": { "template": { "spec": { "requirements": requirements } } } }))
+    };
+    let on_type = |name: &str| {
+        waiting(json!({ "spec": { "nodeSelector": { "node.kubernetes.io/instance-type": name } } }))
+    };
+    let zone =
+        |name: &str| json!({ "key": "topology.kubernetes.io/zone", "operator": "In", "values": [name] });
     let tainted = json!({ "spec": { "template": { "spec": { "taints": [{ "key": "team", "value": "a", "effect": "NoSchedule" }] } } } });
+    let mounted =
+        json!({ "spec": { "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "data" } }] } });
     let volume = vec![
         pool(json!({})),
-        waiting(
-            json!({ "spec": { "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "data" } }] } }),
-        ),
+        waiting(mounted.clone()),
         json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": { "name": "data", "namespace": "n" }, "spec": { "volumeName": "pv" } }),
         json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "pv" }, "spec": { "csi": { "driver": "ebs", "volumeHandle": "v" },
             "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [
@@ -108,8 +140,28 @@ fn a_waiting_pod_gets_its_reason_with_numbers_and_a_fix() {
     ];
     let affinity = json!({ "spec": { "affinity": { "podAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [
         { "topologyKey": "topology.kubernetes.io/zone", "labelSelector": { "matchLabels": { "app": "nobody" } } }] } } } });
+    let families =
+        json!({ "key": "karpenter.k8s.aws/instance-family", "operator": "Exists", "minValues": 500 });
+    let requests = json!({ "requests": { "cpu": "1", "memory": "2Gi" } });
+    let web = json!([{ "ports": [{ "containerPort": 80, "hostPort": 80 }], "resources": requests }]);
+    let everywhere = json!({ "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": { "name": "proxy", "namespace": "n" },
+        "spec": { "selector": { "matchLabels": { "app": "proxy" } },
+            "template": { "metadata": { "labels": { "app": "proxy" } }, "spec": { "containers": web } } } });
     let cases = [
         ("NoPools", "", vec![waiting(json!({}))]),
+        (
+            "Unsupported",
+            "persistentvolumeclaim n/data does not exist",
+            vec![pool(json!({})), waiting(mounted)],
+        ),
+        (
+            "Unsupported",
+            "kubernetes.io/hostname",
+            vec![
+                pool(json!({})),
+                waiting(json!({ "spec": { "nodeSelector": { "kubernetes.io/hostname": "a" } } })),
+            ],
+        ),
         (
             "Taint",
             "team=a:NoSchedule",
@@ -134,6 +186,11 @@ fn a_waiting_pod_gets_its_reason_with_numbers_and_a_fix() {
             ],
         ),
         (
+            "Offering",
+            "c3.2xlarge",
+            vec![of_pool(json!([zone("us-east-1d")])), on_type("c3.2xlarge")],
+        ),
+        (
             "Limit",
             "limit cpu 0",
             vec![
@@ -146,31 +203,35 @@ fn a_waiting_pod_gets_its_reason_with_numbers_and_a_fix() {
             "NodePool default",
             vec![pool(json!({})), waiting(affinity)],
         ),
+        (
+            "MinValues",
+            "500 values of karpenter.k8s.aws/instance-family",
+            vec![
+                of_pool(json!([zone("us-east-1a"), families])),
+                on_type("m5.xlarge"),
+            ],
+        ),
+        (
+            "HostPort",
+            "80",
+            vec![
+                pool(json!({})),
+                everywhere,
+                waiting(json!({ "spec": { "containers": web } })),
+            ],
+        ),
         ("Volume", "us-east-1f", volume),
     ];
-    for (code, detail, items) in cases {
-        let answer = ask(&items, "pod/n/p").unwrap();
-        let known = reasons::OF_PODS.iter().find(|c| c.name == code).unwrap();
-        assert!(answer.contains(&format!("  {code}: ")), "{code}: {answer}");
-        assert!(
-            answer.contains(detail) && answer.contains(known.fix),
-            "{code}: {answer}"
-        );
+    for (code, detail, items) in &cases {
+        check(code, detail, &reasons::OF_PODS, &ask(items, "pod/n/p").unwrap());
     }
+    check_complete(&reasons::OF_PODS, cases.iter().map(|case| case.0).collect());
 
     let unseen = waiting(json!({ "status": { "conditions": [] } }));
     assert!(
         ask(&[pool(json!({})), unseen], "pod/n/p")
             .unwrap()
             .contains("has not refused it yet")
-    );
-    let claimless = waiting(
-        json!({ "spec": { "volumes": [{ "name": "v", "persistentVolumeClaim": { "claimName": "gone" } }] } }),
-    );
-    assert!(
-        ask(&[pool(json!({})), claimless], "pod/n/p")
-            .unwrap()
-            .contains("persistentvolumeclaim n/gone does not exist")
     );
 }
 
@@ -217,52 +278,88 @@ fn a_machine_that_stays_says_why() {
         items.push(more);
         items
     };
+    let of_daemon = json!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "d" }] } });
+    let daemon = || running("d", of_daemon.clone());
+    let budget = json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": { "name": "b", "namespace": "n" },
+        "spec": { "minAvailable": 1, "selector": { "matchLabels": { "app": "p" } } }, "status": { "disruptionsAllowed": 0,
+            "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1 } });
+    let nothing: fn(&mut Index) = |_| ();
+    // kube-scheduler is trying the pod for which the machine was bought.
+    let promised: fn(&mut Index) = |index| index.promise(&"n/p".into(), "c", now());
+    let unseen = waiting(json!({ "status": { "conditions": [] } }));
     let cases = [
         (
             "InUse",
             "1 pods",
+            nothing,
             with(with(machine(), pool(json!({}))), running("q", json!({}))),
         ),
         (
             "NotQuietYet",
             "in 20 s",
+            nothing,
             vec![
                 claim(quiet("2026-01-05T11:59:50Z")),
                 node(json!({})),
                 pool(json!({})),
             ],
         ),
-        ("NeverConsolidated", "Never", with(machine(), pool(never))),
+        (
+            "NeverConsolidated",
+            "Never",
+            nothing,
+            with(machine(), pool(never)),
+        ),
         (
             "PoolNotReady",
             "no NodePool that is ready",
+            nothing,
             with(machine(), pool(not_ready)),
         ),
-        ("Budget", "allows 0", with(machine(), pool(closed))),
-        (
-            "NodeDoNotDisrupt",
-            "do-not-disrupt",
-            vec![claim(json!({})), node(annotated), pool(json!({}))],
-        ),
+        ("Budget", "allows 0", nothing, with(machine(), pool(closed))),
         (
             "NotInitialized",
             "not initialized",
+            nothing,
             vec![
                 claim(json!({ "status": { "conditions": [] } })),
                 node(json!({})),
                 pool(json!({})),
             ],
         ),
+        (
+            "Nominated",
+            "",
+            promised,
+            with(with(machine(), pool(json!({}))), unseen),
+        ),
+        (
+            "NodeDoNotDisrupt",
+            "do-not-disrupt",
+            nothing,
+            vec![claim(json!({})), node(annotated.clone()), pool(json!({}))],
+        ),
+        (
+            "PodDoNotDisrupt",
+            "n/d",
+            nothing,
+            with(
+                with(machine(), pool(json!({}))),
+                changed(daemon(), annotated.clone()),
+            ),
+        ),
+        (
+            "PodDisruptionBudget",
+            "n/b",
+            nothing,
+            with(with(with(machine(), pool(json!({}))), daemon()), budget),
+        ),
     ];
-    for (code, detail, items) in cases {
-        let answer = ask(&items, "node/a").unwrap();
-        let known = reasons::OF_NODES.iter().find(|c| c.name == code).unwrap();
-        assert!(answer.contains(&format!("{code}: ")), "{code}: {answer}");
-        assert!(
-            answer.contains(detail) && answer.contains(known.fix),
-            "{code}: {answer}"
-        );
+    for (code, detail, happened, items) in &cases {
+        let answer = ask_when(items, happened, "node/a").unwrap();
+        check(code, detail, &reasons::OF_NODES, &answer);
     }
+    check_complete(&reasons::OF_NODES, cases.iter().map(|case| case.0).collect());
     let answer = ask(&with(machine(), pool(json!({}))), "node/a").unwrap();
     assert!(
         answer.contains("would remove it now") && answer.contains("$0.1920/h"),

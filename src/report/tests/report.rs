@@ -155,14 +155,6 @@ fn a_half_empty_cluster_shrinks_to_what_its_pods_need_and_the_numbers_add_up() {
     );
 }
 
-/// The report when something is in the cluster, and when it is not.
-fn with_and_without(items: &[Value], without: impl Fn(&mut Value)) -> (SavingsReport, SavingsReport) {
-    let mut free = items.to_vec();
-    free.iter_mut().for_each(without);
-    free.retain(|item| !item.is_null());
-    (report_of(items), report_of(&free))
-}
-
 fn month_of(report: &SavingsReport, kind: RestraintKind, subject: &str) -> f64 {
     let found = report
         .restraints
@@ -174,127 +166,159 @@ fn month_of(report: &SavingsReport, kind: RestraintKind, subject: &str) -> f64 {
         .unwrap()
 }
 
-#[test]
-fn a_budget_costs_what_its_removal_would_save() {
-    let mut items = half_empty();
-    items.push(json!({
+/// Every kind of restraint; [`restrained`] does not compile without a case for a new one.
+const KINDS: [RestraintKind; 8] = [
+    RestraintKind::PodDisruptionBudget,
+    RestraintKind::DoNotDisrupt,
+    RestraintKind::NodeDoNotDisrupt,
+    RestraintKind::NoController,
+    RestraintKind::AntiAffinity,
+    RestraintKind::SingleReplica,
+    RestraintKind::LocalStorage,
+    RestraintKind::MissingRequests,
+];
+
+fn budget() -> Value {
+    json!({
         "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": { "name": "web", "namespace": "shop" },
         "spec": { "minAvailable": 6, "selector": { "matchLabels": { "app": "web" } } },
         "status": { "disruptionsAllowed": 0, "currentHealthy": 6, "desiredHealthy": 6, "expectedPods": 6 },
-    }));
-    let (held, free) = with_and_without(&items, |item| {
-        if item["kind"] == "PodDisruptionBudget" {
-            *item = Value::Null;
+    })
+}
+
+/// A cluster with one restraint of the kind, its subject, and the cluster it is measured against: without the restraint
+/// where it is obeyed, else with it obeyed.
+fn restrained(kind: RestraintKind) -> (Vec<Value>, &'static str, Vec<Value>) {
+    let annotated = |key: &str, value: &str| json!({ "metadata": { "annotations": { key: value } } });
+    let stays = || annotated("karpenter.sh/do-not-disrupt", "true");
+    let with = |at: usize, patch: Value| {
+        let mut items = half_empty();
+        merge(&mut items[at], patch);
+        items
+    };
+    // Something the first pod has; obeying it is what an annotation does.
+    let of_pod = |patch: Value| {
+        let items = with(1, patch);
+        let mut obeyed = items.clone();
+        merge(&mut obeyed[1], stays());
+        (items, obeyed)
+    };
+    let free = half_empty();
+    match kind {
+        RestraintKind::PodDisruptionBudget => ([half_empty(), vec![budget()]].concat(), "shop/web", free),
+        RestraintKind::DoNotDisrupt => (with(1, stays()), "shop/Deployment/web", free),
+        RestraintKind::NodeDoNotDisrupt => (with(0, stays()), "n0", free),
+        RestraintKind::NoController => (
+            with(1, json!({ "metadata": { "ownerReferences": null } })),
+            "shop/Pod/web-0",
+            free,
+        ),
+        RestraintKind::AntiAffinity => {
+            let rule = json!({ "spec": { "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [
+                { "topologyKey": "kubernetes.io/hostname", "labelSelector": { "matchLabels": { "app": "web" } } },
+            ] } } } });
+            let mut items = half_empty();
+            items
+                .iter_mut()
+                .filter(|i| i["kind"] == "Pod")
+                .for_each(|pod| merge(pod, rule.clone()));
+            (items, "shop/Deployment/web", free)
         }
-    });
-    let month = month_of(&held, RestraintKind::PodDisruptionBudget, "shop/web");
-    assert!(month > 100.0);
-    assert!(close(
-        month,
-        held.reachable.cost.per_month - free.reachable.cost.per_month
-    ));
+        RestraintKind::SingleReplica => {
+            let (items, obeyed) = of_pod(
+                json!({ "metadata": { "labels": { "app": "solo" }, "ownerReferences": [
+                { "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "solo-5f", "uid": "solo", "controller": true }] } }),
+            );
+            (items, "shop/Deployment/solo", obeyed)
+        }
+        RestraintKind::LocalStorage => {
+            let (items, obeyed) =
+                of_pod(json!({ "spec": { "volumes": [{ "name": "tmp", "emptyDir": {} }] } }));
+            (items, "shop/Deployment/web", obeyed)
+        }
+        RestraintKind::MissingRequests => {
+            let (items, obeyed) = of_pod(json!({ "spec": { "containers": [{ "name": "c" }] } }));
+            (items, "shop/Deployment/web", obeyed)
+        }
+    }
+}
+
+#[test]
+fn each_restraint_costs_the_difference_between_the_plans_with_and_without_it() {
+    for kind in KINDS {
+        let (items, subject, other) = restrained(kind);
+        let (report, other) = (report_of(&items), report_of(&other));
+        let difference = report.reachable.cost.per_month - other.reachable.cost.per_month;
+        let saved_by_lifting = if kind.is_obeyed() { difference } else { -difference };
+        let month = month_of(&report, kind, subject);
+        assert!(
+            close(month, saved_by_lifting),
+            "{kind:?}: {month} and {saved_by_lifting}"
+        );
+        assert!(month > 10.0, "{kind:?} makes a difference: {month}");
+        let all = report.restraint_kinds.iter().find(|k| k.kind == kind).unwrap();
+        assert!(
+            close(all.per_month, month),
+            "{kind:?}: the only one of its kind costs what the kind does"
+        );
+        let held = report.nodes.iter().filter(|n| n.held_by.is_some()).count();
+        assert_eq!(
+            held > 0,
+            kind.is_obeyed() && kind != RestraintKind::AntiAffinity,
+            "{kind:?}"
+        );
+    }
+}
+
+#[test]
+fn a_kind_of_restraint_costs_what_lifting_all_of_it_would_save() {
+    let stays = json!({ "metadata": { "annotations": { "cluster-autoscaler.kubernetes.io/safe-to-evict": "false" } } });
+    let mut items = half_empty();
+    // Two workloads hold two machines each; two others are free.
+    for (at, app) in [(1, "a"), (3, "a"), (5, "b"), (7, "b")] {
+        let of_app = json!({ "metadata": { "labels": { "app": app }, "ownerReferences": [
+            { "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("{app}-5f"), "uid": app, "controller": true }] } });
+        merge(&mut items[at], of_app);
+    }
+    let free = report_of(&items).reachable.cost.per_month;
+    for at in [1, 3, 5, 7] {
+        merge(&mut items[at], stays.clone());
+    }
+    let report = report_of(&items);
+    let only = |held: [usize; 2]| {
+        let mut items = items.clone();
+        held.iter()
+            .for_each(|at| merge(&mut items[*at], json!({ "metadata": { "annotations": null } })));
+        report.reachable.cost.per_month - report_of(&items).reachable.cost.per_month
+    };
+    let month = |subject| month_of(&report, RestraintKind::DoNotDisrupt, subject);
+    assert!(close(month("shop/Deployment/a"), only([1, 3])));
+    assert!(close(month("shop/Deployment/b"), only([5, 7])));
+    let all = report.restraint_kinds[0].per_month;
+    assert!(close(all, report.reachable.cost.per_month - free), "{all}");
+    assert!(month("shop/Deployment/a") > 10.0 && all > month("shop/Deployment/a"));
+    assert!(close(report.unblocked.cost.per_month, free));
+    let prices: Vec<f64> = report.restraints.iter().filter_map(|r| r.per_month).collect();
+    assert!(prices.is_sorted_by(|a, b| a >= b), "dearest first: {prices:?}");
+}
+
+#[test]
+fn a_budget_that_never_allows_an_eviction_says_whose_pods_it_holds() {
+    let report = report_of(&[half_empty(), vec![budget()]].concat());
     assert!(
-        close(held.reachable.cost.per_hour, held.now.per_hour),
+        close(report.reachable.cost.per_hour, report.now.per_hour),
         "nothing can move"
     );
-    assert!(close(held.unblocked.cost.per_hour, free.reachable.cost.per_hour));
-    let row = &held.restraints[0];
+    let row = &report.restraints[0];
     assert!(row.for_ever && row.pods == 6 && row.nodes == 6, "{row:?}");
     assert_eq!(row.owners, ["shop/Deployment/web"]);
-}
-
-#[test]
-fn annotations_and_pods_without_a_controller_cost_what_their_removal_would_save() {
-    for annotation in [
-        json!({ "karpenter.sh/do-not-disrupt": "true" }),
-        json!({ "cluster-autoscaler.kubernetes.io/safe-to-evict": "false" }),
-    ] {
-        let mut items = half_empty();
-        merge(
-            &mut items[1],
-            json!({ "metadata": { "annotations": annotation } }),
-        );
-        let (held, free) = with_and_without(&items, |item| {
-            merge(item, json!({ "metadata": { "annotations": null } }));
-        });
-        let month = month_of(&held, RestraintKind::DoNotDisrupt, "shop/Deployment/web");
-        assert!(close(
-            month,
-            held.reachable.cost.per_month - free.reachable.cost.per_month
-        ));
-        assert!(month > 0.0);
-        assert_eq!(held.nodes[0].action, Action::Keep);
-        assert!(held.nodes[0].held_by.is_some());
+    for shown in [text(&report, Colour::Never), html(&report)] {
+        assert!(shown.contains("of shop/Deployment/web"), "{shown}");
     }
-
-    let mut items = half_empty();
-    merge(
-        &mut items[0],
-        json!({ "metadata": { "annotations": { "karpenter.sh/do-not-disrupt": "true" } } }),
-    );
-    let (held, free) = with_and_without(&items, |item| {
-        merge(item, json!({ "metadata": { "annotations": null } }));
-    });
-    let month = month_of(&held, RestraintKind::NodeDoNotDisrupt, "n0");
-    assert!(close(
-        month,
-        held.reachable.cost.per_month - free.reachable.cost.per_month
-    ));
-    assert!(month > 0.0);
-
-    let mut items = half_empty();
-    merge(&mut items[1], json!({ "metadata": { "ownerReferences": null } }));
-    let held = report_of(&items);
-    let month = month_of(&held, RestraintKind::NoController, "shop/Pod/web-0");
-    assert!(close(
-        month,
-        held.reachable.cost.per_month - report_of(&half_empty()).reachable.cost.per_month
-    ));
-    assert!(month > 0.0);
 }
 
 #[test]
-fn an_anti_affinity_costs_what_its_removal_would_save() {
-    let rule = json!({ "spec": { "affinity": { "podAntiAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": [
-        { "topologyKey": "kubernetes.io/hostname", "labelSelector": { "matchLabels": { "app": "web" } } },
-    ] } } } });
-    let mut items = half_empty();
-    for item in items.iter_mut().filter(|i| i["kind"] == "Pod") {
-        merge(item, rule.clone());
-    }
-    // Small machines make the rule cheap; a second workload that fills the rest makes it visible.
-    let (held, free) = with_and_without(&items, |item| {
-        if item["kind"] == "Pod" {
-            merge(item, json!({ "spec": { "affinity": null } }));
-        }
-    });
-    let month = month_of(&held, RestraintKind::AntiAffinity, "shop/Deployment/web");
-    assert!(month > 0.0, "{month}");
-    assert!(close(
-        month,
-        held.reachable.cost.per_month - free.reachable.cost.per_month
-    ));
-}
-
-#[test]
-fn what_is_moved_all_the_same_costs_what_sparing_it_would() {
-    let mut items = half_empty();
-    let alone = json!({ "metadata": { "labels": { "app": "solo" }, "ownerReferences": [
-        { "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "solo-5f", "uid": "solo", "controller": true }] } });
-    merge(&mut items[1], alone);
-    let moved = report_of(&items);
-    let month = month_of(&moved, RestraintKind::SingleReplica, "shop/Deployment/solo");
-    merge(
-        &mut items[1],
-        json!({ "metadata": { "annotations": { "karpenter.sh/do-not-disrupt": "true" } } }),
-    );
-    let spared = report_of(&items);
-    assert!(close(
-        month,
-        spared.reachable.cost.per_month - moved.reachable.cost.per_month
-    ));
-    assert!(month > 0.0);
-
+fn pods_without_requests_are_counted() {
     let mut items = half_empty();
     merge(
         &mut items[1],
@@ -611,9 +635,91 @@ fn every_form_of_the_report_shows_the_same_money() {
     assert_eq!(csv(&report, CsvTable::Nodes).lines().count(), 7);
     let script = commands(&report, &dump.index);
     for node in &report.nodes {
-        let drained = script.contains(&format!("kubectl drain {} ", node.name));
+        let drained = script.contains(&format!("\nempty {}\n", node.name));
         assert_eq!(drained, node.action == Action::Remove, "{}", node.name);
     }
+}
+
+/// The same six machines, bought by a NodePool.
+fn of_a_node_pool() -> Vec<Value> {
+    let mut items = half_empty();
+    let of_pool = json!({ "metadata": { "labels": { "karpenter.sh/nodepool": "default", "karpenter.sh/capacity-type": "on-demand",
+        "eks.amazonaws.com/nodegroup": null, "eks.amazonaws.com/capacityType": null } } });
+    items
+        .iter_mut()
+        .filter(|item| item["kind"] == "Node")
+        .for_each(|node| merge(node, of_pool.clone()));
+    items.push(json!({
+        "apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": { "name": "default", "uid": "pool" },
+        "spec": { "disruption": { "consolidateAfter": "30s" }, "template": { "spec": {
+            "requirements": [{ "key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"] }],
+            "nodeClassRef": { "group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default" } } } },
+        "status": { "conditions": [{ "type": "Ready", "status": "True", "reason": "Ready", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z" }] },
+    }));
+    items
+}
+
+#[test]
+fn the_script_sends_each_pod_that_moves_to_its_machine_once() {
+    let dump = read(&of_a_node_pool());
+    let report = report_of_dump(&dump);
+    assert!(report.new_machines.iter().all(|m| m.of_node_pool));
+    let script = commands(&report, &dump.index);
+    let sent: Vec<&str> = script
+        .lines()
+        .filter(|line| line.starts_with("fill "))
+        .flat_map(|line| line.rsplit('"').next().unwrap().split_whitespace())
+        .collect();
+    let goes = |node: &str| {
+        report
+            .nodes
+            .iter()
+            .any(|n| n.name == node && n.action == Action::Remove)
+    };
+    let mut moves: Vec<String> = (0..6)
+        .filter(|i| goes(&format!("n{i}")))
+        .map(|i| format!("shop/web-{i}"))
+        .collect();
+    let mut sorted: Vec<String> = sent.iter().map(ToString::to_string).collect();
+    sorted.sort();
+    moves.sort();
+    assert!(!moves.is_empty() && sorted == moves, "{sorted:?} and {moves:?}");
+    let bought = script.matches("kubectl create -f -").count();
+    assert_eq!(bought as u32, report.reachable.nodes_bought);
+    let closed = script.matches("closed=\"$closed $node\"").count();
+    assert_eq!(closed, script.matches("\nfill \"").count());
+
+    // What nobody inside the cluster can buy has no name to send pods to.
+    let groups = read(&half_empty());
+    let by_hand = commands(&report_of_dump(&groups), &groups.index);
+    assert!(by_hand.contains("# add ") && by_hand.contains("\nempty n"));
+    assert!(!by_hand.contains("\nfill "), "{by_hand}");
+}
+
+#[test]
+fn pods_that_are_even_over_zones_stay_in_theirs() {
+    let spread = json!({ "spec": { "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": { "matchLabels": { "app": "web" } } }] } });
+    let zone_of = |i: usize| ["us-east-1a", "us-east-1b", "us-east-1c"][i % 3];
+    let mut items = Vec::new();
+    for i in 0..18 {
+        let name = format!("n{i}");
+        items.push(node(&name, "m5.xlarge", zone_of(i), json!({})));
+        items.push(pod(&format!("web-{i}"), "web", &name, spread.clone()));
+    }
+    let report = report_of(&items);
+    let kept = report.nodes.iter().map(|n| (&n.zone, &n.takes));
+    let new = report.new_machines.iter().map(|m| (&m.zone, &m.takes));
+    let mut moved = 0;
+    for (zone, pods) in kept.chain(new) {
+        for pod in pods {
+            let number: usize = pod.strip_prefix("shop/web-").unwrap().parse().unwrap();
+            assert_eq!(zone, zone_of(number), "{pod}");
+            moved += 1;
+        }
+    }
+    assert!(moved > 5 && moved == report.reachable.pods_moved, "{moved}");
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::{api::policy::v1::PodDisruptionBudget, apimachinery::pkg::util::intstr::IntOrString};
 use plimsoll_core::{requirement::Operator, snapshot::Selector};
+use rustc_hash::FxHashMap;
 
 use crate::{lower::shape::selector, pod::PodState};
 
@@ -29,26 +30,26 @@ pub(crate) fn selects(selector: &Selector, labels: &[(Arc<str>, Arc<str>)]) -> b
             })
 }
 
-/// The budgets of the pods in one snapshot, with their selectors read once.
+/// The budgets of the pods in one snapshot by namespace, with their selectors read once.
 pub(crate) struct Budgets<'a> {
-    entries: Vec<(&'a PodDisruptionBudget, Selector)>,
+    entries: FxHashMap<&'a str, Vec<(&'a PodDisruptionBudget, Selector)>>,
 }
 
 impl<'a> Budgets<'a> {
     pub(crate) fn new(pdbs: impl IntoIterator<Item = &'a Arc<PodDisruptionBudget>>) -> Self {
-        let entry = |pdb: &'a Arc<PodDisruptionBudget>| {
-            let spec = pdb.spec.as_ref()?;
-            Some((&**pdb, selector(spec.selector.as_ref())))
-        };
-        Self {
-            entries: pdbs.into_iter().filter_map(entry).collect(),
+        let mut entries: FxHashMap<&str, Vec<_>> = FxHashMap::default();
+        for pdb in pdbs {
+            if let (Some(namespace), Some(spec)) = (&pdb.metadata.namespace, &pdb.spec) {
+                let entry = (&**pdb, selector(spec.selector.as_ref()));
+                entries.entry(namespace).or_default().push(entry);
+            }
         }
+        Self { entries }
     }
 
     fn of<'b>(&'b self, pod: &'b PodState) -> impl Iterator<Item = &'a PodDisruptionBudget> + 'b {
-        self.entries
-            .iter()
-            .filter(|(pdb, _)| pdb.metadata.namespace.as_deref() == Some(pod.namespace()))
+        let of_namespace = self.entries.get(pod.namespace()).into_iter().flatten();
+        of_namespace
             .filter(|(_, selector)| selects(selector, &pod.labels))
             .map(|(pdb, _)| *pdb)
     }

@@ -356,12 +356,13 @@ impl Terms {
             ..mix.clone()
         };
         let mut knapsack = Knapsack::new(&nodes, &[]);
+        let n_shapes = alike.len();
         let worth = |(shape, n): (usize, &i128)| {
-            i128::from(
-                knapsack
-                    .prove(shape, values, &mix.counts, 0, budget.left.min(PROOF_STEPS_MAX))
-                    .upper,
-            ) * n
+            let steps = (budget.left / (n_shapes - shape) as u64 * STEPS_LENT).min(budget.left);
+            let steps = steps.min(PROOF_STEPS_MAX);
+            let proven = knapsack.prove(shape, values, &mix.counts, 0, steps);
+            budget.spend(knapsack.steps());
+            i128::from(proven.upper) * n
         };
         alike.values().enumerate().map(worth).sum()
     }

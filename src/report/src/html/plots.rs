@@ -2,22 +2,30 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use crate::savings::{NewMachine, NodeRow, Part};
+use crate::{
+    money::thousands,
+    savings::{NewMachine, NodeRow, Part},
+};
 
 /// Colours of namespaces, told apart also by people who see red and green alike; the last is for all others.
 const PALETTE: [&str; 9] = [
     "#3b7cb8", "#e08a3c", "#4ca58f", "#c65a6e", "#8b73b8", "#b89b30", "#5fa8d3", "#9c755f", "#9aa3ab",
 ];
 /// Fill levels of machines, from empty to full.
-const LEVELS: [(&str, u32); 5] = [
-    ("#e9b8a7", 200),
-    ("#e0cfa0", 400),
-    ("#b9cfa0", 600),
-    ("#7fb596", 800),
-    ("#2f8467", u32::MAX),
+const LEVELS: [(&str, &str, u32); 5] = [
+    ("under 20 %", "#e9b8a7", 200),
+    ("20–40 %", "#e0cfa0", 400),
+    ("40–60 %", "#b9cfa0", 600),
+    ("60–80 %", "#7fb596", 800),
+    ("over 80 %", "#2f8467", u32::MAX),
 ];
 /// From this many machines on they are small squares coloured by how full they are.
 pub(super) const BOXES_MAX: usize = 120;
+/// Pixels of a box's side: of one whose price is not known, and of one that costs a dollar an hour.
+const SIDE: f64 = 46.0;
+const SIDE_OF_DOLLAR: f64 = 76.0;
+const SIDE_MIN: f64 = 22.0;
+const SIDE_MAX: f64 = 120.0;
 /// Squares per row, and more of them where there would be many rows.
 const COLUMNS: usize = 50;
 const COLUMNS_OF_MANY: usize = 100;
@@ -45,7 +53,7 @@ pub(super) fn bar(name: &str, share: f64, colour: &str, value: &str, aside: &str
     let _ = write!(
         out,
         "<div class=row><div class=name>{}</div><div class=track><svg viewBox=\"0 0 1000 18\" preserveAspectRatio=none aria-hidden=true>\
-         <rect width=\"{width:.0}\" height=18 style=\"fill:{colour}\"/></svg></div><div class=value>{}<small>{}</small></div></div>",
+         <rect width=\"{width:.0}\" height=18 style=\"fill:{colour}\"/></svg></div><div class=value>{}</div><div class=aside>{}</div></div>",
         escape(name),
         escape(value),
         escape(aside)
@@ -97,6 +105,8 @@ impl Colours {
 pub(super) struct Machine<'a> {
     pub(super) title: String,
     pub(super) parts: &'a [Part],
+    /// Dollars an hour; none when unknown.
+    pub(super) price: Option<f64>,
     /// Border for those that are new or go.
     pub(super) mark: Option<&'static str>,
 }
@@ -105,6 +115,7 @@ impl<'a> Machine<'a> {
     pub(super) fn existing(node: &'a NodeRow, mark: Option<&'static str>) -> Self {
         Self {
             title: format!("{} {}, {} pods", node.name, node.instance_type, node.pods),
+            price: node.per_hour,
             parts: &node.filled,
             mark,
         }
@@ -116,6 +127,7 @@ impl<'a> Machine<'a> {
                 "new {} in {}, {} pods",
                 machine.instance_type, machine.zone, machine.pods
             ),
+            price: Some(machine.per_hour),
             parts: &machine.filled,
             mark: Some(mark),
         }
@@ -126,18 +138,17 @@ impl<'a> Machine<'a> {
     }
 }
 
-/// Machines as boxes filled with pods, or as small squares when there are many.
-pub(super) fn machines(machines: &[Machine<'_>], colours: &Colours, out: &mut String) {
-    if machines.len() > BOXES_MAX {
-        squares(machines, out);
-        return;
-    }
+/// Machines as boxes filled with pods; their areas are to each other as their prices, as far as that stays readable.
+pub(super) fn boxes(machines: &[Machine<'_>], colours: &Colours, out: &mut String) {
     out.push_str("<div class=boxes>");
     for machine in machines {
+        let side = machine.price.map_or(SIDE, |price| {
+            (SIDE_OF_DOLLAR * price.sqrt()).clamp(SIDE_MIN, SIDE_MAX)
+        });
         let border = machine.mark.unwrap_or("var(--line)");
         let _ = write!(
             out,
-            "<svg viewBox=\"0 0 46 46\" role=img><title>{}</title><rect x=1 y=1 width=44 height=44 rx=5 \
+            "<svg viewBox=\"0 0 46 46\" style=\"width:{side:.0}px\" role=img><title>{}</title><rect x=1 y=1 width=44 height=44 rx=5 \
              style=\"fill:var(--card);stroke:{border};stroke-width:{}\"/>",
             escape(&machine.title),
             if machine.mark.is_some() { 2 } else { 1 }
@@ -175,21 +186,21 @@ pub(super) fn machines(machines: &[Machine<'_>], colours: &Colours, out: &mut St
     out.push_str("</div>");
 }
 
-fn squares(machines: &[Machine<'_>], out: &mut String) {
-    let columns = if machines.len() > MANY {
-        COLUMNS_OF_MANY
-    } else {
-        COLUMNS
-    };
+/// Machines as small squares coloured by how full they are, and how many there are of each colour. `most` are in one
+/// picture of those that are compared, which decides how small the squares are.
+pub(super) fn squares(machines: &[Machine<'_>], most: usize, out: &mut String) {
+    let columns = if most > MANY { COLUMNS_OF_MANY } else { COLUMNS };
     let rows = machines.len().div_ceil(columns);
-    let mut paths = vec![String::new(); LEVELS.len()];
+    let mut paths = vec![(String::new(), 0); LEVELS.len()];
     let mut filled: Vec<u32> = machines.iter().map(Machine::permille).collect();
     // Sorted, the picture is a histogram that can be compared at a glance.
     filled.sort_unstable();
     for (at, permille) in filled.iter().enumerate() {
-        let level = LEVELS.iter().position(|(_, below)| permille < below);
+        let level = LEVELS.iter().position(|(_, _, below)| permille < below);
         let (x, y) = (at % columns * 10, at / columns * 10);
-        let _ = write!(paths[level.unwrap_or(LEVELS.len() - 1)], "M{x} {y}h9v9h-9z");
+        let (path, count) = &mut paths[level.unwrap_or(LEVELS.len() - 1)];
+        *count += 1;
+        let _ = write!(path, "M{x} {y}h9v9h-9z");
     }
     let _ = write!(
         out,
@@ -198,20 +209,18 @@ fn squares(machines: &[Machine<'_>], out: &mut String) {
         rows * 10,
         machines.len()
     );
-    for (path, (colour, _)) in paths.iter().zip(LEVELS) {
+    for ((path, _), (_, colour, _)) in paths.iter().zip(LEVELS) {
         if !path.is_empty() {
             let _ = write!(out, "<path d=\"{path}\" fill=\"{colour}\"/>");
         }
     }
-    out.push_str("</svg>");
-}
-
-/// What the colours of [`squares`] mean.
-pub(super) fn levels(out: &mut String) {
-    let names = ["under 20 % full", "20–40 %", "40–60 %", "60–80 %", "over 80 %"];
-    out.push_str("<ul class=legend>");
-    for ((colour, _), name) in LEVELS.iter().zip(names) {
-        let _ = write!(out, "<li><i style=\"background:{colour}\"></i>{name}</li>");
+    out.push_str("</svg><ul class=legend>");
+    for ((_, count), (name, colour, _)) in paths.iter().zip(LEVELS) {
+        let _ = write!(
+            out,
+            "<li><i style=\"background:{colour}\"></i>{name} <b>{}</b></li>",
+            thousands(*count)
+        );
     }
     out.push_str("</ul>");
 }

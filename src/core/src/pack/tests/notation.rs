@@ -491,7 +491,6 @@ impl World {
 fn reason(reason: &PodReason) -> &'static str {
     match reason {
         PodReason::NoPools => "NoPools",
-        PodReason::Unsupported { .. } => "Unsupported",
         PodReason::Taint { .. } => "Taint",
         PodReason::Requirements { .. } => "Requirements",
         PodReason::Resources { .. } => "Resources",
