@@ -1,11 +1,9 @@
 //! A start that cannot work ends at once with an error that says what to fix.
 
 use anyhow::Result;
-use http::Method;
 use plimsoll_e2e::aws::AwsFixture;
 use plimsoll_e2e::cloud::Cloud;
 use plimsoll_e2e::fixture::PATIENCE;
-use serde_json::Value;
 
 /// Starts a controller that cannot start, and returns the error it ends with.
 async fn refusal(aws: &AwsFixture, name: &str, changes: &[(&str, &str)]) -> Result<String> {
@@ -87,7 +85,7 @@ async fn an_error_names_the_missing_right_or_setting() -> Result<()> {
 
 /// As in a pod of EKS: the base identity comes from Pod Identity, and is a session itself.
 #[tokio::test]
-async fn pod_identity_and_an_ended_session_are_no_obstacle() -> Result<()> {
+async fn the_base_identity_may_come_from_pod_identity() -> Result<()> {
     let aws = AwsFixture::with_node_pool("aws-pod-identity").await?;
     let identity = aws.cloud.ready().pod_identity.clone();
     let mut controller = aws.spawn(
@@ -113,14 +111,5 @@ async fn pod_identity_and_an_ended_session_are_no_obstacle() -> Result<()> {
             .all(|r| r.principal.contains("assumed-role/plimsoll-pod-")),
         "{assumed:?}"
     );
-
-    // From now on every call is refused until the role is assumed anew.
-    aws.cloud
-        .control::<Value>(Method::POST, "expire-sessions", &Value::Null)
-        .await?;
-    aws.fixture
-        .apply(plimsoll_e2e::objects::pod("two", "3500m"))
-        .await?;
-    aws.fixture.wait_running(2).await?;
     aws.finish().await
 }
