@@ -429,14 +429,13 @@ fn scaled(
     mut values: Vec<i64>,
     budget: &mut Budget,
 ) -> Vec<i64> {
-    let mut worst: (i128, i128) = (1, 1);
+    let mut worst: (i128, i128) = (i128::from(ENOUGH) + 1, i128::from(ENOUGH));
     let order: Vec<usize> = (0..mix.n_shapes()).filter(|s| !reserved[*s]).collect();
     let n_shapes = order.len() as u64;
     for (at, shape) in order.into_iter().enumerate() {
         let price = mix.prices[shape];
-        // What costs this much at the worst excess so far needs no closer look.
+        // What is worth this much at the worst excess so far needs no closer look.
         let floor = (i128::from(price) * worst.0 / worst.1) as i64;
-        let floor = floor + floor / ENOUGH;
         let steps = (budget.left / (n_shapes - at as u64) * STEPS_LENT).min(budget.left);
         let proven = searches.knapsack.prove(shape, &values, &mix.counts, floor, steps);
         budget.spend(searches.steps());
