@@ -62,6 +62,8 @@ impl Controller {
             ("METRICS_PORT".to_owned(), metrics_port.to_string().into()),
             ("HEALTH_PROBE_PORT".to_owned(), health_port.to_string().into()),
             ("LEADER_ELECTION_NAMESPACE".to_owned(), "kube-system".into()),
+            // What nearly every test is about. One that observes says so.
+            ("MODE".to_owned(), "automate".into()),
         ];
         environment.extend(
             envs.iter()

@@ -21,6 +21,7 @@ pub mod objects;
 pub mod paths;
 pub mod ports;
 pub mod process;
+pub mod rights;
 pub mod testbed;
 pub mod tools;
 pub mod upstream;

@@ -42,6 +42,11 @@ pub fn crds() -> PathBuf {
     package().join("../crds")
 }
 
+/// The Helm chart.
+pub fn chart() -> PathBuf {
+    package().join("../charts/plimsoll")
+}
+
 /// A file of this crate, for manifests that are read at run time.
 pub fn manifest(name: &str) -> PathBuf {
     package().join("manifests").join(name)

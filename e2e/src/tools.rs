@@ -54,6 +54,15 @@ pub const KWOK: GoModule = GoModule {
     first_build: "about 3 minutes on 2 cores",
 };
 
+/// helm, which renders and installs the chart.
+pub const HELM: GoModule = GoModule {
+    name: "helm",
+    go_mod: include_str!("../helm/go.mod"),
+    go_sum: include_str!("../helm/go.sum"),
+    programs: &[("helm", "helm.sh/helm/v3/cmd/helm")],
+    first_build: "about 3 minutes on 2 cores",
+};
+
 /// Karpenter's own controller with its kwok provider.
 pub const UPSTREAM: GoModule = GoModule {
     name: "upstream",

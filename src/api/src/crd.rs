@@ -9,7 +9,7 @@ use crate::ec2nodeclass::EC2NodeClass;
 use crate::nodeclaim::NodeClaim;
 use crate::nodeoverlay::NodeOverlay;
 use crate::nodepool::NodePool;
-use crate::{kwoknodeclass, schema};
+use crate::{kwoknodeclass, report, schema};
 
 /// Why a CRD could not be written as YAML.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         EC2NodeClass::crd(),
         kwoknodeclass::crd(),
         CapacityBuffer::crd(),
+        report::crd(),
     ];
     derived.into_iter().map(schema::normalize).collect()
 }

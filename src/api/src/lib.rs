@@ -17,6 +17,8 @@ pub mod labels;
 pub mod nodeclaim;
 pub mod nodeoverlay;
 pub mod nodepool;
+pub mod report;
+pub mod rights;
 mod schema;
 pub mod taints;
 pub mod validate;

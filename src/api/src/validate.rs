@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::labels;
-use crate::nodepool::{NodePool, NodeSelectorRequirementWithMinValues, Operator};
+use crate::nodepool::{
+    ConsolidationPolicy, DisruptionReason, NodePool, NodeSelectorRequirementWithMinValues, Operator,
+};
 
 /// Reason of the condition ValidationSucceeded when a NodePool breaks a rule.
 pub const NODEPOOL_VALIDATION_FAILED: &str = "NodePoolValidationFailed";
@@ -68,7 +70,25 @@ pub fn unimplemented(pool: &NodePool) -> Vec<String> {
              no number of nodes; remove the field to let pods decide"
         )
     });
-    replicas.into_iter().collect()
+    let disruption = &pool.spec.disruption;
+    let policy = disruption.consolidation_policy;
+    let consolidation = (policy != ConsolidationPolicy::WhenEmpty).then(|| {
+        format!(
+            "spec.disruption.consolidationPolicy is {policy:?}, but only empty nodes are removed so far: nodes with pods \
+             stay; write WhenEmpty to say what is done"
+        )
+    });
+    let reasons = disruption.budgets.iter().enumerate().flat_map(|(index, budget)| {
+        let reasons = budget.reasons.iter().flatten();
+        let idle = reasons.filter(|reason| **reason != DisruptionReason::Empty);
+        idle.map(move |reason| {
+            format!(
+                "spec.disruption.budgets[{index}].reasons names {reason:?}, for which nothing is disrupted so far: \
+                 the budget limits nothing there"
+            )
+        })
+    });
+    replicas.into_iter().chain(consolidation).chain(reasons).collect()
 }
 
 #[derive(Default)]
@@ -385,14 +405,23 @@ mod tests {
     }
 
     #[test]
-    fn static_capacity_is_named_as_not_implemented() {
+    fn what_is_accepted_and_not_done_is_named_with_its_path() {
         let mut pool = pool(json!({}));
+        pool.spec.disruption.consolidation_policy = ConsolidationPolicy::WhenEmpty;
         assert_eq!(unimplemented(&pool), Vec::<String>::new());
         pool.spec.replicas = Some(3);
+        pool.spec.disruption.consolidation_policy = ConsolidationPolicy::default();
+        pool.spec.disruption.budgets[0].reasons =
+            Some(vec![DisruptionReason::Empty, DisruptionReason::Drifted]);
         let fields = unimplemented(&pool);
-        assert!(
-            fields.len() == 1 && fields[0].starts_with("spec.replicas is 3"),
-            "{fields:?}"
-        );
+        let starts = [
+            "spec.replicas is 3",
+            "spec.disruption.consolidationPolicy is WhenEmptyOrUnderutilized",
+            "spec.disruption.budgets[0].reasons names Drifted",
+        ];
+        assert_eq!(fields.len(), starts.len(), "{fields:?}");
+        for (field, start) in fields.iter().zip(starts) {
+            assert!(field.starts_with(start), "{field}");
+        }
     }
 }

@@ -1,10 +1,14 @@
 //! Health, readiness, metrics and the log level, over HTTP.
 
-use std::{fmt, net::Ipv4Addr, sync::Arc};
+use std::{
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{ConnectInfo, State},
     http::{StatusCode, header},
     response::IntoResponse,
     routing::{get, put},
@@ -46,6 +50,7 @@ pub(crate) async fn serve_metrics(port: u16, metrics: Metrics, log: LogFilter) -
         .route("/metrics", get(scrape))
         .with_state(metrics)
         .route("/log-level", put(set_log_level).with_state(log));
+    let routes = routes.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await?, routes).await
 }
 
@@ -59,7 +64,16 @@ async fn scrape(State(metrics): State<Metrics>) -> impl IntoResponse {
     }
 }
 
-async fn set_log_level(State(log): State<LogFilter>, filter: String) -> (StatusCode, String) {
+/// Only from inside the pod, which is where `kubectl port-forward` comes from: the port is open to whoever scrapes.
+async fn set_log_level(
+    State(log): State<LogFilter>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    filter: String,
+) -> (StatusCode, String) {
+    if !peer.ip().is_loopback() {
+        let fix = "the log level is set through kubectl port-forward\n";
+        return (StatusCode::FORBIDDEN, fix.into());
+    }
     match (log.0)(filter.trim()) {
         Ok(()) => {
             tracing::info!(filter = filter.trim(), "log level changed");

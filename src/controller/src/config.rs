@@ -13,6 +13,8 @@ pub struct Config {
     pub batch_max: Duration,
     pub policy: Policy,
     pub leader_election: LeaderElection,
+    /// From one report of the cluster to the next.
+    pub report_interval: Duration,
     /// Shown in build_info.
     pub version: &'static str,
 }

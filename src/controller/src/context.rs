@@ -7,9 +7,12 @@ use kube::Client;
 use plimsoll_core::catalog::Catalog;
 use plimsoll_lifecycle::Settings;
 use plimsoll_state::Index;
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 
-use crate::{claims, config::Config, events::Recorder, eviction::Evictions, metrics::Metrics, queue::Queue};
+use crate::{
+    claims, config::Config, events::Recorder, eviction::Evictions, metrics::Metrics,
+    nominations::Nominations, queue::Queue,
+};
 
 /// One per process. Locks are held for the length of a function call, never across an await.
 pub(crate) struct Context<P> {
@@ -17,6 +20,8 @@ pub(crate) struct Context<P> {
     pub(crate) settings: Settings,
     /// The ordinary client: retries by itself where the server asks for it.
     pub(crate) client: Client,
+    /// For calls that must not be made twice.
+    pub(crate) no_retry: Client,
     pub(crate) provider: P,
     pub(crate) metrics: Metrics,
     pub(crate) events: Recorder,
@@ -27,8 +32,7 @@ pub(crate) struct Context<P> {
     pub(crate) provision: Notify,
     pub(crate) disrupt: Notify,
     pub(crate) pools: Notify,
-    /// When kube-scheduler will have heard of the latest nominations.
-    pub(crate) heard: Mutex<Option<Instant>>,
+    pub(crate) nominations: Nominations,
     index: Mutex<Index>,
     catalog: Mutex<Arc<Catalog>>,
 }
@@ -42,6 +46,7 @@ impl<P> Context<P> {
         config: Config,
         settings: Settings,
         client: Client,
+        no_retry: Client,
         provider: P,
         metrics: Metrics,
         events: Recorder,
@@ -52,6 +57,7 @@ impl<P> Context<P> {
             config,
             settings,
             client,
+            no_retry,
             provider,
             metrics,
             events,
@@ -60,7 +66,7 @@ impl<P> Context<P> {
             provision: Notify::new(),
             disrupt: Notify::new(),
             pools: Notify::new(),
-            heard: Mutex::default(),
+            nominations: Nominations::default(),
             index: Mutex::new(index),
             catalog: Mutex::default(),
         })

@@ -8,8 +8,8 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::{core::v1::ObjectReference, events::v1::Event},
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
+    api::core::v1::{Event, EventSource, ObjectReference},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::{Api, Client, api::PostParams};
 use plimsoll_lifecycle::{EventType, Subject};
@@ -124,26 +124,32 @@ impl Recorder {
         mut note: String,
         serial: u64,
     ) -> Event {
-        let regarding = reference(subject);
+        let involved = reference(subject);
         while note.len() > NOTE_BYTES_MAX {
             note.pop();
         }
         let now = Timestamp::now();
-        let name = regarding.name.clone().unwrap_or_default();
+        let name = involved.name.clone().unwrap_or_default();
         Event {
             metadata: ObjectMeta {
                 name: Some(format!("{name}.{:x}.{serial:x}", now.as_nanosecond())),
                 // Events about cluster-scoped objects live in the default namespace, by convention.
-                namespace: Some(regarding.namespace.clone().unwrap_or_else(|| "default".into())),
+                namespace: Some(involved.namespace.clone().unwrap_or_else(|| "default".into())),
                 ..ObjectMeta::default()
             },
-            event_time: Some(MicroTime(now)),
-            reporting_controller: Some(COMPONENT.into()),
+            // As upstream writes them: the core group is what its ClusterRole allows.
+            source: Some(EventSource {
+                component: Some(COMPONENT.into()),
+                host: None,
+            }),
+            reporting_component: Some(COMPONENT.into()),
             reporting_instance: Some(self.identity.clone()),
-            action: Some(reason.into()),
+            first_timestamp: Some(Time(now)),
+            last_timestamp: Some(Time(now)),
+            count: Some(1),
             reason: Some(reason.into()),
-            note: Some(note),
-            regarding: Some(regarding),
+            message: Some(note),
+            involved_object: involved,
             type_: Some(
                 match type_ {
                     EventType::Normal => "Normal",
@@ -180,11 +186,16 @@ fn reference(subject: &Subject) -> ObjectReference {
 }
 
 async fn write(client: Client, mut queue: mpsc::Receiver<Event>) {
+    let mut told = false;
     while let Some(event) = queue.recv().await {
         let namespace = event.metadata.namespace.clone().unwrap_or_default();
         let api = Api::<Event>::namespaced(client.clone(), &namespace);
         match tokio::time::timeout(WRITE_TIMEOUT, api.create(&PostParams::default(), &event)).await {
             Ok(Ok(_)) => {}
+            Ok(Err(kube::Error::Api(status))) if status.is_forbidden() && !told => {
+                told = true;
+                tracing::warn!(why = %status.message, "events are not written, a right is missing; not said again");
+            }
             Ok(Err(error)) => tracing::debug!(%error, "event not written"),
             Err(_) => tracing::debug!("event not written in time"),
         }

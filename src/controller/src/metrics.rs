@@ -7,6 +7,7 @@ use plimsoll_core::{
     resources::{CPU, Resources},
     snapshot::Pool,
 };
+use plimsoll_report::SavingsReport;
 use plimsoll_state::NodeView;
 use prometheus_client::{
     collector::Collector,
@@ -20,6 +21,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::intention::Intention;
+
 /// Upstream's bounds, in seconds.
 const BOUNDS: [f64; 45] = [
     0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.035, 0.04, 0.045, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.15, 0.2,
@@ -29,7 +32,7 @@ const BOUNDS: [f64; 45] = [
 
 macro_rules! label_set {
     ($name:ident { $($field:ident),+ }) => {
-        #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
         struct $name { $($field: String),+ }
     };
 }
@@ -76,6 +79,10 @@ label_set!(CloudError {
     error
 });
 label_set!(LeaseLabels { name });
+label_set!(ByArrangement { arrangement });
+label_set!(BySource { source });
+
+type Float = Gauge<f64, std::sync::atomic::AtomicU64>;
 
 /// The registry and everything in it. Clones share.
 #[derive(Clone)]
@@ -99,8 +106,8 @@ struct Families {
     nodes: Gauge,
     synced: Gauge,
     leading: Family<LeaseLabels, Gauge>,
-    limit: Family<PoolResource, Gauge<f64, std::sync::atomic::AtomicU64>>,
-    usage: Family<PoolResource, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    limit: Family<PoolResource, Float>,
+    usage: Family<PoolResource, Float>,
     allowed: Family<PoolReason, Gauge>,
     decisions: Family<Decision, Counter>,
     eligible: Family<ByReason, Gauge>,
@@ -108,6 +115,16 @@ struct Families {
     watch_errors: Family<ByKind, Counter>,
     bound_as_planned: Counter,
     bound_elsewhere: Counter,
+    price: Family<ByArrangement, Float>,
+    restraint: Family<ByKind, Float>,
+    unpriced: Gauge,
+    price_age: Family<BySource, Gauge>,
+    report_time: Float,
+    report_took: Float,
+    would_buy: Gauge,
+    would_buy_price: Float,
+    would_remove: Gauge,
+    would_save: Float,
     scheduling: Family<ByController, Histogram, fn() -> Histogram>,
     cloud: Family<CloudCall, Histogram, fn() -> Histogram>,
 }
@@ -137,6 +154,16 @@ impl Metrics {
             watch_errors: Default::default(),
             bound_as_planned: Default::default(),
             bound_elsewhere: Default::default(),
+            price: Default::default(),
+            restraint: Default::default(),
+            unpriced: Default::default(),
+            price_age: Default::default(),
+            report_time: Default::default(),
+            report_took: Default::default(),
+            would_buy: Default::default(),
+            would_buy_price: Default::default(),
+            would_remove: Default::default(),
+            would_save: Default::default(),
             scheduling: Family::new_with_constructor(histogram),
             cloud: Family::new_with_constructor(histogram),
         };
@@ -255,6 +282,58 @@ impl Metrics {
             "pods_bound_elsewhere",
             "Planned pods bound to another machine",
             f.bound_elsewhere.clone(),
+        );
+        own.register(
+            "cluster_price_dollars_per_hour",
+            "Price of all machines: now, and as the last report would arrange them",
+            f.price.clone(),
+        );
+        own.register(
+            "restraint_price_dollars_per_month",
+            "What each kind of restraint on evictions costs",
+            f.restraint.clone(),
+        );
+        own.register(
+            "nodes_unpriced",
+            "Machines whose price is not known; they are in no sum",
+            f.unpriced.clone(),
+        );
+        own.register(
+            "price_list_age_days",
+            "Age of the price list, where it has a date",
+            f.price_age.clone(),
+        );
+        own.register_with_unit(
+            "report_timestamp",
+            "When the last report was made, in Unix time",
+            Unit::Seconds,
+            f.report_time.clone(),
+        );
+        own.register_with_unit(
+            "report_duration",
+            "How long the last report took",
+            Unit::Seconds,
+            f.report_took.clone(),
+        );
+        own.register(
+            "would_buy_machines",
+            "Machines that would be bought for the pods that wait; only while observing",
+            f.would_buy.clone(),
+        );
+        own.register(
+            "would_buy_price_dollars_per_hour",
+            "Price of these machines; only while observing",
+            f.would_buy_price.clone(),
+        );
+        own.register(
+            "would_remove_machines",
+            "Empty machines that would be removed; only while observing",
+            f.would_remove.clone(),
+        );
+        own.register(
+            "would_save_dollars_per_hour",
+            "Price of these machines; only while observing",
+            f.would_save.clone(),
         );
         Self {
             registry: Arc::new(registry),
@@ -446,6 +525,55 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// What the last report says.
+    pub(crate) fn reported(&self, report: &SavingsReport, took: Duration) {
+        let f = &self.families;
+        let arrangements = [
+            ("now", report.now),
+            ("reachable", report.reachable.cost),
+            ("reachable_with_spot", report.reachable_with_spot.cost),
+            ("unblocked", report.unblocked.cost),
+            ("bound", report.bound),
+        ];
+        for (arrangement, cost) in arrangements {
+            let labels = ByArrangement {
+                arrangement: arrangement.into(),
+            };
+            f.price.get_or_create(&labels).set(cost.per_hour);
+        }
+        // A kind that is gone must not keep its last price.
+        f.restraint.clear();
+        for kind in &report.restraint_kinds {
+            let labels = ByKind {
+                kind: format!("{:?}", kind.kind),
+            };
+            f.restraint.get_or_create(&labels).set(kind.per_month);
+        }
+        f.unpriced.set(i64::from(report.totals.nodes_unpriced));
+        if let Some(days) = report.prices.age_days {
+            let labels = BySource {
+                source: report.prices.source.clone(),
+            };
+            f.price_age.get_or_create(&labels).set(days);
+        }
+        f.report_time.set(report.taken.as_second() as f64);
+        f.report_took.set(took.as_secs_f64());
+    }
+
+    /// What would be done now.
+    pub(crate) fn intends(&self, intention: &Intention) {
+        let f = &self.families;
+        f.would_buy.set(count(intention.buy));
+        f.would_buy_price.set(intention.price.dollars());
+        f.would_remove.set(count(intention.remove));
+        f.would_save.set(intention.saves.dollars());
+        f.unschedulable
+            .get_or_create(&provisioner())
+            .set(count(intention.unplaced));
+    }
+}
+
 fn histogram() -> Histogram {
     Histogram::new(BOUNDS)
 }
@@ -523,3 +651,6 @@ fn process_usage() -> Option<(f64, i64)> {
         .ok()?;
     Some((ticks / TICKS_PER_SECOND, resident_kib * 1024))
 }
+
+#[cfg(test)]
+mod tests;

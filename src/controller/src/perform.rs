@@ -1,10 +1,6 @@
 //! Effects become calls.
 
-use std::{
-    fmt::Debug,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
@@ -12,6 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Resource,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    core::DeserializeGuard,
 };
 use plimsoll_api::{conditions, nodeclaim::NodeClaim, taints};
 use plimsoll_lifecycle::Effect;
@@ -20,20 +17,13 @@ use plimsoll_state::{Observe, pod::PodState};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thiserror::Error;
-use tokio::time::Instant;
 
-use crate::context::Context;
+use crate::{context::Context, nominations, watch};
 
 /// No call outside a watch takes longer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// No node has this name. A pod is nominated here for a moment so that its next nomination is a change.
 const LOOK_AGAIN: &str = "look-again.plimsoll.dev";
-/// Nominations under way at once for one node.
-const NOMINATIONS: usize = 32;
-/// How long kube-scheduler may take to hear of one nomination, when many come at once.
-const HEARD_PER_POD: Duration = Duration::from_millis(1);
-/// Nominations are taken for heard after this long, however many there are.
-const HEARD_MAX: Duration = Duration::from_secs(2);
 /// A launch or termination may take the cloud a while.
 const CLOUD_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -72,49 +62,32 @@ impl<P: CloudProvider> Context<P> {
     /// Performs effects in order; the first that fails ends it. Nominations that follow each other go out together,
     /// and kube-scheduler gets the time to take them in before the node they are for opens.
     pub(crate) async fn perform_all(&self, effects: Vec<Effect>) -> Result<(), PerformError> {
-        let (mut nominations, mut effects) = (Vec::new(), effects.into_iter().peekable());
+        let (mut together, mut effects) = (Vec::new(), effects.into_iter().peekable());
         while let Some(effect) = effects.next() {
             if !matches!(effect, Effect::Nominate { .. }) {
                 self.perform(effect).await?;
                 continue;
             }
-            nominations.push(self.perform(effect));
+            together.push(self.perform(effect));
             if !effects
                 .peek()
                 .is_some_and(|next| matches!(next, Effect::Nominate { .. }))
             {
-                let together = stream::iter(nominations.drain(..)).buffer_unordered(NOMINATIONS);
+                let answers = stream::iter(together.drain(..)).buffer_unordered(nominations::AT_ONCE);
                 // Best effort: one pod that cannot be nominated must not keep a machine closed.
                 let log = async |answer: Result<(), PerformError>| {
                     if let Err(error) = answer {
                         tracing::warn!(error = chain(&error), "nomination failed");
                     }
                 };
-                together.for_each(log).await;
+                answers.for_each(log).await;
                 if matches!(effects.peek(), Some(Effect::OpenNode { .. })) {
-                    self.nominations_are_heard().await;
+                    let pods = self.index().promised_pods();
+                    self.nominations.are_heard(pods).await;
                 }
             }
         }
         Ok(())
-    }
-
-    /// kube-scheduler hears of nominations and of open nodes through two watches, and no node must overtake. Nodes
-    /// whose pods are being nominated at the same time open at the same time: a pod that is tried between the first
-    /// and its own loses its nomination.
-    async fn nominations_are_heard(&self) {
-        let begun = Instant::now();
-        let pods = u32::try_from(self.index().promised_pods()).unwrap_or(u32::MAX);
-        let own = begun + HEARD_PER_POD.saturating_mul(pods).min(HEARD_MAX);
-        let lock = || self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut heard = *lock().get_or_insert(own);
-        if heard < own {
-            (*lock(), heard) = (Some(own), own);
-        }
-        while Instant::now() < heard && begun.elapsed() < 2 * HEARD_MAX {
-            tokio::time::sleep_until(heard).await;
-            heard = lock().unwrap_or(own);
-        }
     }
 
     /// Boxed, because what follows from an answer is performed the same way.
@@ -195,7 +168,8 @@ impl<P: CloudProvider> Context<P> {
 
     /// Creates a claim and takes it into the index at once: the next plan must know it.
     pub(crate) async fn create_claim(&self, claim: &NodeClaim) -> Result<NodeClaim, PerformError> {
-        let api = Api::<NodeClaim>::all(self.client.clone());
+        // Each repetition by the client itself would be another claim, with another name.
+        let api = Api::<NodeClaim>::all(self.no_retry.clone());
         let created = bounded("create a NodeClaim", api.create(&PostParams::default(), claim)).await?;
         self.update(|index, now| index.created_claim(created.clone(), now));
         Ok(created)
@@ -204,11 +178,19 @@ impl<P: CloudProvider> Context<P> {
     /// Takes in every claim the API server has: after a creation whose outcome is not known, a claim may exist that
     /// no record here knows of, and planning without it could buy twice.
     pub(crate) async fn recount_claims(&self) -> Result<(), PerformError> {
-        let api = Api::<NodeClaim>::all(self.client.clone());
+        let api = Api::<DeserializeGuard<NodeClaim>>::all(self.client.clone());
         let claims = bounded("list NodeClaims", api.list(&ListParams::default())).await?;
+        let (mut known, mut unreadable) = (Vec::new(), Vec::new());
+        for guarded in claims.items {
+            match watch::readable("nodeclaims.karpenter.sh", guarded) {
+                Ok(claim) => known.push(claim),
+                Err(meta) => unreadable.push(meta),
+            }
+        }
         self.update(|index, now| {
-            for claim in claims.items {
-                index.created_claim(claim, now);
+            index.counted(known, now);
+            for meta in &unreadable {
+                Observe::<NodeClaim>::unreadable(index, meta, true);
             }
         });
         Ok(())
@@ -349,6 +331,7 @@ impl<P: CloudProvider> Context<P> {
     }
 
     async fn nominate(&self, pod: &str, uid: &str, node: &str, look_again: bool) -> Result<(), PerformError> {
+        let _turn = self.nominations.turn().await;
         let (namespace, name) = pod.split_once('/').unwrap_or_default();
         let api = Api::<plimsoll_state::Pod>::namespaced(self.client.clone(), namespace);
         // A change from one node to another makes kube-scheduler try the pods it has given up; from none to one it

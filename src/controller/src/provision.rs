@@ -21,7 +21,7 @@ use plimsoll_provider::CloudProvider;
 use plimsoll_state::Lowered;
 use tokio::time::Instant;
 
-use crate::{context::Context, events::NOMINATED, perform::chain};
+use crate::{context::Context, events::NOMINATED, nominations, perform::chain};
 
 /// A full pass even without a wake: promises expire, prices change.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -53,6 +53,7 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
     let mut recount = false;
     loop {
         let _ = tokio::time::timeout(PERIOD, context.provision.notified()).await;
+        recount |= context.index().overdue(Timestamp::now());
         if recount && let Err(error) = context.recount_claims().await {
             tracing::warn!(error = chain(&error), "no plan before the NodeClaims are known");
             continue;
@@ -277,7 +278,7 @@ async fn assign<P: CloudProvider>(context: &Context<P>, snapshot: &Snapshot, pla
     });
     if context.settings.nominate {
         stream::iter(nominations)
-            .for_each_concurrent(CREATIONS, |nomination| async {
+            .for_each_concurrent(nominations::AT_ONCE, |nomination| async {
                 if let Err(error) = context.perform(nomination).await {
                     tracing::debug!(error = chain(&error), "nomination failed");
                 }

@@ -1,10 +1,11 @@
 //! From configuration to a running controller.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kube::Client;
 use plimsoll_lifecycle::Settings;
 use plimsoll_provider::CloudProvider;
+use plimsoll_report::Prices;
 use plimsoll_state::Index;
 use thiserror::Error;
 use tokio::task::JoinSet;
@@ -18,11 +19,11 @@ use crate::{
     disrupt,
     events::Recorder,
     eviction::{self, Evictions},
-    garbage,
+    garbage, intention,
     lease::Election,
     metrics::Metrics,
-    pools, provision,
-    watch::{self, SYNC_PATIENCE, Sync},
+    pools, provision, reporting,
+    watch::{self, Gaps, SYNC_PATIENCE, Sync},
 };
 
 #[derive(Debug, Error)]
@@ -41,11 +42,58 @@ pub enum RunError {
     Stopped(#[source] tokio::task::JoinError),
 }
 
-/// Runs until `stop` or until something that must not end ends.
+/// Buys and ends machines until `stop`, or until something that must not end ends.
 pub async fn run<P: CloudProvider>(
     config: Config,
     kubeconfig: kube::Config,
     make_provider: impl FnOnce(Client) -> P,
+    log: LogFilter,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let interval = config.report_interval;
+    let loops = move |tasks: &mut JoinSet<()>, context: &Arc<Context<P>>| {
+        spawn_loops(tasks, context);
+        let prices = |context: &Context<P>| Prices::Catalog(Arc::unwrap_or_clone(context.catalog()));
+        // Whoever has just begun to act has better things to do.
+        tasks.spawn(reporting::work(context.clone(), prices, interval));
+    };
+    supervise(config, kubeconfig, make_provider, Gaps::Never, loops, log, stop).await
+}
+
+/// Only looks, until `stop` or until something that must not end ends: keeps the Report current and says what the
+/// other function would do. `prices` picks the price list that fits the cluster.
+pub async fn observe(
+    config: Config,
+    kubeconfig: kube::Config,
+    prices: fn(&Index) -> Prices,
+    log: LogFilter,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let loops = move |tasks: &mut JoinSet<()>, context: &Arc<Context<()>>| {
+        let prices = move |context: &Context<()>| prices(&context.index());
+        tasks.spawn(intention::work(context.clone(), prices));
+        tasks.spawn(reporting::work(context.clone(), prices, Duration::ZERO));
+        tasks.spawn(forget_claims(context.clone()));
+    };
+    // Without a provider there is no executor: acting from here does not compile.
+    supervise(config, kubeconfig, |_| (), Gaps::Tolerated, loops, log, stop).await
+}
+
+/// Nobody looks after claims while observing; their wakes must not pile up.
+async fn forget_claims(context: Arc<Context<()>>) {
+    loop {
+        let claim = context.claims.next().await;
+        context.claims.done(&claim);
+    }
+}
+
+/// What all modes have in common: servers, watches, the Lease.
+async fn supervise<P: Send + std::marker::Sync + 'static>(
+    config: Config,
+    kubeconfig: kube::Config,
+    make_provider: impl FnOnce(Client) -> P,
+    gaps: Gaps,
+    spawn_loops: impl FnOnce(&mut JoinSet<()>, &Arc<Context<P>>),
     log: LogFilter,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
@@ -91,6 +139,7 @@ pub async fn run<P: CloudProvider>(
             config,
             Settings { nominate },
             client.clone(),
+            no_retry.clone(),
             make_provider(client),
             metrics.clone(),
             events,
@@ -98,7 +147,7 @@ pub async fn run<P: CloudProvider>(
             Index::default(),
         );
         // A replica in waiting keeps its index warm, so that it can act as soon as it leads.
-        let _watches = watch::start(&context, &sync);
+        let mut watches = watch::start(&context, &sync, gaps);
         let mut tasks = JoinSet::new();
         tasks.spawn(writer);
         synced(&sync).await;
@@ -117,10 +166,9 @@ pub async fn run<P: CloudProvider>(
         };
         tokio::select! {
             () = lost => Err(RunError::LeadershipLost),
-            Some(ended) = tasks.join_next() => match ended {
-                Ok(()) => Ok(()),
-                Err(error) => Err(RunError::Stopped(error)),
-            },
+            // Nothing acts on a picture that has stopped moving.
+            Some(ended) = watches.join_next() => ended.map_err(RunError::Stopped),
+            Some(ended) = tasks.join_next() => ended.map_err(RunError::Stopped),
         }
     };
     let result = tokio::select! {

@@ -9,10 +9,13 @@ use std::{
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::api::{
-    core::v1::{Namespace, Node},
-    policy::v1::PodDisruptionBudget,
-    storage::v1::{CSINode, StorageClass, VolumeAttachment},
+use k8s_openapi::{
+    api::{
+        core::v1::{Namespace, Node},
+        policy::v1::PodDisruptionBudget,
+        storage::v1::{CSINode, StorageClass, VolumeAttachment},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{
     Api, Client, Resource,
@@ -21,6 +24,7 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use plimsoll_api::{nodeclaim::NodeClaim, nodepool::NodePool};
+use plimsoll_report::kinds::KINDS;
 use plimsoll_state::{DaemonSet, Index, Observe, PersistentVolume, PersistentVolumeClaim, Pod};
 use serde::de::DeserializeOwned;
 use tokio::{sync::Notify, task::JoinSet};
@@ -87,16 +91,27 @@ impl Sync {
     }
 }
 
+/// What becomes of a kind that cannot be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gaps {
+    /// Wait for it: who acts must know everything.
+    Never,
+    /// Take it for empty where it is not installed or not allowed, and say what is less exact: who looks can do with
+    /// nodes and pods.
+    Tolerated,
+}
+
 /// Starts all watches. They run until the set is dropped.
 pub(crate) fn start<P: Send + std::marker::Sync + 'static>(
     context: &Arc<Context<P>>,
     sync: &Arc<Sync>,
+    gaps: Gaps,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     macro_rules! watch {
         ($($kind:ty as $plural:literal),+ $(,)?) => {$(
             sync.set($plural, Some("not read yet".into()));
-            tasks.spawn(follow::<$kind, P>($plural, context.clone(), sync.clone()));
+            tasks.spawn(follow::<$kind, P>($plural, context.clone(), sync.clone(), gaps));
         )+};
     }
     watch!(
@@ -118,7 +133,7 @@ pub(crate) fn start<P: Send + std::marker::Sync + 'static>(
     tasks
 }
 
-async fn follow<K, P>(plural: &'static str, context: Arc<Context<P>>, sync: Arc<Sync>)
+async fn follow<K, P>(plural: &'static str, context: Arc<Context<P>>, sync: Arc<Sync>, gaps: Gaps)
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     Index: Observe<K>,
@@ -129,29 +144,52 @@ where
         .page_size(PAGE_SIZE);
     let stream = watcher(Api::<DeserializeGuard<K>>::all(context.client.clone()), config).default_backoff();
     let mut stream = std::pin::pin!(stream);
-    let mut listed = Vec::new();
+    let (mut listed, mut unreadable) = (Vec::new(), Vec::new());
     let mut complaint = String::new();
     while let Some(event) = stream.next().await {
         match event {
             Ok(watcher::Event::Apply(guarded)) => {
-                if let Some(object) = readable(plural, guarded) {
-                    context.update(|index, now| index.apply(object, now));
-                }
+                context.update(|index, now| match readable(plural, guarded) {
+                    Ok(object) => index.apply(object, now),
+                    Err(meta) => Observe::<K>::unreadable(index, &meta, true),
+                });
             }
             Ok(watcher::Event::Delete(guarded)) => {
-                if let Some(object) = readable(plural, guarded) {
-                    context.update(|index, now| index.delete(&object, now));
-                }
+                context.update(|index, now| match readable(plural, guarded) {
+                    Ok(object) => index.delete(&object, now),
+                    Err(meta) => Observe::<K>::unreadable(index, &meta, false),
+                });
             }
-            Ok(watcher::Event::Init) => listed.clear(),
-            Ok(watcher::Event::InitApply(guarded)) => listed.extend(readable(plural, guarded)),
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                unreadable.clear();
+            }
+            Ok(watcher::Event::InitApply(guarded)) => match readable(plural, guarded) {
+                Ok(object) => listed.push(object),
+                Err(meta) => unreadable.push(meta),
+            },
             Ok(watcher::Event::InitDone) => {
                 let objects = std::mem::take(&mut listed);
-                context.update(|index, now| index.reset(objects, now));
+                let unreadable = std::mem::take(&mut unreadable);
+                context.update(|index, now| {
+                    index.reset(objects, now);
+                    for meta in &unreadable {
+                        Observe::<K>::unreadable(index, meta, true);
+                    }
+                });
                 complaint.clear();
                 sync.set(plural, None);
             }
             Err(error) => {
+                if let Some(why) = bearable(plural, &error, gaps) {
+                    if why != complaint {
+                        tracing::info!(kind = plural, %why, "going on without a kind");
+                        complaint = why;
+                        context.update(|index, now| index.reset(Vec::<K>::new(), now));
+                        sync.set(plural, None);
+                    }
+                    continue;
+                }
                 let why = explain(plural, &error);
                 context.metrics.watch_errors(plural);
                 // The backoff repeats the same error for as long as it lasts; once is enough to read.
@@ -170,13 +208,13 @@ where
 }
 
 /// One object that cannot be read must not hold up the others of its kind.
-fn readable<K: Resource<DynamicType = ()>>(plural: &str, guarded: DeserializeGuard<K>) -> Option<K> {
+pub(crate) fn readable<K>(plural: &str, guarded: DeserializeGuard<K>) -> Result<K, Box<ObjectMeta>> {
     match guarded.0 {
-        Ok(object) => Some(object),
+        Ok(object) => Ok(object),
         Err(invalid) => {
             let name = invalid.metadata.name.as_deref().unwrap_or_default();
             tracing::error!(kind = plural, name, error = %invalid.error, "object cannot be read, it is left out");
-            None
+            Err(Box::new(invalid.metadata))
         }
     }
 }
@@ -189,6 +227,20 @@ impl Sync {
             *known = why;
         }
     }
+}
+
+/// Why the kind is missing and what is lost without it, when that can be borne.
+fn bearable(plural: &str, error: &watcher::Error, gaps: Gaps) -> Option<String> {
+    let kind = KINDS.iter().find(|kind| kind.resource() == plural)?;
+    let watcher::Error::InitialListFailed(kube::Error::Api(status)) = error else {
+        return None;
+    };
+    let why = match status.code {
+        404 => "not installed",
+        403 => "not allowed to list and watch",
+        _ => return None,
+    };
+    (gaps == Gaps::Tolerated && !kind.needed).then(|| format!("{why}: {}", kind.use_))
 }
 
 /// What the user can do about it.

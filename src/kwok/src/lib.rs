@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod node;
+mod rights;
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,6 +29,7 @@ use plimsoll_provider::{
 };
 
 pub use catalogue::catalogue;
+pub use rights::RIGHTS;
 
 const GROUP: &str = "karpenter.kwok.sh";
 const KIND: &str = "KWOKNodeClass";
@@ -157,9 +159,8 @@ impl CloudProvider for KwokCloud {
             .get_opt(&node::name(claim))
             .await
             .map_err(transient)?;
-        Ok(found
-            .filter(|n| n.metadata.deletion_timestamp.is_none())
-            .and_then(|n| node::machine(&n)))
+        // A Node that is being deleted still runs pods until its finalizers are gone.
+        Ok(found.and_then(|n| node::machine(&n)))
     }
 
     async fn delete(&self, provider_id: &str) -> Result<Termination, ProviderError> {

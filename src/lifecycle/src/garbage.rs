@@ -36,6 +36,7 @@ pub fn collect(index: &Index, machines: &[Machine], now: Timestamp) -> Found {
     let named: BTreeSet<&str> = index
         .claims()
         .filter_map(|c| c.metadata.name.as_deref())
+        .chain(index.unreadable_claims().iter().map(String::as_str))
         .collect();
     let alive: BTreeSet<&str> = machines.iter().map(|m| m.provider_id.as_str()).collect();
 
@@ -59,8 +60,11 @@ pub fn collect(index: &Index, machines: &[Machine], now: Timestamp) -> Found {
             found.effects.push(delete(claim, "garbage_collected"));
         }
     }
+    // The Node of a claim that cannot be read looks like one without a claim.
+    let sure = index.unreadable_claims().is_empty();
     let orphans = index
         .nodes()
+        .filter(|_| sure)
         .filter(|n| is_orphan(index, n) && !provider_id(n).is_some_and(|id| alive.contains(id)));
     found.effects.extend(orphans.filter_map(|n| release_node(n)));
     found

@@ -177,9 +177,10 @@ pub fn terminated(view: &NodeView, answer: Termination, now: Timestamp) -> Vec<E
                 .flatten()
                 .filter(|f| *f != labels::TERMINATION_FINALIZER)
                 .collect();
+            // A list is replaced whole: somebody else's new entry must not be lost.
             pass.effects.push(Effect::PatchClaim {
                 name: name(claim),
-                patch: json!({ "metadata": { "finalizers": left } }),
+                patch: locked(claim, json!({ "finalizers": left })),
             });
         }
     }

@@ -757,6 +757,19 @@ fn garbage_is_what_has_lost_its_other_half() {
         (found.leaked, found.effects),
         (vec!["test://x".to_owned()], vec![])
     );
+    let mut newer = index(claim(IN_SERVICE, json!({})), [], []);
+    let x = claim(IN_SERVICE, json!({ "metadata": { "name": "x" } })).metadata;
+    Observe::<NodeClaim>::unreadable(&mut newer, &x, true);
+    let unread = garbage::collect(
+        &newer,
+        &[machine("a", "test://a", at(0)), machine("x", "test://x", at(0))],
+        at(60),
+    );
+    assert_eq!(
+        unread,
+        garbage::Found::default(),
+        "its claim exists, it cannot be read"
+    );
     let young = garbage::collect(
         &all,
         &[machine("a", "test://a", at(0)), machine("x", "test://x", at(31))],

@@ -20,6 +20,8 @@ pub(crate) enum Command {
     Controller(Box<ControllerOptions>),
     /// Print the custom resource definitions.
     Crds,
+    /// Examine the cluster, the rights and the installation, and say what to mend.
+    Doctor(DoctorOptions),
     /// Say why a pod waits, why a machine stays, or what a NodePool may still do.
     Explain(ExplainOptions),
     /// Solve one packing problem from a file, without a cluster.
@@ -30,6 +32,25 @@ pub(crate) enum Command {
     Report(ReportOptions),
     /// Write what reports and plans are made from, and nothing else of the cluster, to a file that can be sent away.
     Snapshot(SnapshotOptions),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct DoctorOptions {
+    /// Whose rights are looked for. Default: the mode of the installation, else observe.
+    #[arg(long)]
+    pub(crate) mode: Option<Mode>,
+    /// Look for the rights of this provider too.
+    #[arg(long)]
+    pub(crate) provider: Option<Provider>,
+    /// Look at the rights of this user instead of one's own: system:serviceaccount:NAMESPACE:NAME.
+    #[arg(long = "as", value_name = "USER")]
+    pub(crate) as_user: Option<String>,
+    /// Namespace of the Lease. Default: that of the installation, else the kubeconfig's.
+    #[arg(long, short)]
+    pub(crate) namespace: Option<String>,
+    /// Print the findings as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -102,6 +123,24 @@ pub(crate) enum Table {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Read, report, and say what would be done. Needs no cloud and no right to change anything.
+    Observe,
+    /// Buy and end machines.
+    Automate,
+}
+
+impl Mode {
+    /// As the controller knows it.
+    pub(crate) fn of_controller(self) -> plimsoll_controller::Mode {
+        match self {
+            Self::Observe => plimsoll_controller::Mode::Observe,
+            Self::Automate => plimsoll_controller::Mode::Automate,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Provider {
     /// Nodes without machines, for demos and tests.
     Kwok,
@@ -129,8 +168,18 @@ pub(crate) enum LogFormat {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ControllerOptions {
-    #[arg(long, env = "PROVIDER")]
-    pub(crate) provider: Provider,
+    /// How much it may do.
+    #[arg(long, env = "MODE", default_value = "observe")]
+    pub(crate) mode: Mode,
+    /// Whose machines are bought.
+    #[arg(long, env = "PROVIDER", required_if_eq("mode", "automate"))]
+    pub(crate) provider: Option<Provider>,
+    /// The price list while observing. Default: that of the cluster's NodePools, else AWS's.
+    #[arg(long, env = "PRICES", value_name = "LIST")]
+    pub(crate) prices: Option<PriceList>,
+    /// From one report of the cluster to the next.
+    #[arg(long, env = "REPORT_INTERVAL", default_value = "5m", value_parser = duration)]
+    pub(crate) report_interval: Duration,
     #[command(flatten)]
     pub(crate) planning: Planning,
     #[arg(long, env = "METRICS_PORT", default_value_t = 8080)]
@@ -146,12 +195,10 @@ pub(crate) struct ControllerOptions {
     /// Run without a Lease. Two such processes on one cluster would buy everything twice.
     #[arg(long, env = "DISABLE_LEADER_ELECTION", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) disable_leader_election: bool,
-    #[arg(
-        long,
-        env = "LEADER_ELECTION_NAME",
-        default_value = "karpenter-leader-election"
-    )]
-    pub(crate) leader_election_name: String,
+    /// Name of the Lease. Default: karpenter-leader-election, so that Karpenter and this never act at once; while
+    /// observing plimsoll-observer.
+    #[arg(long, env = "LEADER_ELECTION_NAME")]
+    pub(crate) leader_election_name: Option<String>,
     /// Namespace of the Lease. Default: SYSTEM_NAMESPACE, then the namespace this runs in.
     #[arg(long, env = "LEADER_ELECTION_NAMESPACE")]
     pub(crate) leader_election_namespace: Option<String>,

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use kube::Config as KubeConfig;
 use plimsoll_controller::{Config, LeaderElection, LogFilter};
 use plimsoll_core::{
@@ -13,11 +13,16 @@ use plimsoll_core::{
     policy::{MinValuesPolicy, Policy, PreferencePolicy},
 };
 use plimsoll_kwok::KwokCloud;
+use plimsoll_report::Prices;
+use plimsoll_state::Index;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
-use crate::args::{ControllerOptions, LogFormat, MinValues, Planning, Preferences, Provider};
+use crate::{
+    args::{ControllerOptions, LogFormat, MinValues, Mode, Planning, Preferences, PriceList, Provider},
+    source,
+};
 
 /// Most that core may offer per claim, as upstream.
 const TYPES_PER_LAUNCH_MAX: usize = 600;
@@ -29,8 +34,22 @@ pub(crate) fn run(options: ControllerOptions) -> anyhow::Result<()> {
         let config = config(&options, &kubeconfig);
         let stop = CancellationToken::new();
         stop_on_signal(stop.clone())?;
-        let finished = match options.provider {
-            Provider::Kwok => plimsoll_controller::run(config, kubeconfig, KwokCloud::new, log, stop).await,
+        let finished = match (options.mode, options.provider) {
+            (Mode::Observe, _) => {
+                tracing::info!(
+                    "observing: nothing is bought or ended; to let it act, run it with --mode automate"
+                );
+                let prices: fn(&Index) -> Prices = match options.prices {
+                    None => source::fitting_prices,
+                    Some(PriceList::Aws) => |_| Prices::Aws,
+                    Some(PriceList::Kwok) => |index| Prices::Catalog(source::kwok(index)),
+                };
+                plimsoll_controller::observe(config, kubeconfig, prices, log, stop).await
+            }
+            (Mode::Automate, Some(Provider::Kwok)) => {
+                plimsoll_controller::run(config, kubeconfig, KwokCloud::new, log, stop).await
+            }
+            (Mode::Automate, None) => bail!("--mode automate needs --provider"),
         };
         finished.map_err(Into::into)
     })
@@ -80,6 +99,7 @@ fn config(options: &ControllerOptions, kubeconfig: &KubeConfig) -> Config {
         .leader_election_namespace
         .clone()
         .or_else(|| options.system_namespace.clone());
+    let mode = options.mode.of_controller();
     Config {
         metrics_port: options.metrics_port,
         health_probe_port: options.health_probe_port,
@@ -88,10 +108,14 @@ fn config(options: &ControllerOptions, kubeconfig: &KubeConfig) -> Config {
         policy: policy(&options.planning),
         leader_election: LeaderElection {
             enabled: !options.disable_leader_election,
-            name: options.leader_election_name.clone(),
+            name: options
+                .leader_election_name
+                .clone()
+                .unwrap_or_else(|| mode.lease().into()),
             namespace: namespace.unwrap_or_else(|| kubeconfig.default_namespace.clone()),
             identity: format!("{host}_{suffix:016x}"),
         },
+        report_interval: options.report_interval,
         version: env!("CARGO_PKG_VERSION"),
     }
 }

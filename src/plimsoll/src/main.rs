@@ -3,11 +3,13 @@
 mod args;
 mod controller;
 mod crds;
+mod doctor;
 mod explain;
 mod live;
 mod pack;
 mod plan;
 mod report;
+mod rights;
 mod snapshot;
 mod source;
 
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
     let result = match args.command {
         Command::Controller(options) => controller::run(*options),
         Command::Crds => crds::run(),
+        Command::Doctor(options) => doctor::run(&options),
         Command::Explain(options) => explain::run(&options),
         Command::Pack(options) => pack::run(&options),
         Command::Plan(options) => plan::run(&options),

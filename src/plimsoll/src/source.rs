@@ -51,9 +51,10 @@ pub(crate) fn read(source: &Source) -> anyhow::Result<Read> {
             dump.unreadable.len() - COMPLAINTS_MAX
         ));
     }
-    let prices = match source.prices.unwrap_or_else(|| fitting(&dump.index)) {
-        PriceList::Aws => Prices::Aws,
-        PriceList::Kwok => Prices::Catalog(kwok(&dump.index)),
+    let prices = match source.prices {
+        None => fitting_prices(&dump.index),
+        Some(PriceList::Aws) => Prices::Aws,
+        Some(PriceList::Kwok) => Prices::Catalog(kwok(&dump.index)),
     };
     Ok(Read {
         taken: dump.taken.unwrap_or_else(Timestamp::now),
@@ -71,17 +72,22 @@ fn from_file(path: &Path) -> anyhow::Result<Dump> {
     dump::read(file).with_context(|| path.display().to_string())
 }
 
-fn fitting(index: &Index) -> PriceList {
-    let of_kwok = |pool: &NodePool| pool.spec.template.spec.node_class_ref.group == "karpenter.kwok.sh";
-    if index.node_pools().any(|pool| of_kwok(pool)) {
-        PriceList::Kwok
+/// The price list of the cluster's NodePools, else AWS's.
+pub(crate) fn fitting_prices(index: &Index) -> Prices {
+    if index.node_pools().any(|pool| is_kwok(pool)) {
+        Prices::Catalog(kwok(index))
     } else {
-        PriceList::Aws
+        Prices::Aws
     }
 }
 
+/// Whether a NodePool buys kwok's made-up machines.
+pub(crate) fn is_kwok(pool: &NodePool) -> bool {
+    pool.spec.template.spec.node_class_ref.group == "karpenter.kwok.sh"
+}
+
 /// The kwok provider's fixed list, open to every pool.
-fn kwok(index: &Index) -> Catalog {
+pub(crate) fn kwok(index: &Index) -> Catalog {
     let mut catalog = plimsoll_kwok::catalogue();
     let all: Vec<_> = (0..catalog.types.len() as u32)
         .map(plimsoll_core::catalog::TypeId)

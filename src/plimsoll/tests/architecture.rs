@@ -29,6 +29,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "plimsoll-core",
             "plimsoll-lifecycle",
             "plimsoll-provider",
+            "plimsoll-report",
             "plimsoll-state",
         ],
     ),

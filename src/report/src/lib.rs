@@ -4,6 +4,7 @@
 //! read from. It decides nothing: plans come from `core`, and it does no I/O beyond a reader or a text it is given.
 
 pub mod aws;
+pub mod checkup;
 pub mod cluster;
 mod commands;
 mod csv;
@@ -13,6 +14,7 @@ pub mod fleet;
 mod html;
 pub mod kinds;
 pub mod money;
+mod object;
 mod plan;
 mod plans;
 pub mod reasons;
@@ -30,6 +32,7 @@ pub use commands::commands;
 pub use csv::{CsvTable, csv};
 pub use explain::{ExplainError, Subject, explain};
 pub use html::html;
+pub use object::report_status;
 pub use plan::{plan_json, plan_summary, plan_text};
 pub use restraints::RestraintKind;
 pub use savings::{SavingsReport, report};

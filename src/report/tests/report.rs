@@ -6,6 +6,8 @@
     reason = "the makers of test objects are tests too"
 )]
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use plimsoll_core::{
     catalog::MicroDollars,
@@ -14,7 +16,7 @@ use plimsoll_core::{
 use plimsoll_report::{
     Cluster, Colour, CsvTable, Prices, RestraintKind, SavingsReport, commands, csv,
     dump::{self, Dump, DumpError},
-    html, report,
+    html, report, report_status,
     savings::Action,
     snapshot, text,
 };
@@ -612,4 +614,54 @@ fn every_form_of_the_report_shows_the_same_money() {
         let drained = script.contains(&format!("kubectl drain {} ", node.name));
         assert_eq!(drained, node.action == Action::Remove, "{}", node.name);
     }
+}
+
+#[test]
+fn a_report_in_the_cluster_is_small_whatever_the_cluster_and_says_what_it_left_out() {
+    let mut report = report_of(&half_empty());
+    let whole = report_status(&report, None, Duration::from_secs(600));
+    assert_eq!(whole.omitted, 0);
+    assert_eq!(whole.now.per_hour, "1.1520");
+    assert_eq!(whole.nodes, 6);
+    let removed: i32 = whole.remove.iter().map(|group| group.count).sum();
+    assert_eq!(removed as u32, report.reachable.nodes_removed);
+
+    let long = "\u{e9}".repeat(2000);
+    let mut node = report.nodes[0].clone();
+    node.action = Action::Remove;
+    for i in 0..1000 {
+        node.instance_type = format!("{i}-{long}");
+        (node.zone, node.pool) = (long.clone(), long.clone());
+        report.nodes.push(node.clone());
+        report.notes.push(long.clone());
+    }
+    let status = report_status(&report, None, Duration::from_secs(600));
+    let size = serde_json::to_vec(&status).unwrap().len();
+    assert!(size < 128 * 1024, "{size} bytes");
+    assert_eq!((status.remove.len(), status.notes.len()), (50, 10));
+    assert!(status.omitted >= 950 + 990);
+}
+
+#[test]
+fn what_was_watched_adds_up_and_gaps_do_not_count() {
+    let mut report = report_of(&half_empty());
+    let gap = Duration::from_secs(600);
+    let first = report_status(&report, None, gap);
+    let begun = first.watched.clone().unwrap();
+    assert_eq!((begun.seconds, begun.paid.as_str()), (0, "0.0000"));
+
+    report.taken += Duration::from_secs(300);
+    let second = report_status(&report, Some(&first), gap);
+    let sums = second.watched.clone().unwrap();
+    assert_eq!(sums.seconds, 300);
+    assert_eq!(sums.paid, format!("{:.4}", 6.0 * 0.192 / 12.0));
+    assert_eq!(
+        sums.reachable,
+        format!("{:.4}", report.reachable.cost.per_hour / 12.0)
+    );
+
+    report.taken += Duration::from_secs(3600);
+    let third = report_status(&report, Some(&second), gap).watched.unwrap();
+    assert_eq!((third.seconds, &third.paid), (300, &sums.paid));
+    assert_eq!(third.since, begun.since);
 }

@@ -267,9 +267,7 @@ impl Controller {
                 return;
             }
             (Job::Recount, Answer::Claims(claims)) => {
-                for claim in claims {
-                    self.index.created_claim(claim, now);
-                }
+                self.index.counted(claims, now);
                 return;
             }
             (Job::Claim { .. }, Answer::Launched(answer)) => {

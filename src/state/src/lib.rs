@@ -11,7 +11,6 @@ mod lower;
 pub mod node;
 pub mod pdb;
 pub mod pod;
-mod promises;
 mod slim;
 pub mod storage;
 mod workload;

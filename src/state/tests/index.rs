@@ -13,7 +13,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{core::v1::Node, policy::v1::PodDisruptionBudget};
 use plimsoll_api::{nodeclaim::NodeClaim, nodepool::NodePool};
 use plimsoll_core::{
-    catalog::Catalog,
+    catalog::{Catalog, MicroDollars},
+    policy::{MinValuesPolicy, Policy, PreferencePolicy},
+    provision::provision,
     requirement::Operator,
     snapshot::{Blocker, BudgetNodes, NodeStage, Place, Snapshot},
 };
@@ -277,18 +279,107 @@ fn what_planning_does_not_look_at_never_enters_memory() {
 }
 
 #[test]
-fn a_created_claim_outlives_a_list_that_is_older_but_not_for_ever() {
+fn a_created_claim_is_forgotten_only_when_the_api_server_does_not_have_it() {
     let mut index = Index::default();
     index.created_claim(claim("a", 5, json!({})), at(0));
+    index.created_claim(claim("b", 6, json!({})), at(0));
     index.reset(Vec::<NodeClaim>::new(), at(1));
-    assert!(
-        index.claim("a").is_some(),
+    assert_eq!(
+        index.claims().count(),
+        2,
         "the list may be older than the creation"
     );
-    index.expire(at(119));
-    assert!(index.claim("a").is_some());
+    assert!(!index.overdue(at(120)));
     index.expire(at(121));
-    assert!(index.claim("a").is_none(), "no watch ever confirmed it");
+    assert!(index.overdue(at(121)));
+    assert_eq!(index.claims().count(), 2, "silence of the watch proves nothing");
+
+    index.counted(vec![claim("b", 6, json!({})), claim("c", 7, json!({}))], at(121));
+    let names: Vec<_> = index.claims().map(|c| c.metadata.name.clone().unwrap()).collect();
+    assert_eq!(names, ["b", "c"]);
+    assert!(!index.overdue(at(122)), "it was just asked");
+    assert!(index.overdue(at(242)), "no watch has said anything yet");
+}
+
+#[test]
+fn a_list_asked_for_another_reason_takes_no_young_claim_away() {
+    let mut index = Index::default();
+    index.created_claim(claim("a", 5, json!({})), at(0));
+    index.counted(Vec::new(), at(1));
+    assert!(
+        index.claim("a").is_some(),
+        "it may have been created after the list was made"
+    );
+}
+
+#[test]
+fn a_claim_that_cannot_be_read_is_known_by_name_until_it_is_gone_or_mended() {
+    let mut index = Index::default();
+    let meta = |name: &str| claim(name, 1, json!({})).metadata;
+    let unreadable =
+        |index: &mut Index, name: &str| Observe::<NodeClaim>::unreadable(index, &meta(name), true);
+    unreadable(&mut index, "a");
+    unreadable(&mut index, "b");
+    index.apply(claim("a", 2, json!({})), at(0));
+    assert_eq!(index.unreadable_claims().iter().collect::<Vec<_>>(), ["b"]);
+    unreadable(&mut index, "c");
+    Observe::<NodeClaim>::unreadable(&mut index, &meta("c"), false);
+    assert_eq!(index.unreadable_claims().iter().collect::<Vec<_>>(), ["b"]);
+    index.reset(Vec::<NodeClaim>::new(), at(1));
+    assert!(index.unreadable_claims().is_empty());
+}
+
+#[test]
+fn a_node_whose_name_was_reused_belongs_to_its_new_claim_only() {
+    let mut index = Index::default();
+    with_machine(&mut index, "a");
+    assert_eq!(index.nodes_of_provider_id("test://a").len(), 1);
+    let successor = node(
+        "a",
+        json!({
+            "metadata": { "uid": "another" },
+            "spec": { "providerID": "test://b" },
+        }),
+    );
+    index.reset(vec![successor], at(9));
+    assert!(index.nodes_of_provider_id("test://a").is_empty());
+    assert_eq!(index.nodes_of_provider_id("test://b").len(), 1);
+}
+
+#[test]
+fn absurd_requests_neither_overflow_nor_stop_a_plan() {
+    let mut index = Index::default();
+    with_machine(&mut index, "a");
+    let absurd = json!({ "spec": { "containers": [
+        { "name": "main", "resources": { "requests": { "cpu": "9E", "memory": "8Ei", "ephemeral-storage": "7Ei" } } },
+        { "name": "more", "resources": { "requests": { "cpu": "9E", "memory": "8Ei" } } },
+    ] } });
+    for n in 0..2000 {
+        index.apply(pending(&format!("waits-{n}"), absurd.clone()), at(0));
+    }
+    for n in 0..3 {
+        index.apply(bound(&format!("there-{n}"), "a", absurd.clone()), at(0));
+        let daemon = json!({
+            "metadata": { "name": format!("daemon-{n}"), "namespace": "default", "uid": format!("daemon-{n}") },
+            "spec": {
+                "selector": {},
+                "template": { "metadata": {}, "spec": { "containers": absurd["spec"]["containers"] } },
+            },
+        });
+        index.apply(object::<plimsoll_state::DaemonSet>(daemon), at(0));
+    }
+    let lowered = lowered(&index, at(1));
+    let policy = Policy {
+        preferences: PreferencePolicy::Respect,
+        min_values: MinValuesPolicy::Strict,
+        nomination: true,
+        steps_max: 100,
+        types_per_launch_max: 60,
+        interruption_cost: MicroDollars(0),
+    };
+    let (plan, report) = provision(&lowered.snapshot, &Catalog::default(), &policy);
+    assert!(plan.launches.is_empty());
+    assert_eq!(report.unplaced.len(), 2000);
 }
 
 #[test]

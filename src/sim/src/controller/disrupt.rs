@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use plimsoll_api::taints;
 use plimsoll_core::disrupt;
 use plimsoll_lifecycle::{Effect, disruption};
-use plimsoll_state::{Index, pod::PodState};
+use plimsoll_state::{Index, node::has_taint, pod::PodState};
 
 use super::{Call, Controller, Failure, Job, Request};
 
@@ -130,11 +130,7 @@ impl Controller {
         let views = undecided.filter_map(|name| self.index.view(name));
         views
             .filter_map(|view| view.node().cloned())
-            .filter(|node| {
-                let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
-                let closed = taints.into_iter().any(|t| t.key == taints::DISRUPTED);
-                closed && node.metadata.deletion_timestamp.is_none()
-            })
+            .filter(|node| has_taint(node, taints::DISRUPTED) && node.metadata.deletion_timestamp.is_none())
             .map(|node| Request::Effect(disruption::reopen(&node)))
             .collect()
     }

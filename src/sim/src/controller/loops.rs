@@ -153,8 +153,12 @@ impl Controller {
 
     /// Plans for what waits, promises places on machines that exist, and orders the others.
     fn provision(&mut self, now: Timestamp, calls: &mut Vec<Call>) {
-        self.index.expire(now);
         self.loops.provision = Some(now + PERIOD);
+        if self.index.overdue(now) {
+            self.loops.recount(now);
+            return;
+        }
+        self.index.expire(now);
         if self.index.waiting() == 0 {
             return;
         }

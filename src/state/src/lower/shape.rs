@@ -91,6 +91,10 @@ pub(crate) fn shape(namespace: &str, pod_labels: &PodLabels, spec: &slim::PodSpe
     }
 }
 
+/// No machine has as much of anything: who asks for more waits all the same, and sums over many pods stay in range
+/// whatever somebody writes into a manifest. 128 TiB, as bytes.
+const REQUEST_MAX: i64 = 1 << 47;
+
 /// What kube-scheduler counts for the pod: the larger of all containers together with sidecars and any
 /// single init step with the sidecars started before it, replaced by pod-level requests where given, plus
 /// overhead, plus one pod.
@@ -123,6 +127,9 @@ fn requests(spec: &slim::PodSpec) -> Resources {
     let overhead: &BTreeMap<String, Quantity> = &spec.overhead;
     add(&mut total, &resources(overhead));
     total.retain(|_, amount| *amount > 0);
+    total
+        .values_mut()
+        .for_each(|amount| *amount = (*amount).min(REQUEST_MAX));
     total.insert(PODS.into(), 1);
     total
 }

@@ -41,6 +41,21 @@ fn daemons_take_their_room_first() {
 }
 
 #[test]
+fn requests_as_large_as_they_get_stop_nobody_else() {
+    // 128 TiB and as many thousandths of a core: what the index makes of anything larger.
+    let world = "type s cpu=4 mem=16 price=1 zones=a\npool p\nnode n cpu=4 mem=8\n";
+    let huge = "cpu=140737488355 mem=131072";
+    check(
+        &format!("{world}pod huge x3000 {huge}\npod a x4 cpu=1"),
+        "n: a*4 | left huge*3000: Resources",
+    );
+    check(
+        &format!("{world}daemon {huge}\ndaemon {huge}\npod a x4 cpu=1"),
+        "left a*4: Resources",
+    );
+}
+
+#[test]
 fn node_affinity() {
     let types = "type arm cpu=4 mem=16 price=1 arch=arm64\ntype x cpu=4 mem=16 price=2 zones=a,b\npool p\n";
     check(&format!("{types}pod a cpu=1"), "arm a: a");

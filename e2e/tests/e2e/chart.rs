@@ -1,0 +1,525 @@
+//! The chart on a real API server, and the controller under its service account and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
+use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use plimsoll_e2e::cluster::parse_yaml;
+use plimsoll_e2e::controller::{Controller, binary};
+use plimsoll_e2e::fixture::{Fixture, PATIENCE};
+use plimsoll_e2e::rights::{self, Grant};
+use plimsoll_e2e::{objects, paths, tools};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+const RELEASE: &str = "plimsoll";
+/// Nobody runs the Deployment's pods here: the binary under test does, with the pod's environment.
+const NO_PODS: &str = "replicas=0";
+
+/// The chart as it was installed.
+struct Installed {
+    namespace: String,
+    /// What only knows the token of the chart's service account.
+    kubeconfig: PathBuf,
+    /// Of the Deployment's container, as far as it is plain.
+    environment: Vec<(String, String)>,
+}
+
+async fn helm(fixture: &Fixture, args: &[&str]) -> Result<String> {
+    let testbed = fixture.testbed();
+    helm_at(&testbed.dir().join("helm"), testbed.kubeconfig(), args).await
+}
+
+/// Nothing of the user's own helm is read or changed.
+async fn helm_at(home: &Path, kubeconfig: &Path, args: &[&str]) -> Result<String> {
+    let program = tools::HELM.ensure().await?.join("helm");
+    run(Command::new(program)
+        .args(args)
+        .env("KUBECONFIG", kubeconfig)
+        .env("HELM_CACHE_HOME", home.join("cache"))
+        .env("HELM_CONFIG_HOME", home.join("config"))
+        .env("HELM_DATA_HOME", home.join("data")))
+}
+
+async fn kubectl(kubeconfig: &Path, args: &[&str]) -> Result<String> {
+    let program = tools::CONTROL_PLANE.ensure().await?.join("kubectl");
+    run(Command::new(program)
+        .arg("--kubeconfig")
+        .arg(kubeconfig)
+        .args(args))
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let output = command.output()?;
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+async fn install(fixture: &Fixture, settings: &[&str]) -> Result<Installed> {
+    let namespace = fixture.namespace().to_owned();
+    let chart = paths::chart().display().to_string();
+    let mut args = vec![
+        "install",
+        RELEASE,
+        &chart,
+        "--namespace",
+        &namespace,
+        "--set",
+        NO_PODS,
+    ];
+    args.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+    helm(fixture, &args).await?;
+
+    let deployment = fixture.api::<Deployment>().get(RELEASE).await?;
+    let pod = deployment
+        .spec
+        .context("a Deployment without spec")?
+        .template
+        .spec;
+    let pod = pod.context("a template without spec")?;
+    let container = pod.containers.first().context("a pod without container")?;
+    assert_eq!(
+        container.args.as_deref(),
+        Some(["controller".to_owned()].as_slice())
+    );
+    let plain = container.env.iter().flatten();
+    let environment = plain
+        .filter_map(|v| Some((v.name.clone(), v.value.clone()?)))
+        .collect();
+    let account = pod
+        .service_account_name
+        .context("a pod without service account")?;
+    Ok(Installed {
+        kubeconfig: account_kubeconfig(fixture, &account).await?,
+        namespace,
+        environment,
+    })
+}
+
+/// A kubeconfig file with a token of a service account of the test's namespace.
+async fn account_kubeconfig(fixture: &Fixture, account: &str) -> Result<PathBuf> {
+    let request = TokenRequest {
+        spec: Some(TokenRequestSpec {
+            expiration_seconds: Some(3600),
+            ..TokenRequestSpec::default()
+        }),
+        ..TokenRequest::default()
+    };
+    let accounts = fixture.api::<ServiceAccount>();
+    let answer = accounts
+        .create_token_request(account, &PostParams::default(), &request)
+        .await?;
+    let token = answer.status.context("a token request without answer")?.token;
+    let admin = std::fs::read_to_string(fixture.testbed().kubeconfig())?;
+    let mut config: Value =
+        serde_saphyr::from_str(&admin).map_err(|error| anyhow::anyhow!("kubeconfig: {error}"))?;
+    for user in config["users"].as_array_mut().context("no users")? {
+        user["user"] = json!({ "token": token });
+    }
+    let file = fixture.testbed().dir().join(format!("{account}.kubeconfig"));
+    std::fs::write(&file, config.to_string())?;
+    Ok(file)
+}
+
+impl Installed {
+    /// The binary as the Deployment would run it, but for its ports.
+    fn spawn(&self, fixture: &Fixture, name: &str) -> Result<Controller> {
+        let mut environment: Vec<(&str, &str)> = self
+            .environment
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(|(name, _)| !name.ends_with("_PORT"))
+            .collect();
+        environment.push(("LEADER_ELECTION_NAMESPACE", &self.namespace));
+        environment.push(("POD_NAME", name));
+        Controller::spawn(
+            &self.kubeconfig,
+            &fixture.testbed().logs(),
+            name,
+            &[],
+            &environment,
+        )
+    }
+
+    /// What the account may do beyond what every account may.
+    async fn may(&self, fixture: &Fixture) -> Result<BTreeSet<Grant>> {
+        let nobody = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}});
+        fixture.apply(nobody).await?;
+        let nobody = account_kubeconfig(fixture, "nobody").await?;
+        let list = ["auth", "can-i", "--list", "--namespace", &self.namespace];
+        let everybody = rights::listed(&kubectl(&nobody, &list).await?);
+        assert!(!everybody.is_empty());
+        let own = rights::listed(&kubectl(&self.kubeconfig, &list).await?);
+        Ok(own.difference(&everybody).cloned().collect())
+    }
+
+    /// Every request was granted by the table, and nothing of the table was asked for in vain.
+    fn check_audit(&self, fixture: &Fixture, table: &BTreeSet<Grant>) -> Result<()> {
+        if fixture.is_attached() {
+            eprintln!("the audit log of this cluster cannot be read here");
+            return Ok(());
+        }
+        let user = format!("system:serviceaccount:{}:{RELEASE}", self.namespace);
+        let requests = rights::requests(&fixture.testbed().audit_log(), &user)?;
+        let (mut beyond, mut used) = (Vec::new(), BTreeSet::new());
+        for request in &requests {
+            let by: Vec<&Grant> = table.iter().filter(|g| request.is_granted_by(g)).collect();
+            if by.is_empty() || request.code == 403 {
+                beyond.push(request);
+            }
+            used.extend(by);
+        }
+        assert!(beyond.is_empty(), "beyond the table: {beyond:#?}");
+        let unused: Vec<&Grant> = table.iter().filter(|grant| !used.contains(grant)).collect();
+        assert!(unused.is_empty(), "granted and never used: {unused:#?}");
+        Ok(())
+    }
+}
+
+fn table(names: &[&str]) -> Result<BTreeSet<Grant>> {
+    let mut grants = BTreeSet::new();
+    for name in names {
+        grants.extend(rights::table(
+            &paths::chart().join(format!("rights/{name}.yaml")),
+        )?);
+    }
+    for grant in &grants {
+        assert!(!grant.resource.starts_with("secrets") && !grant.resource.starts_with("configmaps"));
+        assert!(!grant.resource.contains('*') && grant.verb != "*", "{grant:?}");
+    }
+    Ok(grants)
+}
+
+/// Waits until the metric of a controller has at least this value.
+async fn wait_metric(controller: &Controller, name: &str, at_least: f64) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let value = controller.metrics().await?.sum(name, &[]);
+        if value.is_some_and(|value| value >= at_least) {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{name} is {value:?}; the end of the log:\n{}",
+            controller.log_tail(20)
+        );
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The kubelet's rules for pods that need no privilege at all take the Deployment's pod.
+async fn check_pod_is_restricted(fixture: &Fixture) -> Result<()> {
+    let namespaces = Api::<Namespace>::all(fixture.cluster().client());
+    let label = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+    let params = PatchParams::default();
+    namespaces
+        .patch(fixture.namespace(), &params, &Patch::Merge(&label))
+        .await?;
+    let deployment = fixture.api::<Deployment>().get(RELEASE).await?;
+    let template = deployment.spec.context("no spec")?.template;
+    let mut pod = Pod {
+        metadata: template.metadata.unwrap_or_default(),
+        spec: template.spec,
+        status: None,
+    };
+    pod.metadata.name = Some("as-the-chart-has-it".into());
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let pods = fixture.api::<Pod>();
+    pods.create(&dry_run, &pod).await?;
+    // And the check can fail.
+    for container in pod.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+        container.security_context = None;
+    }
+    assert!(pods.create(&dry_run, &pod).await.is_err());
+    let unlabel = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": null}}});
+    namespaces
+        .patch(fixture.namespace(), &params, &Patch::Merge(&unlabel))
+        .await?;
+    Ok(())
+}
+
+/// What `plimsoll doctor` says about the chart's account, as an administrator asks it: (verdict, sentence) of an area.
+fn doctor(fixture: &Fixture, area: &str) -> Result<Vec<(String, String)>> {
+    let account = format!("system:serviceaccount:{}:{RELEASE}", fixture.namespace());
+    let output = Command::new(binary()?)
+        .args(["doctor", "--json", "--as", &account])
+        .env("KUBECONFIG", fixture.testbed().kubeconfig())
+        .output()?;
+    let findings: Vec<Value> = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let text = |finding: &Value, field: &str| finding[field].as_str().unwrap_or_default().to_owned();
+    let failed = findings.iter().any(|finding| finding["verdict"] == "fail");
+    assert_eq!(output.status.success(), !failed, "{findings:#?}");
+    let of_area = findings.iter().filter(|finding| finding["area"] == area);
+    Ok(of_area.map(|f| (text(f, "verdict"), text(f, "says"))).collect())
+}
+
+/// The doctor finds the installation healthy, and finds out what is taken from it.
+async fn check_doctor(fixture: &Fixture) -> Result<()> {
+    let rights = doctor(fixture, "rights")?;
+    assert!(rights.iter().all(|(verdict, _)| verdict == "pass"), "{rights:#?}");
+    let security = doctor(fixture, "security")?;
+    assert_eq!(security.len(), 9, "{security:#?}");
+    assert!(
+        security
+            .iter()
+            .all(|(verdict, _)| verdict == "pass" || verdict == "unseen"),
+        "{security:#?}"
+    );
+
+    let roles = Api::<ClusterRole>::all(fixture.cluster().client());
+    let params = PatchParams::default();
+    let good = roles.get(RELEASE).await?;
+    let rules = json!({"rules": [{"apiGroups": [""], "resources": ["nodes", "secrets"], "verbs": ["list"]}]});
+    roles.patch(RELEASE, &params, &Patch::Merge(&rules)).await?;
+    let rights = doctor(fixture, "rights")?;
+    let missing = |what: &str| rights.iter().any(|(v, says)| v == "fail" && says.contains(what));
+    assert!(
+        missing("may not list pods") && missing("may not watch nodes"),
+        "{rights:#?}"
+    );
+    assert!(!missing("may not list nodes"), "{rights:#?}");
+    let security = doctor(fixture, "security")?;
+    let beyond = |(verdict, says): &(String, String)| verdict == "fail" && says.contains("list secrets");
+    assert!(security.iter().any(beyond), "{security:#?}");
+    let rules = json!({ "rules": good.rules });
+    roles.patch(RELEASE, &params, &Patch::Merge(&rules)).await?;
+    Ok(())
+}
+
+async fn uninstall(fixture: &Fixture) -> Result<()> {
+    helm(
+        fixture,
+        &["uninstall", RELEASE, "--namespace", fixture.namespace()],
+    )
+    .await?;
+    let roles = Api::<ClusterRole>::all(fixture.cluster().client());
+    assert!(roles.get_opt(RELEASE).await?.is_none());
+    assert!(fixture.api::<ServiceAccount>().get_opt(RELEASE).await?.is_none());
+    // Machines hang on them.
+    let crds = Api::<CustomResourceDefinition>::all(fixture.cluster().client());
+    for name in [
+        "nodepools.karpenter.sh",
+        "nodeclaims.karpenter.sh",
+        "reports.plimsoll.dev",
+    ] {
+        assert!(crds.get_opt(name).await?.is_some(), "{name} went with the chart");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn observing_beside_another_controller_reports_and_touches_nothing() -> Result<()> {
+    // Without CRDs: the chart brings them.
+    let fixture = Fixture::bare("observe").await?;
+    let installed = install(&fixture, &["settings.reportInterval=1s"]).await?;
+    check_pod_is_restricted(&fixture).await?;
+    check_doctor(&fixture).await?;
+    let karpenter = fixture.controller().await?;
+    fixture.apply(objects::node_class()).await?;
+    fixture.apply(objects::node_pool("default")).await?;
+    fixture.apply(objects::deployment("web", 5, "3")).await?;
+    fixture.wait_running(5).await?;
+
+    let mut observer = installed.spawn(&fixture, "observer")?;
+    observer.wait_ready(PATIENCE).await?;
+    observer.wait_leading(PATIENCE).await?;
+    let (nodes, price) = (
+        fixture.cluster().nodes().await?,
+        fixture.cluster().price_per_hour().await?,
+    );
+    let reports = fixture
+        .cluster()
+        .api_of("plimsoll.dev/v1alpha1", "Report", None)
+        .await?;
+    let number = |report: &DynamicObject, pointer: &str| {
+        let text = report.data.pointer(pointer).and_then(Value::as_str);
+        text.and_then(|text| text.parse::<f64>().ok())
+    };
+    let agrees = |reports: &BTreeMap<String, DynamicObject>| {
+        reports.get("cluster").is_some_and(|report| {
+            let now = number(report, "/status/now/perHour");
+            report.data["status"]["nodes"] == nodes.len()
+                && now.is_some_and(|now| (now - price).abs() < 0.001)
+                && number(report, "/status/watched/paid").is_some_and(|paid| paid > 0.0)
+        })
+    };
+    let found = fixture
+        .cluster()
+        .wait_for("a Report of the machines there are", reports, PATIENCE, agrees)
+        .await?;
+    let report = &found["cluster"];
+    let (now, bound) = (
+        number(report, "/status/now/perHour"),
+        number(report, "/status/bound/perHour"),
+    );
+    assert!(bound > Some(0.0) && bound <= now, "{bound:?} {now:?}");
+
+    // Nobody acts: what the observer would do is only said.
+    karpenter.terminate(Duration::from_secs(10)).await?;
+    let claims = fixture.cluster().node_claims().await?.len();
+    fixture.apply(objects::deployment("late", 3, "3")).await?;
+    wait_metric(&observer, "plimsoll_would_buy_machines", 1.0).await?;
+    assert!(observer.log_tail(50).contains("would buy machines"));
+    assert_eq!(fixture.cluster().node_claims().await?.len(), claims);
+
+    assert!(observer.terminate(Duration::from_secs(10)).await?.success());
+
+    let table = table(&["observe"])?;
+    // In this order: asking what the account may do is a request of the account.
+    installed.check_audit(&fixture, &table)?;
+    assert_eq!(installed.may(&fixture).await?, table);
+    uninstall(&fixture).await?;
+    let _karpenter = fixture.controller().await?;
+    fixture.wait_running(8).await?;
+    fixture.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acting_takes_the_rights_of_the_chart_and_all_of_them() -> Result<()> {
+    let fixture = Fixture::bare("automate").await?;
+    let settings = [
+        "mode=automate",
+        "settings.provider=kwok",
+        "settings.reportInterval=1s",
+    ];
+    let installed = install(&fixture, &settings).await?;
+    let mut class = objects::node_class();
+    class["spec"] = json!({"nodeRegistrationDelay": "1s"});
+    fixture.apply(class).await?;
+    let mut controller = installed.spawn(&fixture, "automaton")?;
+    controller.wait_ready(PATIENCE).await?;
+    controller.wait_leading(PATIENCE).await?;
+
+    let mut pool = objects::node_pool("default");
+    pool["spec"]["template"]["spec"]["terminationGracePeriod"] = json!("5s");
+    fixture.apply(pool).await?;
+    fixture.apply(objects::disruption_budget("held", 1)).await?;
+    fixture.apply(objects::deployment("held", 1, "300m")).await?;
+    fixture.apply(objects::deployment("web", 2, "300m")).await?;
+    fixture.wait_running(3).await?;
+    // Pods that may be evicted are, and the one that may not goes with its node's deadline.
+    let claims = fixture.claims().await?;
+    let names: Vec<String> = fixture
+        .cluster()
+        .node_claims()
+        .await?
+        .into_iter()
+        .filter_map(|claim| claim.metadata.name)
+        .collect();
+    for name in &names {
+        claims.delete(name, &DeleteParams::default()).await?;
+    }
+    fixture
+        .wait_claims("the first machines' end", |left| {
+            names.iter().all(|name| !left.contains_key(name))
+        })
+        .await?;
+    fixture.wait_running(3).await?;
+    for name in ["held", "web"] {
+        fixture.scale(name, 0).await?;
+    }
+    fixture.wait_no_machines().await?;
+    wait_metric(&controller, "plimsoll_report_timestamp_seconds", 1.0).await?;
+
+    let table = table(&["automate", "kwok"])?;
+    let reports = fixture
+        .cluster()
+        .api_of("plimsoll.dev/v1alpha1", "Report", None)
+        .await?;
+    fixture
+        .cluster()
+        .wait_for("a Report", reports, PATIENCE, |reports| {
+            reports
+                .get("cluster")
+                .is_some_and(|r| r.data["status"]["nodes"] == 0)
+        })
+        .await?;
+    installed.check_audit(&fixture, &table)?;
+    assert_eq!(installed.may(&fixture).await?, table);
+    uninstall(&fixture).await?;
+    // The account has gone, so another takes away what is left.
+    drop(controller);
+    let _admin = fixture.controller().await?;
+    fixture.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chart_renders_with_everything_and_refuses_what_it_does_not_know() -> Result<()> {
+    // Rendering writes nothing and asks nobody.
+    let nowhere = std::env::temp_dir().join("plimsoll-no-such-directory");
+    let helm = async |args: &[&str]| helm_at(&nowhere, &nowhere, args).await;
+    let chart = paths::chart().display().to_string();
+    let render = |settings: &[&str]| {
+        // Without a server helm takes the version it was stamped with, and this one was not.
+        let mut args = ["template", RELEASE, &chart, "--kube-version", "1.36"]
+            .map(str::to_owned)
+            .to_vec();
+        args.extend(
+            settings
+                .iter()
+                .flat_map(|s| ["--set".to_owned(), (*s).to_owned()]),
+        );
+        args
+    };
+    let everything = render(&[
+        "mode=automate",
+        "settings.provider=kwok",
+        "serviceMonitor.enabled=true",
+        "prometheusRule.enabled=true",
+        "dashboard.enabled=true",
+        r"serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::123456789012:role/plimsoll",
+    ]);
+    let args: Vec<&str> = everything.iter().map(String::as_str).collect();
+    let text = helm(&args).await?;
+    let kinds: BTreeSet<String> = parse_yaml(&text)?
+        .into_iter()
+        .filter_map(|object| Some(object.types?.kind))
+        .collect();
+    let expected = [
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ConfigMap",
+        "Deployment",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "PrometheusRule",
+        "Role",
+        "RoleBinding",
+        "Service",
+        "ServiceAccount",
+        "ServiceMonitor",
+    ];
+    assert_eq!(kinds, expected.map(str::to_owned).into());
+    assert!(text.contains("eks.amazonaws.com/role-arn: arn:aws:iam::123456789012:role/plimsoll"));
+
+    for (setting, says) in [
+        ("mode=advise", "mode"),
+        ("mode=automate", "settings.provider"),
+        ("setings.provider=kwok", "setings"),
+        ("settings.apiKey=secret", "apiKey"),
+    ] {
+        let args = render(&[setting]);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let Err(error) = helm(&args).await else {
+            anyhow::bail!("{setting} was accepted")
+        };
+        ensure!(format!("{error:#}").contains(says), "{setting}: {error:#}");
+    }
+    Ok(())
+}

@@ -1,0 +1,376 @@
+//! `plimsoll doctor`: asks the cluster what the checkup needs to know.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write,
+};
+
+use anyhow::{Context, bail};
+use http::Request;
+use jiff::Timestamp;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
+    core::v1::{Container, Pod},
+    networking::v1::NetworkPolicy,
+    rbac::v1::{ClusterRole, PolicyRule},
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ListParams, PostParams},
+    client::Body,
+};
+use plimsoll_api::{
+    nodepool::NodePool,
+    rights::{Right, Scope},
+};
+use plimsoll_report::{
+    aws,
+    checkup::{Facts, Installation, KindFact, RightFact, Verdict, checkup, checkup_text},
+};
+use serde::Deserialize;
+
+use crate::{
+    args::{DoctorOptions, Mode, Provider},
+    controller::{kubeconfig, runtime},
+    rights::rights,
+    source,
+};
+
+/// Labels by which other autoscalers' pods are known.
+const AUTOSCALERS: [(&str, &str); 5] = [
+    ("karpenter", "app.kubernetes.io/name=karpenter"),
+    (
+        "cluster-autoscaler",
+        "app.kubernetes.io/name in (cluster-autoscaler, aws-cluster-autoscaler)",
+    ),
+    ("cluster-autoscaler", "app=cluster-autoscaler"),
+    ("cluster-autoscaler", "k8s-app=cluster-autoscaler"),
+    ("CAST AI", "app.kubernetes.io/name=castai-cluster-controller"),
+];
+
+/// Variables of AWS's SDKs that hold keys which do not expire.
+const KEYS: [&str; 2] = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+
+pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<()> {
+    let facts = runtime()?.block_on(facts(options))?;
+    let findings = checkup(&facts);
+    let mut out = std::io::stdout().lock();
+    if options.json {
+        serde_json::to_writer_pretty(&mut out, &findings)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{}", checkup_text(&findings))?;
+    }
+    if findings.iter().any(|f| f.verdict == Verdict::Fail) {
+        bail!("the checkup failed");
+    }
+    Ok(())
+}
+
+async fn facts(options: &DoctorOptions) -> anyhow::Result<Facts> {
+    let config = kubeconfig().await?;
+    let mut reviewed = config.clone();
+    reviewed.auth_info.impersonate.clone_from(&options.as_user);
+    let default_namespace = config.default_namespace.clone();
+    let client = Client::try_from(config)?;
+    let mut facts = Facts {
+        now: Timestamp::now(),
+        ..Facts::default()
+    };
+    server(&client, &mut facts).await?;
+    facts.installations = installations(&client).await;
+    let installed = facts.installations.iter().flatten().next();
+    let mode = options.mode.unwrap_or_else(|| match installed {
+        Some(installation) if installation.mode == "automate" => Mode::Automate,
+        _ => Mode::Observe,
+    });
+    let namespace = options
+        .namespace
+        .clone()
+        .or_else(|| installed.map(|i| i.namespace.clone()))
+        .unwrap_or(default_namespace);
+    facts.rights = review(&Client::try_from(reviewed)?, mode, options.provider, &namespace).await;
+    facts.kinds = kinds(&client, mode, options.provider).await;
+    facts.autoscalers = autoscalers(&client).await;
+    let pools = Api::<NodePool>::all(client.clone())
+        .list(&ListParams::default())
+        .await;
+    if !pools.is_ok_and(|pools| pools.items.iter().any(source::is_kwok)) {
+        facts.prices_of = Some(aws::date());
+    }
+    Ok(facts)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Version {
+    git_version: String,
+    minor: String,
+}
+
+/// Version and clock; without an answer there is nothing to examine.
+async fn server(client: &Client, facts: &mut Facts) -> anyhow::Result<()> {
+    let request = Request::get("/version").body(Body::empty())?;
+    let response = client
+        .send(request)
+        .await
+        .context("the API server does not answer; see `kubectl cluster-info`")?;
+    let date = response.headers().get("date").and_then(|d| d.to_str().ok());
+    let server = date.and_then(|d| jiff::fmt::rfc2822::parse(d).ok());
+    facts.clock_off_s = server.map(|at| at.timestamp().as_second() - Timestamp::now().as_second());
+    if !response.status().is_success() {
+        bail!("GET /version: {}", response.status());
+    }
+    let body = response.into_body().collect_bytes().await?;
+    let version: Version = serde_json::from_slice(&body).context("GET /version")?;
+    let digits: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
+    facts.minor = digits.parse().ok();
+    facts.version = version.git_version;
+    Ok(())
+}
+
+/// Asks for each right alone, as the API server will judge it when it is used.
+async fn review(client: &Client, mode: Mode, provider: Option<Provider>, namespace: &str) -> Vec<RightFact> {
+    let api = Api::<SelfSubjectAccessReview>::all(client.clone());
+    let mode = mode.of_controller();
+    let mut facts = Vec::new();
+    for right in rights(mode, provider) {
+        let names = if right.names.is_empty() {
+            &[""]
+        } else {
+            right.names
+        };
+        for (verb, name) in right
+            .verbs
+            .iter()
+            .flat_map(|v| names.iter().map(move |n| (*v, *n)))
+        {
+            let asked = question(&right, verb, name, namespace);
+            let answer = api.create(&PostParams::default(), &asked).await;
+            let place = match right.scope {
+                Scope::Cluster => String::new(),
+                Scope::OwnNamespace => format!(" in namespace {namespace}"),
+            };
+            facts.push(RightFact {
+                mode: mode.name(),
+                what: format!("{verb} {}{place}", title(&right, name)),
+                why: right.why,
+                allowed: answer.ok().and_then(|a| a.status).map(|status| status.allowed),
+            });
+        }
+    }
+    facts
+}
+
+fn question(right: &Right, verb: &str, name: &str, namespace: &str) -> SelfSubjectAccessReview {
+    let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let (resource, subresource) = right.resource.split_once('/').unwrap_or((right.resource, ""));
+    SelfSubjectAccessReview {
+        spec: SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(ResourceAttributes {
+                group: given(right.group),
+                resource: given(resource),
+                subresource: given(subresource),
+                name: given(name),
+                namespace: (right.scope == Scope::OwnNamespace).then(|| namespace.to_owned()),
+                verb: given(verb),
+                ..ResourceAttributes::default()
+            }),
+            ..SelfSubjectAccessReviewSpec::default()
+        },
+        ..SelfSubjectAccessReview::default()
+    }
+}
+
+fn title(right: &Right, name: &str) -> String {
+    let group = if right.group.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", right.group)
+    };
+    let name = if name.is_empty() {
+        String::new()
+    } else {
+        format!(" {name}")
+    };
+    format!("{}{name}{group}", right.resource)
+}
+
+async fn kinds(client: &Client, mode: Mode, provider: Option<Provider>) -> Vec<KindFact> {
+    let groups = client.list_api_groups().await.ok();
+    let mut facts = Vec::new();
+    for crd in plimsoll_api::crds() {
+        let (group, plural) = (&crd.spec.group, &crd.spec.names.plural);
+        let of_karpenter = ["nodepools", "nodeclaims"].contains(&plural.as_str());
+        let of_provider = provider == Some(Provider::Kwok) && plural == "kwoknodeclasses";
+        if !of_karpenter && !of_provider && plural != "reports" {
+            continue;
+        }
+        let wanted = crd
+            .spec
+            .versions
+            .first()
+            .map(|v| v.name.clone())
+            .unwrap_or_default();
+        let mut served = None;
+        if let Some(groups) = &groups {
+            let mut versions = Vec::new();
+            let known = groups.groups.iter().find(|g| g.name == *group);
+            for version in known.iter().flat_map(|g| &g.versions) {
+                let resources = client.list_api_group_resources(&version.group_version).await;
+                if resources.is_ok_and(|list| list.resources.iter().any(|r| r.name == *plural)) {
+                    versions.push(version.version.clone());
+                }
+            }
+            served = Some(versions);
+        }
+        facts.push(KindFact {
+            kind: format!("{plural}.{group}"),
+            wanted,
+            served,
+            needed: mode == Mode::Automate && plural != "reports",
+        });
+    }
+    facts
+}
+
+async fn autoscalers(client: &Client) -> Option<BTreeMap<&'static str, usize>> {
+    let pods = Api::<Pod>::all(client.clone());
+    let mut found = BTreeMap::new();
+    for (name, labels) in AUTOSCALERS {
+        let running = ListParams::default()
+            .labels(labels)
+            .fields("status.phase=Running");
+        let count = pods.list_metadata(&running).await.ok()?.items.len();
+        if count > 0 {
+            let known: &mut usize = found.entry(name).or_default();
+            *known = count.max(*known);
+        }
+    }
+    Some(found)
+}
+
+async fn installations(client: &Client) -> Option<Vec<Installation>> {
+    let ours = ListParams::default().labels("app.kubernetes.io/name=plimsoll");
+    let deployments = Api::<Deployment>::all(client.clone()).list(&ours).await.ok()?;
+    let mut found = Vec::new();
+    for deployment in deployments {
+        let namespace = deployment.namespace().unwrap_or_default();
+        let instance = deployment.labels().get("app.kubernetes.io/instance").cloned();
+        let Some(spec) = deployment.spec else { continue };
+        let labels = spec.template.metadata.and_then(|m| m.labels).unwrap_or_default();
+        let containers = spec.template.spec.map(|s| s.containers).unwrap_or_default();
+        let mode = variable(&containers, "MODE").unwrap_or("observe").to_owned();
+        let provider = variable(&containers, "PROVIDER")
+            .filter(|p| *p == "kwok")
+            .map(|_| Provider::Kwok);
+        found.push(Installation {
+            keys_in_environment: KEYS
+                .iter()
+                .filter(|key| {
+                    containers
+                        .iter()
+                        .flat_map(|c| c.env.iter().flatten())
+                        .any(|v| v.name == **key)
+                })
+                .map(ToString::to_string)
+                .collect(),
+            network_policies: policies(client, &namespace, &labels).await,
+            replicas: spec.replicas.unwrap_or(1),
+            rules_beyond: beyond(client, &mode, provider, instance.as_deref()).await,
+            namespace,
+            mode,
+        });
+    }
+    Some(found)
+}
+
+fn variable<'a>(containers: &'a [Container], name: &str) -> Option<&'a str> {
+    let mut all = containers.iter().flat_map(|c| c.env.iter().flatten());
+    all.find(|v| v.name == name)?.value.as_deref()
+}
+
+/// NetworkPolicies that select pods with these labels.
+async fn policies(client: &Client, namespace: &str, labels: &BTreeMap<String, String>) -> Option<usize> {
+    let api = Api::<NetworkPolicy>::namespaced(client.clone(), namespace);
+    let policies = api.list(&ListParams::default()).await.ok()?;
+    let selects = |policy: &&NetworkPolicy| {
+        let selector = policy.spec.as_ref().and_then(|s| s.pod_selector.as_ref());
+        let wanted = selector.and_then(|s| s.match_labels.clone()).unwrap_or_default();
+        let plain = selector.is_none_or(|s| s.match_expressions.iter().flatten().next().is_none());
+        plain && wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+    };
+    Some(policies.items.iter().filter(selects).count())
+}
+
+/// What the ClusterRole of an installation holds beyond the table of its mode.
+async fn beyond(
+    client: &Client,
+    mode: &str,
+    provider: Option<Provider>,
+    instance: Option<&str>,
+) -> Option<Vec<String>> {
+    let mode = plimsoll_controller::MODES
+        .into_iter()
+        .find(|m| m.name() == mode)?;
+    let labels = format!(
+        "app.kubernetes.io/name=plimsoll,app.kubernetes.io/instance={}",
+        instance?
+    );
+    let roles = Api::<ClusterRole>::all(client.clone());
+    let roles = roles.list(&ListParams::default().labels(&labels)).await.ok()?;
+    if roles.items.is_empty() {
+        return None;
+    }
+    let mut table = BTreeSet::new();
+    for right in rights(mode, provider) {
+        let names = if right.names.is_empty() {
+            &[""]
+        } else {
+            right.names
+        };
+        for (verb, name) in right
+            .verbs
+            .iter()
+            .flat_map(|v| names.iter().map(move |n| (*v, *n)))
+        {
+            table.insert(format!("{verb} {}", title(&right, name)));
+        }
+    }
+    let rules = roles.items.iter().flat_map(|r| r.rules.iter().flatten());
+    let granted: BTreeSet<String> = rules.flat_map(granted).collect();
+    Some(granted.difference(&table).cloned().collect())
+}
+
+/// One line for each thing a rule grants, in the words of [`title`].
+fn granted(rule: &PolicyRule) -> Vec<String> {
+    let none = [String::new()];
+    let (groups, names) = (rule.api_groups.as_deref(), rule.resource_names.as_deref());
+    let names = names.filter(|n| !n.is_empty()).unwrap_or(&none);
+    let mut lines = Vec::new();
+    for group in groups.unwrap_or(&none) {
+        let group = if group.is_empty() {
+            String::new()
+        } else {
+            format!(" ({group})")
+        };
+        for resource in rule.resources.iter().flatten() {
+            for (verb, name) in rule.verbs.iter().flat_map(|v| names.iter().map(move |n| (v, n))) {
+                let name = if name.is_empty() {
+                    String::new()
+                } else {
+                    format!(" {name}")
+                };
+                lines.push(format!("{verb} {resource}{name}{group}"));
+            }
+        }
+    }
+    lines.extend(
+        rule.non_resource_urls
+            .iter()
+            .flatten()
+            .map(|path| format!("path {path}")),
+    );
+    lines
+}

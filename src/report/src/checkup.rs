@@ -1,0 +1,424 @@
+//! What `plimsoll doctor` found, judged: each point passes, fails, or cannot be seen from here; what does not pass says
+//! what to do. Facts come in, findings go out.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use serde::Serialize;
+
+/// From this age on a price list is too old to trust a percent or two.
+const PRICES_DAYS_MAX: i32 = 90;
+/// AWS refuses signatures of clocks that are off by more.
+const CLOCK_FAILS_S: i64 = 300;
+/// Times in events and reports begin to mislead.
+const CLOCK_WARNS_S: i64 = 10;
+
+/// How a point stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    Pass,
+    /// Works, but something is lost or should be looked at.
+    Warn,
+    Fail,
+    /// Cannot be seen with these rights, or not through the API server at all.
+    Unseen,
+}
+
+/// One point.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The part of the checkup: `cluster`, `rights`, `security` …
+    pub area: &'static str,
+    pub verdict: Verdict,
+    pub says: String,
+    /// What to do; empty when it passes.
+    pub fix: String,
+}
+
+/// A right, and whether the account has it. None: the API server did not say.
+#[derive(Clone, Debug)]
+pub struct RightFact {
+    pub mode: &'static str,
+    /// `list nodes`, `update leases.coordination.k8s.io in plimsoll`.
+    pub what: String,
+    pub why: &'static str,
+    pub allowed: Option<bool>,
+}
+
+/// A kind we write or read, and which of its versions the server has.
+#[derive(Clone, Debug)]
+pub struct KindFact {
+    /// `nodepools.karpenter.sh`.
+    pub kind: String,
+    pub wanted: String,
+    /// None: it could not be asked for.
+    pub served: Option<Vec<String>>,
+    /// Nothing can be done without it in this mode; otherwise something is lost.
+    pub needed: bool,
+}
+
+/// An installation of ours, as its Deployment has it.
+#[derive(Clone, Debug, Default)]
+pub struct Installation {
+    pub namespace: String,
+    pub mode: String,
+    /// Names of variables that hold long-lived credentials.
+    pub keys_in_environment: Vec<String>,
+    pub network_policies: Option<usize>,
+    pub replicas: i32,
+    /// Rules of the bound ClusterRole that are not in the table of its mode.
+    pub rules_beyond: Option<Vec<String>>,
+}
+
+/// All that was found out.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    pub now: Timestamp,
+    /// Version of the API server.
+    pub version: String,
+    pub minor: Option<u32>,
+    /// Server's clock less ours, in seconds.
+    pub clock_off_s: Option<i64>,
+    /// Day of the price list, where one is used.
+    pub prices_of: Option<Date>,
+    pub rights: Vec<RightFact>,
+    pub kinds: Vec<KindFact>,
+    /// Pods of other autoscalers that run, by name of the program. None: pods could not be listed.
+    pub autoscalers: Option<BTreeMap<&'static str, usize>>,
+    /// None: Deployments could not be listed.
+    pub installations: Option<Vec<Installation>>,
+}
+
+/// Judges everything, in the order in which it should be mended.
+pub fn checkup(facts: &Facts) -> Vec<Finding> {
+    let mut findings = cluster(facts);
+    findings.extend(rights(facts));
+    findings.extend(kinds(facts));
+    findings.extend(neighbours(facts));
+    findings.extend(security(facts));
+    findings
+}
+
+fn finding(area: &'static str, verdict: Verdict, says: impl Into<String>, fix: impl Into<String>) -> Finding {
+    Finding {
+        area,
+        verdict,
+        says: says.into(),
+        fix: fix.into(),
+    }
+}
+
+fn cluster(facts: &Facts) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let version = &facts.version;
+    found.push(match facts.minor {
+        Some(minor) if minor >= 35 => finding("cluster", Verdict::Pass, format!("API server {version} answers"), ""),
+        _ => finding(
+            "cluster",
+            Verdict::Warn,
+            format!("API server {version} does not honour nominatedNodeName, so pods may bind elsewhere than planned"),
+            "Kubernetes 1.35 or newer; until then plans are padded",
+        ),
+    });
+    found.push(match facts.clock_off_s {
+        None => finding(
+            "cluster",
+            Verdict::Unseen,
+            "the API server does not tell its time",
+            "compare the clocks of this machine and the control plane",
+        ),
+        Some(off) if off.abs() > CLOCK_FAILS_S => finding(
+            "cluster",
+            Verdict::Fail,
+            format!(
+                "this clock and the API server's are {} s apart; AWS refuses such signatures",
+                off.abs()
+            ),
+            "run NTP (chrony) on this machine",
+        ),
+        Some(off) if off.abs() > CLOCK_WARNS_S => finding(
+            "cluster",
+            Verdict::Warn,
+            format!("this clock and the API server's are {} s apart", off.abs()),
+            "run NTP (chrony) on this machine",
+        ),
+        Some(_) => finding(
+            "cluster",
+            Verdict::Pass,
+            "the clock agrees with the API server's",
+            "",
+        ),
+    });
+    if let Some(date) = facts.prices_of {
+        let age = (facts.now.to_zoned(TimeZone::UTC).date() - date).get_days();
+        found.push(if age > PRICES_DAYS_MAX {
+            finding(
+                "cluster",
+                Verdict::Warn,
+                format!("the price list is {age} days old (of {date})"),
+                "use a newer release, or make the list anew with hack/price-catalogue",
+            )
+        } else {
+            finding(
+                "cluster",
+                Verdict::Pass,
+                format!("the price list is of {date}, {age} days old"),
+                "",
+            )
+        });
+    }
+    found
+}
+
+/// One line for each mode whose rights are there in full, and one for each right that is missing.
+fn rights(facts: &Facts) -> Vec<Finding> {
+    let mut modes: BTreeMap<&str, Vec<&RightFact>> = BTreeMap::new();
+    for right in &facts.rights {
+        modes.entry(right.mode).or_default().push(right);
+    }
+    let mut found = Vec::new();
+    for (mode, rights) in modes.iter().rev() {
+        let missing: Vec<_> = rights.iter().filter(|r| r.allowed != Some(true)).collect();
+        if missing.is_empty() {
+            let says = format!("the account has all {} rights of mode {mode}", rights.len());
+            found.push(finding("rights", Verdict::Pass, says, ""));
+        }
+        for right in missing {
+            let (verdict, word) = match right.allowed {
+                Some(_) => (Verdict::Fail, "may not"),
+                None => (Verdict::Unseen, "perhaps may not"),
+            };
+            found.push(finding(
+                "rights",
+                verdict,
+                format!("mode {mode}: {word} {}: {}", right.what, right.why),
+                format!("grant it; the rules are in the chart's rights/{mode}.yaml"),
+            ));
+        }
+    }
+    found
+}
+
+fn kinds(facts: &Facts) -> Vec<Finding> {
+    let judge = |kind: &KindFact| {
+        let apply = "plimsoll crds | kubectl apply --server-side -f -";
+        let name = &kind.kind;
+        match &kind.served {
+            None => finding(
+                "kinds",
+                Verdict::Unseen,
+                format!("{name}: not told by the API server"),
+                apply,
+            ),
+            Some(served) if served.contains(&kind.wanted) => {
+                finding("kinds", Verdict::Pass, format!("{name} {}", kind.wanted), "")
+            }
+            Some(served) if served.is_empty() && !kind.needed => finding(
+                "kinds",
+                Verdict::Warn,
+                format!("{name} is not installed; what needs it is left out"),
+                apply,
+            ),
+            Some(served) if served.is_empty() => {
+                finding("kinds", Verdict::Fail, format!("{name} is not installed"), apply)
+            }
+            Some(served) => finding(
+                "kinds",
+                Verdict::Fail,
+                format!(
+                    "{name} is served as {}, not as {}",
+                    served.join(", "),
+                    kind.wanted
+                ),
+                apply,
+            ),
+        }
+    };
+    facts.kinds.iter().map(judge).collect()
+}
+
+fn neighbours(facts: &Facts) -> Vec<Finding> {
+    let acts = facts
+        .installations
+        .iter()
+        .flatten()
+        .any(|i| i.mode == "automate" && i.replicas > 0);
+    let Some(autoscalers) = &facts.autoscalers else {
+        let fix = "kubectl get pods -A | grep -E 'karpenter|autoscaler'";
+        return vec![finding(
+            "neighbours",
+            Verdict::Unseen,
+            "pods may not be listed",
+            fix,
+        )];
+    };
+    if autoscalers.is_empty() {
+        return vec![finding(
+            "neighbours",
+            Verdict::Pass,
+            "no other autoscaler runs",
+            "",
+        )];
+    }
+    let judge = |(name, pods): (&&'static str, &usize)| {
+        let says = format!("{name} runs ({pods} pods)");
+        match (acts, *name) {
+            (false, _) => finding(
+                "neighbours",
+                Verdict::Pass,
+                format!("{says}; plimsoll only looks"),
+                "",
+            ),
+            (true, "karpenter") => finding(
+                "neighbours",
+                Verdict::Warn,
+                format!("{says}; it waits for the Lease that plimsoll holds, if its namespace is the same"),
+                "scale Karpenter's Deployment to zero",
+            ),
+            (true, _) => finding(
+                "neighbours",
+                Verdict::Fail,
+                format!("{says} and plimsoll acts too: they undo each other's work"),
+                format!("scale {name} to zero, or keep it to node groups that no NodePool covers"),
+            ),
+        }
+    };
+    autoscalers.iter().map(judge).collect()
+}
+
+/// The nine points: where keys are kept, a key for each environment, monitoring that only reads, rotation, scanning,
+/// network policies, reviewed roles, no secret in values, audit logs.
+fn security(facts: &Facts) -> Vec<Finding> {
+    let Some(installations) = &facts.installations else {
+        let fix = "let this account list Deployments";
+        return vec![finding(
+            "security",
+            Verdict::Unseen,
+            "Deployments may not be listed",
+            fix,
+        )];
+    };
+    if installations.is_empty() {
+        let fix = "helm install plimsoll charts/plimsoll --namespace plimsoll --create-namespace";
+        return vec![finding(
+            "security",
+            Verdict::Warn,
+            "plimsoll is not installed by its chart",
+            fix,
+        )];
+    }
+    installations.iter().flat_map(nine_points).collect()
+}
+
+fn nine_points(of: &Installation) -> Vec<Finding> {
+    let ns = &of.namespace;
+    let keys = of.keys_in_environment.join(", ");
+    let point = |number: u32, good: Option<bool>, pass: String, fail: String, fix: &str| {
+        let (verdict, says) = match good {
+            Some(true) => (Verdict::Pass, pass),
+            Some(false) => (Verdict::Fail, fail),
+            None => (Verdict::Unseen, fail),
+        };
+        let fix = if verdict == Verdict::Pass { "" } else { fix };
+        finding("security", verdict, format!("{number}. {ns}: {says}"), fix)
+    };
+    let no_keys = Some(of.keys_in_environment.is_empty());
+    let role = "use IRSA (serviceAccount.annotations) or EKS Pod Identity instead of keys";
+    let beyond = of.rules_beyond.as_ref().map(|rules| rules.join("; "));
+    vec![
+        point(
+            1,
+            no_keys,
+            "no long-lived key in the Deployment".into(),
+            format!("long-lived keys in the Deployment: {keys}"),
+            role,
+        ),
+        point(
+            2,
+            (of.mode == "observe").then_some(true),
+            "needs no key in any environment".into(),
+            "whether each environment has a role of its own is not told by one cluster".into(),
+            "give each cluster its own role; its trust policy names one cluster and one account",
+        ),
+        point(
+            3,
+            of.rules_beyond.as_ref().map(Vec::is_empty),
+            format!("mode {}, with the rights of that mode and no more", of.mode),
+            format!("whether mode {} has only its own rights is not sure", of.mode),
+            "helm upgrade with the chart's roles",
+        ),
+        point(
+            4,
+            no_keys,
+            "credentials are short-lived tokens, renewed by the platform".into(),
+            format!("keys do not expire by themselves: {keys}"),
+            role,
+        ),
+        point(
+            5,
+            None,
+            String::new(),
+            "whether images are scanned is not told by the API server".into(),
+            "scan the image by its SBOM, for example with trivy or grype",
+        ),
+        point(
+            6,
+            of.network_policies.map(|n| n > 0),
+            "a NetworkPolicy holds the pods".into(),
+            "no NetworkPolicy in its namespace was seen".into(),
+            "networkPolicy.enabled=true, and a network plugin that enforces it",
+        ),
+        point(
+            7,
+            of.rules_beyond.as_ref().map(Vec::is_empty),
+            "its ClusterRole holds nothing beyond the table of its mode".into(),
+            beyond.map_or_else(
+                || "its ClusterRole could not be read".to_owned(),
+                |rules| format!("its ClusterRole holds more than the table of its mode: {rules}"),
+            ),
+            "helm upgrade with the chart's roles; look who else edits them",
+        ),
+        point(
+            8,
+            Some(true),
+            "the chart's values hold no secret, so there is none to keep out of git".into(),
+            String::new(),
+            "",
+        ),
+        point(
+            9,
+            None,
+            String::new(),
+            "whether audit logs are kept is not told by the API server".into(),
+            "EKS: aws eks describe-cluster --name NAME --query cluster.logging",
+        ),
+    ]
+}
+
+/// As a terminal shows it: what must be mended first, then what passes.
+pub fn checkup_text(findings: &[Finding]) -> String {
+    let mut out = String::new();
+    for finding in findings {
+        let mark = match finding.verdict {
+            Verdict::Pass => "ok  ",
+            Verdict::Warn => "warn",
+            Verdict::Fail => "FAIL",
+            Verdict::Unseen => "?   ",
+        };
+        let _ = writeln!(out, "{mark}  {:<10}  {}", finding.area, finding.says);
+        if !finding.fix.is_empty() {
+            let _ = writeln!(out, "      {:<10}  → {}", "", finding.fix);
+        }
+    }
+    let count = |verdict| findings.iter().filter(|f| f.verdict == verdict).count();
+    let _ = writeln!(
+        out,
+        "{} ok, {} to look at, {} failed, {} not visible from here",
+        count(Verdict::Pass),
+        count(Verdict::Warn),
+        count(Verdict::Fail),
+        count(Verdict::Unseen)
+    );
+    out
+}

@@ -1,0 +1,228 @@
+//! Which waiting pod has a place on which machine, and when that stops being true.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Node;
+use plimsoll_api::{conditions, labels};
+use rustc_hash::FxHashSet;
+
+use super::Index;
+use crate::{lower, node::has_label, pod::PodState};
+
+/// A promise is forgotten this long after its machine became usable: if kube-scheduler has not followed it
+/// by then it will not, and the pod must be planned anew. Upstream's nomination window.
+pub const PROMISE_WINDOW: Duration = Duration::from_secs(20);
+
+/// A promise is forgotten when kube-scheduler has refused the pod this often although its machine is in service and
+/// has room. More than once, because an attempt may have begun before the machine opened.
+const REFUSALS_MAX: u32 = 4;
+
+#[derive(Clone, Debug)]
+pub(super) struct Promise {
+    /// NodeClaim name, or Node name for a machine without claim.
+    pub(super) target: Arc<str>,
+    pub(super) made: Timestamp,
+    /// How often kube-scheduler tried the pod on the open machine and could not place it.
+    pub(super) refusals: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Promises {
+    by_pod: BTreeMap<Arc<str>, Promise>,
+    by_target: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+}
+
+impl Promises {
+    pub(super) fn make(&mut self, pod: &Arc<str>, target: Arc<str>, made: Timestamp) {
+        self.end(pod);
+        self.by_target
+            .entry(target.clone())
+            .or_default()
+            .insert(pod.clone());
+        let refusals = 0;
+        let promise = Promise {
+            target,
+            made,
+            refusals,
+        };
+        self.by_pod.insert(pod.clone(), promise);
+    }
+
+    pub(super) fn end(&mut self, pod: &str) -> Option<Promise> {
+        let promise = self.by_pod.remove(pod)?;
+        if let Some(pods) = self.by_target.get_mut(&promise.target) {
+            pods.remove(pod);
+            if pods.is_empty() {
+                self.by_target.remove(&promise.target);
+            }
+        }
+        Some(promise)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_pod.len()
+    }
+
+    pub(super) fn get(&self, pod: &str) -> Option<&Promise> {
+        self.by_pod.get(pod)
+    }
+
+    pub(super) fn get_mut(&mut self, pod: &str) -> Option<&mut Promise> {
+        self.by_pod.get_mut(pod)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Promise)> {
+        self.by_pod.iter()
+    }
+
+    /// Pods with a place on this machine, sorted.
+    pub(super) fn on(&self, target: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.by_target.get(target).into_iter().flatten()
+    }
+
+    /// Machines some pod has a place on.
+    pub(super) fn targets(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_target.keys()
+    }
+}
+
+impl Index {
+    /// Remembers that a plan put the pod on the machine of this claim (or on this Node).
+    pub fn promise(&mut self, pod_key: &Arc<str>, target: &str, now: Timestamp) {
+        self.promises.make(pod_key, target.into(), now);
+        if self.claims.contains_key(target) {
+            self.touch_claim(target);
+        }
+        self.revision += 1;
+    }
+
+    /// Where a plan put the pod, while that promise stands.
+    pub fn promised_target(&self, pod_key: &str) -> Option<&Arc<str>> {
+        self.promises.get(pod_key).map(|p| &p.target)
+    }
+
+    /// Pods that are not bound yet and have a place in a plan.
+    pub fn promised_pods(&self) -> usize {
+        self.promises.len()
+    }
+
+    /// Machines some pod was promised a place on.
+    pub(crate) fn promised_targets(&self) -> FxHashSet<&str> {
+        self.promises.targets().map(|target| &**target).collect()
+    }
+
+    /// Pods planned onto a claim's machine that are not bound anywhere yet.
+    pub(super) fn promised(&self, claim: &str) -> impl Iterator<Item = &Arc<PodState>> {
+        let pods = self.promises.on(claim).filter_map(|key| self.pods.get(key));
+        pods.filter(|pod| pod.node.is_none() && pod.is_active())
+    }
+
+    /// Pods that wait for a machine and have no place in any plan.
+    pub fn waiting(&self) -> usize {
+        self.pods
+            .values()
+            .filter(|p| p.is_provisionable() && self.promises.get(&p.key).is_none())
+            .count()
+    }
+
+    /// Drops promises that will not be kept; their pods count as waiting again.
+    pub(super) fn break_promises(&mut self, now: Timestamp) {
+        let window = SignedDuration::try_from(PROMISE_WINDOW).unwrap_or_default();
+        let broken: Vec<Arc<str>> = self
+            .promises
+            .iter()
+            .filter(|(key, promise)| {
+                !self.needs_promise(key)
+                    || now.duration_since(self.usable_since(promise).unwrap_or(now)) > window
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in broken {
+            self.promises.end(&key);
+            if let Some(pod) = self.pods.get(&key).cloned() {
+                self.waits_again(&pod);
+            }
+        }
+    }
+
+    /// A pod that still needs the place it was promised: it waits, or its present machine is leaving.
+    fn needs_promise(&self, key: &str) -> bool {
+        let Some(pod) = self.pods.get(key).filter(|p| p.is_active()) else {
+            return false;
+        };
+        let Some(node) = &pod.node else { return true };
+        let Some(node) = self.nodes.get(&**node) else {
+            return false;
+        };
+        let claim = self.claim_of_node(node).and_then(|name| self.claim(name));
+        node.metadata.deletion_timestamp.is_some()
+            || claim.is_some_and(|c| c.metadata.deletion_timestamp.is_some())
+    }
+
+    /// Since when kube-scheduler could have kept the promise. None: not yet. The distant past: never will.
+    fn usable_since(&self, promise: &Promise) -> Option<Timestamp> {
+        let Some(claim) = self.claim(&promise.target) else {
+            let exists = self.nodes.contains_key(&*promise.target);
+            return Some(if exists { promise.made } else { Timestamp::MIN });
+        };
+        if claim.metadata.deletion_timestamp.is_some() {
+            return Some(Timestamp::MIN);
+        }
+        let initialized = claim
+            .status
+            .as_ref()
+            .and_then(|s| conditions::find(&s.conditions, conditions::INITIALIZED))
+            .filter(|c| c.status == "True")
+            .map(|c| c.last_transition_time.0);
+        initialized.map(|since| since.max(promise.made))
+    }
+
+    /// A failed scheduling attempt clears a nomination; the lifecycle renews it as long as the promise stands.
+    pub(super) fn nomination_changed(&mut self, before: &PodState, pod: &PodState) {
+        let Some(promise) = self.promises.get_mut(&pod.key) else {
+            return;
+        };
+        let target = promise.target.clone();
+        let node = before.nominated_node.as_ref().and_then(|n| self.nodes.get(&**n));
+        let in_service = node.filter(|n| has_label(n, labels::INITIALIZED));
+        if let (Some(node), None) = (in_service, &pod.nominated_node) {
+            promise.refusals += 1;
+            if promise.refusals >= REFUSALS_MAX || !self.has_room(node, pod) {
+                self.promises.end(&pod.key);
+                self.waits_again(pod);
+            }
+        }
+        if pod.nominated_node.is_none() && self.claims.contains_key(&*target) {
+            self.touch_claim(&target);
+        }
+    }
+
+    /// Whether what is bound to the node leaves room for the pod.
+    fn has_room(&self, node: &Node, pod: &PodState) -> bool {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
+        let mut free = lower::resources(allocatable.into_iter().flatten());
+        for other in self.pods_on(name).filter(|other| !other.terminal) {
+            for (resource, amount) in &other.shape.requests {
+                *free.entry(resource.clone()).or_default() -= amount;
+            }
+        }
+        let mut requests = pod.shape.requests.iter();
+        requests.all(|(resource, amount)| free.get(resource).copied().unwrap_or(0) >= *amount)
+    }
+
+    /// A pod has lost its place in a plan.
+    fn waits_again(&mut self, pod: &PodState) {
+        if pod.is_provisionable() {
+            self.touched.waiting_pods += 1;
+            self.arrivals += 1;
+            self.broken_promises += 1;
+            self.revision += 1;
+        }
+    }
+}
