@@ -130,7 +130,7 @@ impl Terms {
             // machine can be launched for it, the emptiest of those there are sets the least count of a spread.
             let left = if fitting.is_clear() { 0 } else { placed[idx] };
             let cap = own_cap(problem, demand.class);
-            caps.push(cap.min(soft).min(placed[idx].max(1)));
+            caps.push(cap.min(soft));
             lots.push(Lot {
                 demand: idx as u32,
                 class: demand.class.0,
@@ -141,7 +141,7 @@ impl Terms {
         }
         let mut all = FixedBitSet::with_capacity(n_offers);
         all.insert_range(..);
-        let shapes = undominated(problem, &lots, &all);
+        let shapes = undominated(problem, &lots, &all, false);
         Self {
             slots: Slot::of(problem, &lots, |group| !group.soft),
             lots,
@@ -162,7 +162,7 @@ impl Terms {
         }
         // Limits are no part of the certificate; reservations are.
         let scarce = Scarce {
-            limits: problem.limits.iter().map(|l| vec![i64::MAX; l.len()]).collect(),
+            limits: vec![Vec::new(); problem.limits.len()],
             stock: problem.offers.reservations.iter().map(|r| r.remaining).collect(),
         };
         let with_stock = mix.clone().with_pots(problem, &self.shapes, &scarce);
