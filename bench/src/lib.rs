@@ -6,3 +6,4 @@ pub mod peer;
 pub mod problems;
 pub mod random;
 pub mod report;
+pub mod targets;

@@ -98,6 +98,7 @@ fn bench(run: &Run) -> Result<()> {
         command: run.made_by.clone(),
         versions: run.version.clone(),
         machine: machine(),
+        load: [load(), 0.0],
         ..Results::default()
     };
     for problem in problems::all(&run.only, run.openb.as_deref())? {
@@ -121,6 +122,10 @@ fn bench(run: &Run) -> Result<()> {
     if !run.quick && run.only.is_empty() {
         results.growth = growth(run)?;
     }
+    results.load[1] = load();
+    for missed in results.missed() {
+        note(&format!("missed: {missed}"));
+    }
     fs::write(
         run.out.join("results.json"),
         serde_json::to_string_pretty(&results)? + "\n",
@@ -137,6 +142,15 @@ fn machine() -> String {
         .find_map(|line| line.strip_prefix("model name"))
         .unwrap_or(": unknown processor");
     format!("{cores} cores of {}", model.trim_start_matches([' ', '\t', ':']))
+}
+
+/// Programs that wanted a core over the last minute.
+fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ')
+        .next()
+        .and_then(|first| first.parse().ok())
+        .unwrap_or(0.0)
 }
 
 fn row(run: &Run, problem: &Named) -> Result<Row> {
@@ -221,7 +235,10 @@ fn small(run: &Run, count: u64) -> Result<Small> {
             if side.outcome.placed == placed.len() && side.outcome.violations.is_empty() {
                 let price = (side.outcome.price * 1e6).round() as i64;
                 small.compared_with_peer += 1;
-                small.dearer_than_peer += usize::from(plan.launch_price.0 > price);
+                if plan.launch_price.0 > price {
+                    small.dearer_than_peer += 1;
+                    small.dearer_seeds.push(seed);
+                }
                 peer_above.push(percent(price));
             }
         }

@@ -36,6 +36,8 @@ pub struct Small {
     pub fewer_placed: usize,
     pub compared_with_peer: usize,
     pub dearer_than_peer: usize,
+    /// The seeds of those.
+    pub dearer_seeds: Vec<u64>,
     /// The peer over the optimum, as above.
     pub peer_above_optimum: [f64; 3],
 }
@@ -53,6 +55,8 @@ pub struct Results {
     pub command: String,
     pub versions: Vec<String>,
     pub machine: String,
+    /// Load average of the last minute, before and after.
+    pub load: [f64; 2],
     pub rows: Vec<Row>,
     pub small: Option<Small>,
     pub growth: Vec<Growth>,
@@ -167,6 +171,12 @@ impl Results {
         for version in &self.versions {
             let _ = writeln!(out, "* {version}");
         }
+        let _ = writeln!(
+            out,
+            "* {:.1} programs wanted a core when the run began and {:.1} when it ended; each of the two sides takes one: \
+             with more than that the times are those of a busy machine.",
+            self.load[0], self.load[1]
+        );
         out += "\nBoth sides read the same problem files and both results pass through `plimsoll_core::verify`. Our clock \
                 starts at plain pods, before they are grouped; the peer's is that of its `Solve` alone, without the time \
                 it needs to build topology and scheduler, and its pass stops after one minute. The peer's machines are \
@@ -280,6 +290,14 @@ impl Results {
                     growth.exponent
                 );
             }
+        }
+        *out += "\n## Targets missed\n\n";
+        let missed = self.missed();
+        for what in &missed {
+            let _ = writeln!(out, "* {what}");
+        }
+        if missed.is_empty() {
+            *out += "None.\n";
         }
         *out += "\n## Problems\n\n";
         for row in &self.rows {

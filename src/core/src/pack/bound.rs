@@ -130,7 +130,7 @@ impl Terms {
             // machine can be launched for it, the emptiest of those there are sets the least count of a spread.
             let left = if fitting.is_clear() { 0 } else { placed[idx] };
             let cap = own_cap(problem, demand.class);
-            caps.push(cap.min(soft).min(placed[idx].max(1)));
+            caps.push(cap.min(soft));
             lots.push(Lot {
                 demand: idx as u32,
                 class: demand.class.0,
@@ -141,7 +141,7 @@ impl Terms {
         }
         let mut all = FixedBitSet::with_capacity(n_offers);
         all.insert_range(..);
-        let shapes = undominated(problem, &lots, &all);
+        let shapes = undominated(problem, &lots, &all, false);
         Self {
             slots: Slot::of(problem, &lots, |group| !group.soft),
             lots,
@@ -162,7 +162,7 @@ impl Terms {
         }
         // Limits are no part of the certificate; reservations are.
         let scarce = Scarce {
-            limits: problem.limits.iter().map(|l| vec![i64::MAX; l.len()]).collect(),
+            limits: vec![Vec::new(); problem.limits.len()],
             stock: problem.offers.reservations.iter().map(|r| r.remaining).collect(),
         };
         let with_stock = mix.clone().with_pots(problem, &self.shapes, &scarce);
@@ -430,14 +430,13 @@ fn scaled(
     mut values: Vec<i64>,
     budget: &mut Budget,
 ) -> Vec<i64> {
-    let mut worst: (i128, i128) = (1, 1);
+    let mut worst: (i128, i128) = (i128::from(ENOUGH) + 1, i128::from(ENOUGH));
     let order: Vec<usize> = (0..mix.n_shapes()).filter(|s| !reserved[*s]).collect();
     let n_shapes = order.len() as u64;
     for (at, shape) in order.into_iter().enumerate() {
         let price = mix.prices[shape];
-        // What costs this much at the worst excess so far needs no closer look.
+        // What is worth this much at the worst excess so far needs no closer look.
         let floor = (i128::from(price) * worst.0 / worst.1) as i64;
-        let floor = floor + floor / ENOUGH;
         let steps = (budget.left / (n_shapes - at as u64) * STEPS_LENT).min(budget.left);
         let proven = searches.knapsack.prove(shape, &values, &mix.counts, floor, steps);
         budget.spend(searches.steps());

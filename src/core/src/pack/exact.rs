@@ -185,7 +185,7 @@ fn sites(problem: &Problem<'_>, tier: &[u64]) -> Vec<Vec<u32>> {
         .collect();
     let useful = |site: FixedBitSet| -> Vec<u32> {
         let mut site: Vec<u32> = if alike {
-            undominated(problem, &lots, &site)
+            undominated(problem, &lots, &site, true)
                 .iter()
                 .map(|s| s.offer)
                 .collect()

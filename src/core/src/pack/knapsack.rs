@@ -17,6 +17,8 @@ const WEIGHTS: i64 = 1 << 20;
 const FAIR: f64 = 0.999;
 /// Rounds of moving the weights for a search.
 const ROUNDS: usize = 4;
+/// Times each resource in turn gets the price at which it is just used up.
+const DESCENTS_MAX: usize = 4;
 
 /// What was found for one machine.
 #[derive(Clone, Debug, Default)]
@@ -193,6 +195,27 @@ impl<'a> Knapsack<'a> {
             return best;
         }
         let mut best_weights = self.weights[shape].clone();
+        for _ in 0..DESCENTS_MAX {
+            self.weights[shape] = self.descended(shape, &best_weights);
+            self.list(shape, values, counts);
+            let mut here = vec![0.0; n_res];
+            let bound = self.relaxed(shape, &mut here);
+            if bound >= best {
+                self.weights[shape].clone_from(&best_weights);
+                self.list(shape, values, counts);
+                break;
+            }
+            let small = best - bound < best / 10_000;
+            best = bound;
+            best_weights.clone_from(&self.weights[shape]);
+            usage = here;
+            if best <= floor || small {
+                break;
+            }
+        }
+        if best <= floor {
+            return best;
+        }
         let mut step = WEIGHTS as f64 / 4.0;
         let mut improved = true;
         for _ in 0..rounds {
@@ -233,6 +256,59 @@ impl<'a> Knapsack<'a> {
             self.list(shape, values, counts);
         }
         best
+    }
+
+    /// Weights in proportion to prices of the resources, found by giving one resource after the other the price at which
+    /// the pods that still pay are just enough to use it up.
+    fn descended(&mut self, shape: usize, weights: &[i64]) -> Vec<i64> {
+        let n_res = self.mix.n_res;
+        let parts = |entry: &Entry| &self.parts[shape][entry.at as usize * n_res..][..n_res];
+        // What a weighted share costs when the machine is just full.
+        let mut left = (UNITS * WEIGHTS) as f64;
+        let mut per_share = 0.0;
+        for entry in &self.entries {
+            left -= f64::from(entry.cap) * entry.share as f64;
+            if left <= 0.0 {
+                per_share = entry.density;
+                break;
+            }
+        }
+        let mut prices: Vec<f64> = weights.iter().map(|w| *w as f64 * per_share).collect();
+        let mut paying: Vec<(f64, f64)> = Vec::with_capacity(self.entries.len());
+        for r in 0..n_res {
+            paying.clear();
+            for entry in &self.entries {
+                let parts = parts(entry);
+                if parts[r] == 0 {
+                    continue;
+                }
+                let others = parts.iter().zip(&prices).enumerate().filter(|(at, _)| *at != r);
+                let cost: f64 = others.map(|(_, (p, price))| f64::from(*p) * price).sum();
+                let rest = entry.worth as f64 - cost;
+                if rest > 0.0 {
+                    let part = f64::from(parts[r]);
+                    paying.push((rest / part, part * f64::from(entry.cap)));
+                }
+            }
+            paying.sort_by(|a, b| b.0.total_cmp(&a.0));
+            let mut used = 0.0;
+            prices[r] = 0.0;
+            for (price, amount) in &paying {
+                used += amount;
+                if used >= UNITS as f64 {
+                    prices[r] = *price;
+                    break;
+                }
+            }
+        }
+        self.work += (self.entries.len() * n_res) as u64;
+        let sum: f64 = prices.iter().sum::<f64>().max(1e-300);
+        let mut weights: Vec<i64> = prices.iter().map(|p| (p / sum * WEIGHTS as f64) as i64).collect();
+        let rest = WEIGHTS - weights.iter().sum::<i64>();
+        if let Some(largest) = (0..n_res).max_by_key(|r| (weights[*r], n_res - r)) {
+            weights[largest] += rest;
+        }
+        weights
     }
 
     /// The most that a pod of each listed item may be worth so that no content of the shape is worth more than `price`,
@@ -328,7 +404,8 @@ impl<'a> Knapsack<'a> {
             .collect();
         let mut all = vec![weights.clone()];
         for r in 0..n_res {
-            if self.weights[shape][r] == 0 {
+            let unused = |e: &Entry| self.parts[shape][e.at as usize * n_res + r] == 0;
+            if self.entries.iter().all(unused) {
                 continue;
             }
             for part in [1.0, 0.3] {

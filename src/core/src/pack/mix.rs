@@ -137,7 +137,9 @@ impl Mix {
                     .iter()
                     .map(|slot| i64::from(slot.members.contains(lot.class as usize))),
             );
-            let like = (request, &lot.offers, &lot.allowed, caps[idx]);
+            // Nor does one that the lot cannot reach.
+            let cap = if caps[idx] < lot.left { caps[idx] } else { u32::MAX };
+            let like = (request, &lot.offers, &lot.allowed, cap);
             let (item, cap) = if let Some(known) = seen.get(&like) {
                 *known
             } else {
@@ -146,7 +148,7 @@ impl Mix {
                 on.extend((0..shapes.len()).filter(|s| lot.offers.contains(shapes[*s].offer as usize)));
                 // A cap that no machine can reach says nothing and would only tell lots apart.
                 let most = on.ones().map(|s| times(mix.room(s), request)).max().unwrap_or(0);
-                let cap = if caps[idx] >= most { u32::MAX } else { caps[idx] };
+                let cap = if cap < most { cap } else { u32::MAX };
                 let next = mix.counts.len() as u32;
                 let item = *ids.entry((request.clone(), on, cap)).or_insert(next);
                 if item == next {

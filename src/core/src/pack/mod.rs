@@ -32,6 +32,7 @@ mod shapes;
 mod simplex;
 mod taints;
 mod topology;
+mod twins;
 
 #[cfg(test)]
 mod tests;

@@ -4,15 +4,22 @@ use std::collections::VecDeque;
 
 use super::{
     columns::{Budget, Choice, Generated, Searches, generate, lone},
-    fit::{Part, add_part, host_limit, take, times},
+    fit::{Part, add_part, give, host_limit, remove_part, take, times},
     greedy::{Batch, Content, Hints, Packing, Room, Scarce, Share, pack},
     mix::{Mix, Slot},
     prices::Prices,
     round::{self, Whole},
+    twins::Twins,
 };
 
 /// Items up to which the master problem is solved: its inverse has the square of that many entries.
 const ITEMS_MAX: usize = 1200;
+/// Steps for the shapes that are alike in all domains, where there are such.
+const TWINS_PERCENT: u64 = 40;
+/// And then for all shapes.
+const REST_PERCENT: u64 = 60;
+/// Looks at pods that could change places.
+const EXCHANGE_LOOKS_MAX: u64 = 400_000;
 /// Looks at machines when what is left is given to larger ones.
 const GROW_LOOKS_MAX: u64 = 400_000;
 
@@ -38,11 +45,14 @@ pub(super) fn optimize(room: &Room<'_>, scarce: &mut Scarce, budget: &mut Budget
             .into_iter()
             .map(|it| it.map_or(0, |(_, _, worth)| worth))
             .collect();
+        let driven = budget.left > 0 && inner.n_items() <= ITEMS_MAX;
         let start = round::first(inner, &mut searches, &[by_resources.clone(), alone]);
+        // The first plan takes no steps.
+        searches.steps();
         first.extend(start.machines.iter().map(|(s, p)| component.outer(*s, p)));
         let mut share = budget.share(inner.n_items() as u64, items_left);
         items_left -= inner.n_items() as u64;
-        let whole = if share.left > 0 && inner.n_items() <= ITEMS_MAX {
+        let whole = if driven {
             let (whole, generated) = price_driven(inner, &mut searches, &by_resources, start, &mut share);
             for (column, _) in &generated.solution {
                 let (shape, pattern) = &generated.columns[*column as usize];
@@ -108,10 +118,28 @@ fn price_driven(
     budget: &mut Budget,
 ) -> (Whole, Generated) {
     let mut known = start.machines.clone();
+    let mut center = center.to_vec();
+    let twins = Twins::of(mix);
+    let alike = twins.is_some();
+    if let Some(twins) = twins {
+        let prices = Prices::of(&twins.mix);
+        let mut searches = Searches::new(&twins.mix, &prices.units());
+        let mut share = budget.part(TWINS_PERCENT);
+        let (counts, values) = (&twins.mix.counts, prices.values(&twins.mix));
+        let mut merged: Vec<Choice> = known.iter().map(|choice| twins.merged(choice)).collect();
+        merged.sort_unstable();
+        merged.dedup();
+        let found = generate(&twins.mix, &mut searches, counts, &merged, &values, &mut share);
+        budget.spend(share.spent);
+        center = twins.spread(mix, &found.worths);
+        for (column, _) in &found.solution {
+            known.extend(twins.everywhere(mix, &found.columns[*column as usize]));
+        }
+    }
     known.sort_unstable();
     known.dedup();
-    let mut share = budget.part(60);
-    let generated = generate(mix, searches, &mix.counts, &known, center, &mut share);
+    let mut share = budget.part(if alike { REST_PERCENT } else { 60 });
+    let generated = generate(mix, searches, &mix.counts, &known, &center, &mut share);
     budget.spend(share.spent);
     let mut share = budget.part(60);
     let mut whole = round::round(mix, searches, &generated, &mut share);
@@ -143,6 +171,7 @@ fn realize(room: &Room<'_>, scarce: &Scarce, mix: &Mix, machines: &[Choice]) -> 
         lots_of_item.push(lots.into());
     }
     let mut bins: Vec<Realized> = Vec::with_capacity(machines.len());
+    let mut holes: Vec<Hole> = Vec::new();
     for (shape, pattern) in &machines {
         let offer = room.shapes[*shape as usize].offer as usize;
         let mut bin = Realized::new(room, *shape);
@@ -158,12 +187,18 @@ fn realize(room: &Room<'_>, scarce: &Scarce, mix: &Mix, machines: &[Choice]) -> 
                 }
                 wanted -= bin.put(room, *lot, wanted, &mut out.left);
             }
+            if wanted > 0 {
+                holes.push((bins.len(), *item, wanted));
+            }
         }
-        if !bin.shares.is_empty() {
+        if bin.shares.is_empty() {
+            holes.retain(|(at, ..)| *at < bins.len());
+        } else {
             scarce.buy(room.problem, offer, 1);
             bins.push(bin);
         }
     }
+    exchange(room, mix, &mut bins, &holes, &mut out.left);
     for lot in (0..room.lots.len() as u32).filter(|lot| room.lots[*lot as usize].left > 0) {
         for bin in &mut bins {
             let wanted = out.left[lot as usize];
@@ -174,6 +209,9 @@ fn realize(room: &Room<'_>, scarce: &Scarce, mix: &Mix, machines: &[Choice]) -> 
         }
     }
     grow(room, &mut bins, &mut out.left, &mut scarce);
+    for (at, ..) in &holes {
+        bins[*at].shrink(room, &mut scarce);
+    }
     for bin in bins {
         out.score += room.shapes[bin.shape as usize].score;
         match out.batches.last_mut() {
@@ -192,6 +230,54 @@ fn realize(room: &Room<'_>, scarce: &Scarce, mix: &Mix, machines: &[Choice]) -> 
         out.score += rest.score;
     }
     (out, scarce)
+}
+
+/// Pods of an item that a machine was to hold and does not: (machine, item, pods).
+type Hole = (usize, u32, u32);
+
+/// Gives a machine the pod it lacks from one that can do with another pod of the same item, one that found no place
+/// because of its neighbours.
+fn exchange(room: &Room<'_>, mix: &Mix, bins: &mut [Realized], holes: &[Hole], left: &mut [u32]) {
+    let mut item_of = vec![u32::MAX; room.lots.len()];
+    for (item, lots) in mix.lots.iter().enumerate() {
+        lots.iter().for_each(|lot| item_of[*lot as usize] = item as u32);
+    }
+    let mut holders: Vec<Vec<usize>> = vec![Vec::new(); mix.n_items()];
+    for (at, bin) in bins.iter().enumerate() {
+        for (lot, _) in &bin.shares {
+            let holders = &mut holders[item_of[*lot as usize] as usize];
+            if holders.last() != Some(&at) {
+                holders.push(at);
+            }
+        }
+    }
+    let mut looks = EXCHANGE_LOOKS_MAX;
+    for (hole, item, missing) in holes {
+        for _ in 0..*missing {
+            let lots = mix.lots[*item as usize].iter().copied();
+            let homeless = lots.filter(|lot| left[*lot as usize] > 0);
+            let find = || {
+                for lot in homeless {
+                    for at in holders[*item as usize].iter().filter(|at| *at != hole) {
+                        let others = bins[*at].shares.iter().map(|(other, _)| *other);
+                        for other in others.filter(|o| *o != lot && item_of[*o as usize] == *item) {
+                            looks = looks.checked_sub(1)?;
+                            if bins[*hole].admits(room, other, None)
+                                && bins[*at].admits(room, lot, Some(other))
+                            {
+                                return Some((lot, *at, other));
+                            }
+                        }
+                    }
+                }
+                None
+            };
+            let Some((lot, at, other)) = find() else { break };
+            bins[at].remove(room, other, left);
+            bins[at].put(room, lot, 1, left);
+            bins[*hole].put(room, other, 1, left);
+        }
+    }
 }
 
 /// Exchanges machines for slightly larger ones that take what is left, where that costs less than a machine for it.
@@ -276,6 +362,52 @@ impl Realized {
             }
         }
         None
+    }
+
+    /// Whether one pod of the lot may come, perhaps in the place of one of another lot.
+    fn admits(&self, room: &Room<'_>, lot: u32, instead_of: Option<u32>) -> bool {
+        let it = &room.lots[lot as usize];
+        let mut free = self.room.clone();
+        let mut parts = self.parts.clone();
+        if let Some(other) = instead_of {
+            give(&mut free, room.request(other), 1);
+            remove_part(&mut parts, room.lots[other as usize].class, 1);
+        }
+        times(&free, room.request(lot)) > 0
+            && it
+                .offers
+                .contains(room.shapes[self.shape as usize].offer as usize)
+            && (room.is_free(it.class)
+                || host_limit(&room.problem.topology, room.soft_ignored, &parts, it.class) > 0)
+    }
+
+    fn remove(&mut self, room: &Room<'_>, lot: u32, left: &mut [u32]) {
+        give(&mut self.room, room.request(lot), 1);
+        remove_part(&mut self.parts, room.lots[lot as usize].class, 1);
+        remove_part(&mut self.shares, lot, 1);
+        left[lot as usize] += 1;
+    }
+
+    /// Moves to the cheapest shape that holds the same.
+    fn shrink(&mut self, room: &Room<'_>, scarce: &mut Scarce) {
+        let own = room.shape_room(self.shape as usize);
+        for (shape, smaller) in room.shapes.iter().enumerate().take(self.shape as usize) {
+            let offer = smaller.offer as usize;
+            let mut amounts = room.shape_room(shape).iter().zip(own).zip(&self.room);
+            let holds = amounts.all(|((new, old), free)| new - old + free >= 0);
+            if holds
+                && self
+                    .shares
+                    .iter()
+                    .all(|(lot, _)| room.lots[*lot as usize].offers.contains(offer))
+                && scarce.most(room.problem, offer) > 0
+            {
+                scarce.give_back(room.problem, room.shapes[self.shape as usize].offer as usize);
+                scarce.buy(room.problem, offer, 1);
+                self.become_shape(room, shape as u32);
+                return;
+            }
+        }
     }
 
     fn become_shape(&mut self, room: &Room<'_>, shape: u32) {

@@ -23,6 +23,10 @@ use super::{
 
 /// Times a solve goes on after pods were taken out of their places again.
 const RESTARTS_MAX: usize = 4;
+/// Steps for the proof of all.
+const PROOF_PERCENT: u64 = 25;
+/// Steps for one round of purchases of what the proof leaves.
+const ROUND_PERCENT: u64 = 90;
 
 /// A machine to buy, and what goes on it.
 #[derive(Clone, Debug)]
@@ -67,6 +71,8 @@ pub(super) struct State<'a> {
     /// must run beside others and come last, or it depends on the offer of their machine whether they count.
     doubtful: bool,
     pub(super) budget: Budget,
+    /// Steps of it that are kept for the proof.
+    proof_steps: u64,
     pub(super) hints: Hints,
 }
 
@@ -101,6 +107,7 @@ impl<'a> State<'a> {
             blocked: BTreeSet::new(),
             doubtful: uncertain(problem),
             budget: Budget::new(problem.policy.steps_max),
+            proof_steps: Budget::new(problem.policy.steps_max).part(PROOF_PERCENT).left,
             hints: Hints::default(),
         }
     }
@@ -394,7 +401,9 @@ impl<'a> State<'a> {
 
     /// Buys machines for the lots from `first_lot` on, in each tier for what heavier pools did not take.
     fn buy(&mut self, first_lot: usize) {
-        for tier in self.tiers() {
+        let tiers = self.tiers();
+        let n_tiers = tiers.len() as u64;
+        for (nth, tier) in (0..).zip(tiers) {
             let lots: Vec<Lot> = self
                 .lots
                 .iter()
@@ -407,7 +416,7 @@ impl<'a> State<'a> {
                     lot
                 })
                 .collect();
-            let shapes = undominated(self.problem, &lots, &tier);
+            let shapes = undominated(self.problem, &lots, &tier, true);
             if shapes.is_empty() {
                 continue;
             }
@@ -417,8 +426,8 @@ impl<'a> State<'a> {
                 shapes: &shapes,
                 soft_ignored: &self.soft_ignored,
             };
-            // The rest is for the proof.
-            let mut share = self.budget.part(70);
+            let spare = Budget::new(self.budget.left.saturating_sub(self.proof_steps));
+            let mut share = spare.share(ROUND_PERCENT, 100 * (n_tiers - nth));
             let packing = optimize(&room, &mut self.scarce, &mut share);
             self.budget.spend(share.spent);
             self.hints.contents.extend(packing.hints.contents);

@@ -10,6 +10,12 @@ use super::{
 
 /// Items up to which the rest of a rounding is solved again and again; with more, it is only filled.
 const DIVE_ITEMS_MAX: usize = 150;
+/// Steps of those left for the next part of a rounding.
+const DIVE_PERCENT: u64 = 20;
+/// What a column's content must be worth of its price, in thousandths, to be of use in a rounding.
+const PROMISING_PERMILLE: i128 = 970;
+/// Columns bought so often, as a fraction, may be rounded up together.
+const NEARLY_WHOLE: f64 = 0.6;
 /// How often the values of the first plan are corrected, and items times shapes up to which that is quick.
 const CORRECTIONS: usize = 3;
 const CORRECTED_MAX: usize = 1_500_000;
@@ -446,7 +452,7 @@ fn buy_whole(mix: &Mix, generated: &Generated, whole: &mut Whole, pots: &mut Pot
     }
 }
 
-/// Rounds one column up, solves for the rest, and so on; after each step also tries to just fill.
+/// Rounds some columns up, solves for the rest, and so on; after each step also tries to just fill.
 fn dive(
     mix: &Mix,
     searches: &mut Searches<'_>,
@@ -456,35 +462,46 @@ fn dive(
     best: &mut Whole,
     budget: &mut Budget,
 ) {
-    let mut columns = start.columns.clone();
+    // Columns that are hardly ever bought would only cost time.
+    let promising = |(shape, pattern): &&Choice| {
+        let worth = i128::from(worth_of(pattern, &start.duals));
+        worth * 1000 >= i128::from(mix.prices[*shape as usize]) * PROMISING_PERMILLE
+    };
+    let mut columns: Vec<Choice> = start.columns.iter().filter(promising).cloned().collect();
     while whole.left.iter().any(|n| *n > 0) && budget.left > 0 {
-        let mut rest = budget.part(50);
+        let mut rest = budget.part(DIVE_PERCENT);
         let generated = generate(mix, searches, &whole.left, &columns, &[], &mut rest);
         budget.spend(rest.spent);
         columns.clone_from(&generated.columns);
         let bought = whole.machines.len();
         buy_whole(mix, &generated, &mut whole, &mut pots);
         if whole.machines.len() == bought {
-            // The column closest to a whole machine; among equals the one that does most.
-            let next = generated
+            // Columns closest to a whole machine; among equals the one that does most.
+            let worth = |c: u32| -> i64 {
+                let wanted = trimmed(&columns[c as usize].1, &whole.left);
+                worth_of(&wanted, &generated.duals)
+            };
+            let mut next: Vec<(u32, f64, i64)> = generated
                 .solution
                 .iter()
-                .filter(|(c, _)| pots.admit(mix, columns[*c as usize].0))
-                .max_by(|(c, a), (d, b)| {
-                    let worth = |c: u32| -> i64 {
-                        let wanted = trimmed(&columns[c as usize].1, &whole.left);
-                        worth_of(&wanted, &generated.duals)
-                    };
-                    a.total_cmp(b).then(worth(*c).cmp(&worth(*d))).then(d.cmp(c))
-                });
-            let Some((column, _)) = next else { return };
-            let (shape, pattern) = &columns[*column as usize];
-            let wanted = trimmed(pattern, &whole.left);
-            if wanted.is_empty() {
+                .map(|(c, a)| (*c, *a, worth(*c)))
+                .collect();
+            next.sort_by(|a, b| b.1.total_cmp(&a.1).then(b.2.cmp(&a.2)).then(a.0.cmp(&b.0)));
+            for (column, amount, _) in next {
+                let (shape, pattern) = &columns[column as usize];
+                let wanted = trimmed(pattern, &whole.left);
+                let first = whole.machines.len() == bought;
+                if !first && (amount < NEARLY_WHOLE || wanted != *pattern) {
+                    continue;
+                }
+                if !wanted.is_empty() && pots.admit(mix, *shape) {
+                    pots.change(mix, *shape, 1);
+                    whole.buy(mix, *shape, wanted);
+                }
+            }
+            if whole.machines.len() == bought {
                 return;
             }
-            pots.change(mix, *shape, 1);
-            whole.buy(mix, *shape, wanted);
         }
         let mut filled = whole.clone();
         let price_max = best.price;

@@ -30,8 +30,13 @@ pub(super) struct Lot {
 }
 
 /// The offers of `usable` that no other beats for these lots: an offer is beaten by one that is not dearer, admits
-/// the same lots, has at least its room and uses up no more of a limit. Cheapest first.
-pub(super) fn undominated(problem: &Problem<'_>, lots: &[Lot], usable: &FixedBitSet) -> Vec<Shape> {
+/// the same lots, has at least its room and, where `limits` count, uses up no more of one. Cheapest first.
+pub(super) fn undominated(
+    problem: &Problem<'_>,
+    lots: &[Lot],
+    usable: &FixedBitSet,
+    limits: bool,
+) -> Vec<Shape> {
     // Two independent words per offer identify the set of lots it admits.
     let mut admits: Vec<(u64, u64)> = vec![(0, 0); problem.n_offers()];
     for (idx, lot) in lots.iter().enumerate().filter(|(_, lot)| lot.left > 0) {
@@ -57,7 +62,7 @@ pub(super) fn undominated(problem: &Problem<'_>, lots: &[Lot], usable: &FixedBit
     let mut by_group: FxHashMap<((u64, u64), u32), Vec<u32>> = FxHashMap::default();
     for offer_idx in order {
         let offer = &offers[offer_idx as usize];
-        let limited = !problem.limits[offer.pool as usize].is_empty();
+        let limited = limits && !problem.limits[offer.pool as usize].is_empty();
         let group = (
             admits[offer_idx as usize],
             if limited { offer.pool } else { u32::MAX },
@@ -68,11 +73,12 @@ pub(super) fn undominated(problem: &Problem<'_>, lots: &[Lot], usable: &FixedBit
             let (better, worse) = (*better as usize, offer_idx as usize);
             let roomy = at_least(problem.whole_room(better), problem.whole_room(worse))
                 && at_least(problem.offer_room(better), problem.offer_room(worse));
-            let limits = &problem.limits[offer.pool as usize];
+            let mut of_pool = problem.limits[offer.pool as usize].iter();
             roomy
-                && limits
-                    .iter()
-                    .all(|(resource, _)| problem.usage(better, resource) <= problem.usage(worse, resource))
+                && (!limited
+                    || of_pool.all(|(resource, _)| {
+                        problem.usage(better, resource) <= problem.usage(worse, resource)
+                    }))
         });
         if beaten {
             continue;

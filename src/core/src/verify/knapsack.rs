@@ -31,8 +31,12 @@ const NARROWINGS_MAX: usize = 30;
 /// Items near the least point among whose pairs the exact one is sought.
 const CORNER_ITEMS: usize = 5;
 
-/// Nodes of the search before it gives up: a few seconds.
-const NODES_MAX: u64 = 20_000_000;
+/// Nodes of the depth-first search before it gives up.
+const NODES_MAX: u64 = 1_000_000;
+/// Fillings of the breadth-first search before it gives up: a few seconds.
+const FILLINGS_MAX: usize = 20_000_000;
+/// Fillings up to which each is compared with all others.
+const COMPARED_MAX: usize = 3_000;
 
 /// Whether every filling is worth at most `limit`; None when the search gave up.
 pub(super) fn at_most(items: &[Item], room: &[i64], limit: i64) -> Option<bool> {
@@ -42,7 +46,10 @@ pub(super) fn at_most(items: &[Item], room: &[i64], limit: i64) -> Option<bool> 
             return Some(true);
         }
         if effort == Effort::Thorough {
-            return search.exceeds(0, room, 0, limit).map(|exceeds| !exceeds);
+            let exceeds = search.exceeds(0, room, 0, limit);
+            return exceeds
+                .or_else(|| search.exceeds_by_rooms(room, limit))
+                .map(|exceeds| !exceeds);
         }
     }
     None
@@ -176,6 +183,59 @@ impl Search {
         }
         Some(false)
     }
+
+    /// The same, item by item: of the fillings that leave the same room only the best goes on.
+    fn exceeds_by_rooms(&self, room: &[i64], limit: i64) -> Option<bool> {
+        let mut fillings: BTreeMap<Vec<i64>, i64> = BTreeMap::from([(room.to_vec(), 0)]);
+        let mut seen = 0;
+        for (at, Item { worth, size, most }) in self.items.iter().enumerate() {
+            let mut next: BTreeMap<Vec<i64>, i64> = BTreeMap::new();
+            for (room, so_far) in fillings {
+                let fits = size
+                    .iter()
+                    .zip(&room)
+                    .filter(|(s, _)| **s > 0)
+                    .map(|(s, r)| r / s)
+                    .min();
+                for taken in 0..=fits.unwrap_or(*most).min(*most) {
+                    let so_far = so_far + worth * taken;
+                    if so_far > limit {
+                        return Some(true);
+                    }
+                    let left: Vec<i64> = room.iter().zip(size).map(|(r, s)| r - s * taken).collect();
+                    if i128::from(so_far) + self.bound(at + 1, &left) > i128::from(limit) {
+                        let best = next.entry(left).or_insert(so_far);
+                        *best = (*best).max(so_far);
+                    }
+                }
+            }
+            seen += next.len();
+            if seen > FILLINGS_MAX {
+                return None;
+            }
+            fillings = undominated(next);
+        }
+        Some(false)
+    }
+}
+
+/// Of fillings (room left, worth) that leave no more room than another one and are worth no more, only the other.
+fn undominated(fillings: BTreeMap<Vec<i64>, i64>) -> BTreeMap<Vec<i64>, i64> {
+    if fillings.len() > COMPARED_MAX {
+        return fillings;
+    }
+    let mut order: Vec<(Vec<i64>, i64)> = fillings.into_iter().collect();
+    order.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| b.0.cmp(&a.0)));
+    let mut kept: Vec<(Vec<i64>, i64)> = Vec::with_capacity(order.len());
+    for (room, worth) in order {
+        let beaten = kept
+            .iter()
+            .any(|(more, _)| more.iter().zip(&room).all(|(m, r)| m >= r));
+        if !beaten {
+            kept.push((room, worth));
+        }
+    }
+    kept.into_iter().collect()
 }
 
 fn dot(lambda: &[i128], amounts: &[i64]) -> i128 {
@@ -355,8 +415,14 @@ mod tests {
             let expected = exhaustive(&items, &room);
             assert_eq!(greatest(&items, &room), Some(expected), "{items:?} in {room:?}");
             assert_eq!(at_most(&items, &room, expected), Some(true));
+            let by_rooms = |limit: i64| {
+                let search = Search::new(&items, &room, Effort::Thorough)?;
+                search.exceeds_by_rooms(&room, limit)
+            };
+            assert_eq!(by_rooms(expected), Some(false), "{items:?} in {room:?}");
             if expected > 0 {
                 assert_eq!(at_most(&items, &room, expected - 1), Some(false));
+                assert_eq!(by_rooms(expected - 1), Some(true));
             }
         }
     }
