@@ -98,18 +98,6 @@ fn invalid_reason(code: &str, message: &str) -> Option<&'static str> {
     })
 }
 
-/// An error with everything that caused it, for messages.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

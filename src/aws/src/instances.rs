@@ -221,23 +221,20 @@ async fn terminate(
     ec2: &aws_sdk_ec2::Client,
     ids: Vec<String>,
 ) -> Result<BTreeMap<String, Option<Result<Ended, ProviderError>>>, ProviderError> {
-    let action = "ec2:TerminateInstances";
-    let started = |id: String| (id, Some(Ok(Ended::ShuttingDown)));
-    let all = ec2.terminate_instances().set_instance_ids(Some(ids.clone()));
-    let Err(error) = all.send().await else {
-        return Ok(ids.into_iter().map(started).collect());
-    };
-    let error = provider_error(action, &error);
-    if matches!(error, ProviderError::Throttled(_)) {
-        return Err(error);
+    let end =
+        async |ids: Vec<String>| match ec2.terminate_instances().set_instance_ids(Some(ids)).send().await {
+            Ok(_) => Ok(Ended::ShuttingDown),
+            Err(error) if is_not_found(&error) => Ok(Ended::Terminated),
+            Err(error) => Err(provider_error("ec2:TerminateInstances", &error)),
+        };
+    let of_all = end(ids.clone()).await;
+    let holds_for_each = matches!(of_all, Ok(Ended::ShuttingDown) | Err(ProviderError::Throttled(_)));
+    if ids.len() == 1 || holds_for_each {
+        return Ok(ids.into_iter().map(|id| (id, Some(of_all.clone()))).collect());
     }
     let mut answers = BTreeMap::new();
     for id in ids {
-        let answer = match ec2.terminate_instances().instance_ids(&id).send().await {
-            Ok(_) => Ok(Ended::ShuttingDown),
-            Err(error) if is_not_found(&error) => Ok(Ended::Terminated),
-            Err(error) => Err(provider_error(action, &error)),
-        };
+        let answer = end(vec![id.clone()]).await;
         answers.insert(id, Some(answer));
     }
     Ok(answers)

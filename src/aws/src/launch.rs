@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     AwsCloud,
-    catalogue::{ResolvedType, Resolver, Words},
+    catalogue::{ResolvedType, Words},
     cluster::Cluster,
     error::{code, is_not_found, of_code, provider_error},
     fleet::{Chosen, EFA, FleetRequest, Offer, Override, candidates, launched, refused},
@@ -258,14 +258,7 @@ impl AwsCloud {
         let now = Timestamp::now();
         let goods = self.market.goods(now).await?;
         let unavailable = self.unavailable();
-        let resolver = Resolver {
-            region: &goods.region,
-            region_name: &self.cluster.region,
-            prices: &goods.prices,
-            unavailable: &unavailable,
-            density: self.density,
-            now,
-        };
+        let resolver = self.resolver(&goods, &unavailable, now);
         let mut words = Words::default();
         let infos = goods.region.types.values().filter(|info| wanted(&info.name));
         Ok(infos
@@ -372,7 +365,7 @@ impl AwsCloud {
             raid0: class.spec.instance_store_policy.is_some(),
             custom: class.spec.user_data.as_deref(),
         })
-        .map_err(|error| ProviderError::NodeClassNotReady(crate::error::chain(&error)))
+        .map_err(|error| ProviderError::NodeClassNotReady(plimsoll_provider::chain(&error)))
     }
 
     /// In each zone the subnet with the most free addresses, by what is known now.
@@ -490,13 +483,11 @@ impl AwsCloud {
     ) -> Result<Option<Machine>, ProviderError> {
         let types = self.types(class, |name| name == type_).await?;
         let capacity_type = capacity_type(spot);
-        let offers = types.iter().flat_map(|type_| {
+        let mut offers = types.iter().flat_map(|type_| {
             let offerings = type_.instance_type.offerings.iter();
             offerings.map(move |offering| Offer { type_, offering })
         });
-        let offer = offers
-            .into_iter()
-            .find(|o| &*o.offering.zone == zone && &*o.offering.capacity_type == capacity_type);
+        let offer = offers.find(|o| &*o.offering.zone == zone && &*o.offering.capacity_type == capacity_type);
         Ok(offer.map(|offer| Self::machine(provider_id, request, class, &self.cluster, offer, launched)))
     }
 

@@ -55,7 +55,7 @@ use crate::{
     interruption::Queue,
     launch::{Launches, readiness},
     launch_template::LaunchTemplates,
-    market::Market,
+    market::{Goods, Market},
     nodeclass::Classes,
     tags::NODECLAIM,
     unavailable::Unavailable,
@@ -142,6 +142,23 @@ impl AwsCloud {
 
     fn unavailable(&self) -> MutexGuard<'_, Unavailable> {
         self.unavailable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What can be bought of these goods now.
+    fn resolver<'a>(
+        &'a self,
+        goods: &'a Goods,
+        unavailable: &'a Unavailable,
+        now: Timestamp,
+    ) -> Resolver<'a> {
+        Resolver {
+            region: &goods.region,
+            region_name: &self.cluster.region,
+            prices: &goods.prices,
+            unavailable,
+            density: self.density,
+            now,
+        }
     }
 
     async fn class(&self, name: &str) -> Result<Option<EC2NodeClass>, ProviderError> {
@@ -255,14 +272,7 @@ impl CloudProvider for AwsCloud {
             }
         }
         let unavailable = self.unavailable();
-        let resolver = Resolver {
-            region: &goods.region,
-            region_name: &self.cluster.region,
-            prices: &goods.prices,
-            unavailable: &unavailable,
-            density: self.density,
-            now,
-        };
+        let resolver = self.resolver(&goods, &unavailable, now);
         let mut words = Words::default();
         let mut types = Vec::new();
         for (at, (class, _)) in classes.iter().enumerate() {

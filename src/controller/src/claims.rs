@@ -4,12 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use plimsoll_api::labels;
-use plimsoll_provider::CloudProvider;
+use plimsoll_provider::{CloudProvider, chain};
 
-use crate::{
-    context::Context,
-    perform::{PerformError, chain},
-};
+use crate::{context::Context, perform::PerformError};
 
 /// Passes under way at once: bounds calls to the API server and the cloud. The machines of one plan open together.
 pub(crate) const WORKERS: usize = 160;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use plimsoll_provider::CloudProvider;
+use plimsoll_provider::{CloudProvider, chain};
 
-use crate::{context::Context, perform::chain};
+use crate::context::Context;
 
 pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
     loop {

@@ -12,7 +12,7 @@ use kube::{
 };
 use plimsoll_api::{conditions, nodeclaim::NodeClaim, taints};
 use plimsoll_lifecycle::Effect;
-use plimsoll_provider::{CloudProvider, LaunchRequest, ProviderError, Termination};
+use plimsoll_provider::{CloudProvider, LaunchRequest, ProviderError, Termination, chain};
 use plimsoll_state::{Observe, pod::PodState};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -473,16 +473,4 @@ pub(crate) fn with_uid(uid: &str) -> DeleteParams {
         preconditions: Some(preconditions),
         ..DeleteParams::default()
     }
-}
-
-/// An error with everything that caused it, for logs.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }

@@ -10,12 +10,12 @@ use kube::{
 use plimsoll_api::{nodepool::NodePool, validate};
 use plimsoll_core::{disrupt, snapshot::DisruptionReason};
 use plimsoll_lifecycle::nodepool::reconcile;
-use plimsoll_provider::{CloudProvider, NodeClassReadiness};
+use plimsoll_provider::{CloudProvider, NodeClassReadiness, chain};
 
 use crate::{
     catalog,
     context::Context,
-    perform::{PerformError, bounded, chain},
+    perform::{PerformError, bounded},
 };
 
 /// The least time between two passes, so that a burst of node events costs one status write.

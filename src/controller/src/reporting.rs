@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use kube::{Api, api::PostParams};
 use plimsoll_api::report::{NAME, Report, ReportSpec, ReportStatus};
+use plimsoll_provider::chain;
 use plimsoll_report::{Cluster, Prices, SavingsReport, report, report_status};
 use tokio::time::Instant;
 
 use crate::{
     context::Context,
-    perform::{PerformError, bounded, chain},
+    perform::{PerformError, bounded},
 };
 
 /// A report takes a plan of the whole cluster or several. On a cluster so large that this takes long, the next one waits

@@ -14,7 +14,7 @@ use plimsoll_api::{nodeclaim::NodeClaim, nodepool::NodePool};
 use plimsoll_core::{catalog::Catalog, requirement::Requirement, resources::Resources};
 
 pub use choice::{cheapest, machine, machine_labels, offers};
-pub use error::ProviderError;
+pub use error::{ProviderError, chain};
 
 /// A machine as the cloud knows it.
 #[derive(Clone, Debug, PartialEq)]

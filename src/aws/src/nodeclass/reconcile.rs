@@ -467,7 +467,7 @@ impl Classes {
                 | UserDataError::TomlShape
                 | UserDataError::Yaml(_) => "InvalidUserData",
             };
-            (reason, crate::error::chain(&error))
+            (reason, plimsoll_provider::chain(&error))
         })
     }
 }
