@@ -533,6 +533,7 @@ impl Metrics {
             ("now", report.now),
             ("reachable", report.reachable.cost),
             ("reachable_with_spot", report.reachable_with_spot.cost),
+            ("reachable_with_arm64", report.reachable_with_arm64.cost),
             ("unblocked", report.unblocked.cost),
             ("bound", report.bound),
         ];

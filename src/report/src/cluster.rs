@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use plimsoll_core::{
-    catalog::{Catalog, MicroDollars},
+    catalog::{Catalog, MicroDollars, TypeId},
     resources::{CPU, MEMORY},
     snapshot::{DaemonSet, Place, PodClass, Snapshot},
 };
@@ -52,6 +52,11 @@ pub struct PodFacts {
     pub local_storage: bool,
     /// It requests no CPU or no memory.
     pub without_requests: bool,
+    /// Its containers run and say they are ready.
+    pub ready: bool,
+    pub images: Arc<Vec<Arc<str>>>,
+    /// `namespace/name` of the DaemonSet that owns it.
+    pub daemon_set: Option<Arc<str>>,
 }
 
 /// What a report knows of a machine beyond the snapshot.
@@ -95,6 +100,8 @@ pub struct Cluster {
     pub waiting: Vec<Arc<str>>,
     /// Names of pools that were made up.
     pub pools_made_up: Vec<Arc<str>>,
+    /// By pool that was made up, what else it could buy if its pods ran on arm64.
+    pub arm64_types: BTreeMap<Arc<str>, Vec<TypeId>>,
     /// What kept machines from being priced, and how many of them.
     pub unpriced: BTreeMap<String, u32>,
 }
@@ -141,6 +148,7 @@ impl Cluster {
             replicas,
             waiting,
             pools_made_up: fleet.pools_made_up,
+            arm64_types: fleet.arm64_types,
             unpriced: fleet.unpriced,
         }
     }
@@ -231,6 +239,9 @@ fn facts(
         critical: state.critical,
         local_storage: moves && state.local_storage,
         without_requests: moves && (request(class, CPU) == 0 || request(class, MEMORY) == 0),
+        ready: state.ready,
+        images: state.images.clone(),
+        daemon_set: state.daemon_set.clone(),
     }
 }
 

@@ -120,6 +120,11 @@ fn costs(report: &SavingsReport, out: &mut String) {
             "var(--spot)",
         ),
         (
+            "… with arm64 where known to run",
+            report.reachable_with_arm64.cost.per_month,
+            "var(--spot)",
+        ),
+        (
             "… if nothing were held in place",
             report.unblocked.cost.per_month,
             "var(--free)",
@@ -139,6 +144,11 @@ fn costs(report: &SavingsReport, out: &mut String) {
             escape(rule)
         );
     }
+    let _ = write!(
+        out,
+        "<p class=\"soft small\">arm64: {}.</p>",
+        escape(&report.arm64.sentence())
+    );
     out.push_str("</section>");
 }
 

@@ -1,10 +1,10 @@
 //! Whole-cluster plans: which machines could go, and what would have to be bought for their pods.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use plimsoll_api::labels;
 use plimsoll_core::{
-    catalog::MicroDollars,
+    catalog::{Catalog, MicroDollars},
     plan::Plan,
     policy::Policy,
     provision::provision,
@@ -53,6 +53,7 @@ pub(crate) struct Planner<'a> {
     pub(crate) cluster: &'a Cluster,
     policy: &'a Policy,
     base: Snapshot,
+    catalog: Cow<'a, Catalog>,
 }
 
 /// Losing one pod of it at two minutes' notice goes unnoticed: at least two replicas made by a controller, neither
@@ -87,24 +88,13 @@ impl<'a> Planner<'a> {
             capacity_type.is_some_and(|t| &**t == labels::CAPACITY_SPOT)
         };
         let may = |pod: usize| on_spot(pod) || (spot == Spot::WhereTolerated && tolerates_spot(cluster, pod));
-        let not_spot = Requirement::new(
-            labels::CAPACITY_TYPE,
-            Operator::NotIn,
-            [Arc::from(labels::CAPACITY_SPOT)],
-        );
-        let keep_off = |class: &mut PodClass| {
-            if class.node_affinity.is_empty() {
-                class.node_affinity.push(Vec::new());
-            }
-            for alternative in &mut class.node_affinity {
-                alternative.push(not_spot.clone());
-            }
-        };
+        let keep_off = |class: &mut PodClass| keep_off(class, labels::CAPACITY_TYPE, labels::CAPACITY_SPOT);
         let base = changed(&cluster.snapshot, |pod| !may(pod), keep_off);
         Self {
             cluster,
             policy,
             base,
+            catalog: Cow::Borrowed(&cluster.catalog),
         }
     }
 
@@ -122,6 +112,34 @@ impl<'a> Planner<'a> {
                 |pod| workloads.contains(&self.cluster.pods[pod].workload),
                 drop_rule,
             ),
+            catalog: self.catalog.clone(),
+        }
+    }
+
+    /// The same, if every pool that buys amd64 machines bought arm64 too, for these pods alone.
+    pub(crate) fn with_arm64(&self, may: &[bool]) -> Self {
+        let keep_off = |class: &mut PodClass| keep_off(class, labels::ARCH, labels::ARCH_ARM64);
+        let mut base = changed(&self.base, |pod| !may[pod], keep_off);
+        for pool in &mut base.pools {
+            let amd64_alone = |r: &Requirement| {
+                let of = |arch| r.matches(Some(arch));
+                &*r.key == labels::ARCH && of(labels::ARCH_AMD64) && !of(labels::ARCH_ARM64)
+            };
+            pool.requirements.retain(|r| !amd64_alone(r));
+            pool.labels
+                .retain(|key, value| &**key != labels::ARCH || &**value != labels::ARCH_AMD64);
+        }
+        let mut catalog = self.cluster.catalog.clone();
+        for (pool, types) in &self.cluster.arm64_types {
+            let of_pool = catalog.by_pool.entry(pool.clone()).or_default();
+            of_pool.extend(types);
+            of_pool.sort_unstable();
+        }
+        Self {
+            cluster: self.cluster,
+            policy: self.policy,
+            base,
+            catalog: Cow::Owned(catalog),
         }
     }
 
@@ -196,7 +214,7 @@ impl<'a> Planner<'a> {
         let mut floor = None;
         for _ in 0..ROUNDS_MAX {
             let left = repack::without(&self.base, &gone);
-            let (plan, report) = provision(&left, &self.cluster.catalog, self.policy);
+            let (plan, report) = provision(&left, &self.catalog, self.policy);
             // The first bound counts the pods that found a place when most were free to move; more cost no less.
             let floor = *floor.get_or_insert(self.kept_price(&gone) + plan.lower_bound);
             if report.unplaced.is_empty() {
@@ -233,6 +251,17 @@ impl<'a> Planner<'a> {
             }
         }
         worth
+    }
+}
+
+/// Bars the class from nodes on which the label has this value.
+fn keep_off(class: &mut PodClass, label: &str, value: &str) {
+    if class.node_affinity.is_empty() {
+        class.node_affinity.push(Vec::new());
+    }
+    let elsewhere = Requirement::new(label, Operator::NotIn, [Arc::from(value)]);
+    for alternative in &mut class.node_affinity {
+        alternative.push(elsewhere.clone());
     }
 }
 

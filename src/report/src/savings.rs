@@ -13,6 +13,7 @@ use plimsoll_core::{
 use serde::Serialize;
 
 use crate::{
+    arm64::{self, Arm64, Arm64Images},
     aws,
     cluster::{Cluster, Fixed, Prices, request},
     moves,
@@ -69,6 +70,9 @@ pub struct SavingsReport {
     pub reachable: Outcome,
     /// The same, with spot for every pod that tolerates it.
     pub reachable_with_spot: Outcome,
+    /// As `reachable`, with arm64 machines for every pod that is known to run on them.
+    pub reachable_with_arm64: Outcome,
+    pub arm64: Arm64,
     /// What could be had if nothing forbade evictions; no more spot than today.
     pub unblocked: Outcome,
     /// No arrangement of the same pods on the machines considered can cost less, whatever is evicted; no more spot
@@ -258,7 +262,7 @@ pub struct Unpriced {
 }
 
 /// Works everything out. The same arguments give the same report.
-pub fn report(cluster: &Cluster, prices: &Prices, policy: &Policy) -> SavingsReport {
+pub fn report(cluster: &Cluster, prices: &Prices, images: &Arm64Images, policy: &Policy) -> SavingsReport {
     let restraints = restraints::all(cluster);
     let (none, all) = (|_: usize| false, |_: usize| true);
     let planner = Planner::new(cluster, policy, Spot::AsToday);
@@ -274,6 +278,12 @@ pub fn report(cluster: &Cluster, prices: &Prices, policy: &Policy) -> SavingsRep
         Planner::new(cluster, policy, Spot::WhereTolerated).cheapest(&pinned),
         &reachable,
     );
+    let on_arm64 = arm64::known(cluster, images);
+    let with_arm64 = if on_arm64.any() {
+        cheaper(planner.with_arm64(&on_arm64.pods).cheapest(&pinned), &reachable)
+    } else {
+        reachable.clone()
+    };
     let moves = moves::moves(cluster, &reachable);
     let (restraint_kinds, rows) = price_restraints(&planner, &restraints, &reachable);
     let now = cluster.price();
@@ -290,6 +300,8 @@ pub fn report(cluster: &Cluster, prices: &Prices, policy: &Policy) -> SavingsRep
         new_machines: new_machines(cluster, &reachable, &moves.to_new),
         reachable: outcome(cluster, &reachable, now),
         reachable_with_spot: outcome(cluster, &with_spot, now),
+        reachable_with_arm64: outcome(cluster, &with_arm64, now),
+        arm64: on_arm64.basis,
         unblocked: outcome(cluster, &unblocked, now),
         restraint_kinds,
         restraints: rows,

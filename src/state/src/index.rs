@@ -79,6 +79,7 @@ pub struct Index {
     touched: Touched,
     shapes: FxHashSet<Arc<PodClass>>,
     label_sets: FxHashSet<SharedLabels>,
+    image_sets: FxHashSet<Arc<Vec<Arc<str>>>>,
     pub(crate) pods: BTreeMap<Arc<str>, Arc<PodState>>,
     pub(crate) pods_by_node: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     pub(crate) nodes: BTreeMap<String, Arc<Node>>,
@@ -334,10 +335,15 @@ impl Index {
         intern(&mut self.label_sets, labels)
     }
 
-    /// Shapes and label sets nobody uses any more.
+    fn intern_images(&mut self, images: Vec<Arc<str>>) -> Arc<Vec<Arc<str>>> {
+        intern(&mut self.image_sets, images)
+    }
+
+    /// What is shared and nobody uses any more.
     fn sweep_interned(&mut self) {
         self.shapes.retain(|shape| Arc::strong_count(shape) > 1);
         self.label_sets.retain(|labels| Arc::strong_count(labels) > 1);
+        self.image_sets.retain(|images| Arc::strong_count(images) > 1);
     }
 
     fn remove_pod(&mut self, key: &Arc<str>, now: Timestamp) {
