@@ -99,7 +99,7 @@ pub struct UnknownImage {
 /// What is known, pod by pod.
 #[derive(Debug)]
 pub(crate) struct Known {
-    /// By pod of the snapshot: it may be put on an arm64 machine. One that runs on such a machine already may.
+    /// By pod of the snapshot: it runs elsewhere now and could be put on an arm64 machine.
     pub(crate) pods: Vec<bool>,
     pub(crate) basis: Arm64,
 }
@@ -107,16 +107,14 @@ pub(crate) struct Known {
 impl Known {
     /// A plan with arm64 can differ from one without.
     pub(crate) fn any(&self) -> bool {
-        let b = &self.basis;
-        b.by_own_words + b.by_running + b.by_list > 0 && b.daemon_sets_unknown.is_empty()
+        self.pods.contains(&true) && self.basis.daemon_sets_unknown.is_empty()
     }
 }
 
 pub(crate) fn known(cluster: &Cluster, listed: &Arm64Images) -> Known {
     let on_arm64 = |pod: usize| {
-        let node = cluster.node_of(pod).map(|n| &cluster.snapshot.nodes[n]);
-        node.and_then(|n| n.labels.get(labels::ARCH))
-            .is_some_and(|arch| &**arch == labels::ARCH_ARM64)
+        let arch = cluster.node_of(pod).and_then(|node| cluster.arch_of(node));
+        arch == Some(labels::ARCH_ARM64)
     };
     let there: Vec<bool> = (0..cluster.pods.len()).map(on_arm64).collect();
     let proven = cluster
@@ -132,7 +130,7 @@ pub(crate) fn known(cluster: &Cluster, listed: &Arm64Images) -> Known {
     let mut basis = Arm64::default();
     let mut unknown: BTreeMap<&Arc<str>, u32> = BTreeMap::new();
     let mut daemon_sets: BTreeSet<&Arc<str>> = BTreeSet::new();
-    let mut pods = there;
+    let mut pods = vec![false; there.len()];
     for (at, facts) in cluster.pods.iter().enumerate() {
         let class = cluster.class_of(at);
         let movable = !cluster.snapshot.pods[at].daemon;
@@ -159,7 +157,7 @@ pub(crate) fn known(cluster: &Cluster, listed: &Arm64Images) -> Known {
         };
         if let Some(count) = knowing {
             *count += 1;
-            pods[at] = true;
+            pods[at] = !there[at];
         } else {
             for image in facts.images.iter().filter(|i| !is_known(i)) {
                 *unknown.entry(image).or_default() += 1;

@@ -161,6 +161,12 @@ impl Cluster {
         }
     }
 
+    /// The architecture of a machine, as its label says.
+    pub fn arch_of(&self, node: usize) -> Option<&str> {
+        let arch = self.snapshot.nodes[node].labels.get(plimsoll_api::labels::ARCH)?;
+        Some(arch)
+    }
+
     /// What all machines with a known price cost per hour.
     pub fn price(&self) -> MicroDollars {
         self.snapshot.nodes.iter().filter_map(|n| n.price).sum()

@@ -81,15 +81,44 @@ pub(crate) fn keeps_apart(class: &PodClass, term: &AffinityTerm) -> bool {
 }
 
 impl<'a> Planner<'a> {
+    /// Every pod keeps the architecture it runs on.
     pub(crate) fn new(cluster: &'a Cluster, policy: &'a Policy, spot: Spot) -> Self {
+        Self::with(cluster, policy, spot, |_| false)
+    }
+
+    fn with(
+        cluster: &'a Cluster,
+        policy: &'a Policy,
+        spot: Spot,
+        of_any_arch: impl Fn(usize) -> bool,
+    ) -> Self {
         let on_spot = |pod: usize| {
             let node = cluster.node_of(pod).map(|n| &cluster.snapshot.nodes[n]);
             let capacity_type = node.and_then(|n| n.labels.get(labels::CAPACITY_TYPE));
             capacity_type.is_some_and(|t| &**t == labels::CAPACITY_SPOT)
         };
         let may = |pod: usize| on_spot(pod) || (spot == Spot::WhereTolerated && tolerates_spot(cluster, pod));
-        let keep_off = |class: &mut PodClass| keep_off(class, labels::CAPACITY_TYPE, labels::CAPACITY_SPOT);
-        let base = changed(&cluster.snapshot, |pod| !may(pod), keep_off);
+        let not_spot = |class: &mut PodClass| {
+            require(
+                class,
+                labels::CAPACITY_TYPE,
+                Operator::NotIn,
+                labels::CAPACITY_SPOT,
+            );
+        };
+        let mut base = changed(&cluster.snapshot, |pod| !may(pod), not_spot);
+        let arches: BTreeSet<&str> = (0..cluster.nodes.len())
+            .filter_map(|n| cluster.arch_of(n))
+            .collect();
+        for arch in arches {
+            let stays = |pod: usize| {
+                let today = cluster.node_of(pod).and_then(|n| cluster.arch_of(n));
+                today == Some(arch) && !of_any_arch(pod)
+            };
+            base = changed(&base, stays, |class| {
+                require(class, labels::ARCH, Operator::In, arch)
+            });
+        }
         Self {
             cluster,
             policy,
@@ -116,11 +145,10 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The same, if every pool that buys amd64 machines bought arm64 too, for these pods alone.
-    pub(crate) fn with_arm64(&self, may: &[bool]) -> Self {
-        let keep_off = |class: &mut PodClass| keep_off(class, labels::ARCH, labels::ARCH_ARM64);
-        let mut base = changed(&self.base, |pod| !may[pod], keep_off);
-        for pool in &mut base.pools {
+    /// Every pool that buys amd64 machines buys arm64 too, for these pods.
+    pub(crate) fn with_arm64(cluster: &'a Cluster, policy: &'a Policy, may: &[bool]) -> Self {
+        let mut planner = Self::with(cluster, policy, Spot::AsToday, |pod| may[pod]);
+        for pool in &mut planner.base.pools {
             let amd64_alone = |r: &Requirement| {
                 let of = |arch| r.matches(Some(arch));
                 &*r.key == labels::ARCH && of(labels::ARCH_AMD64) && !of(labels::ARCH_ARM64)
@@ -129,17 +157,15 @@ impl<'a> Planner<'a> {
             pool.labels
                 .retain(|key, value| &**key != labels::ARCH || &**value != labels::ARCH_AMD64);
         }
-        let mut catalog = self.cluster.catalog.clone();
-        for (pool, types) in &self.cluster.arm64_types {
+        let mut catalog = cluster.catalog.clone();
+        for (pool, types) in &cluster.arm64_types {
             let of_pool = catalog.by_pool.entry(pool.clone()).or_default();
             of_pool.extend(types);
             of_pool.sort_unstable();
         }
         Self {
-            cluster: self.cluster,
-            policy: self.policy,
-            base,
             catalog: Cow::Owned(catalog),
+            ..planner
         }
     }
 
@@ -254,14 +280,13 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Bars the class from nodes on which the label has this value.
-fn keep_off(class: &mut PodClass, label: &str, value: &str) {
+fn require(class: &mut PodClass, label: &str, operator: Operator, value: &str) {
     if class.node_affinity.is_empty() {
         class.node_affinity.push(Vec::new());
     }
-    let elsewhere = Requirement::new(label, Operator::NotIn, [Arc::from(value)]);
+    let requirement = Requirement::new(label, operator, [Arc::from(value)]);
     for alternative in &mut class.node_affinity {
-        alternative.push(elsewhere.clone());
+        alternative.push(requirement.clone());
     }
 }
 

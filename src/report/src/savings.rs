@@ -66,17 +66,18 @@ pub struct SavingsReport {
     pub now: Cost,
     /// The part of `now` that no plan here touches: control planes and machines that are starting.
     pub fixed: Cost,
-    /// What can be had while every restraint is obeyed, buying spot only for pods that run on spot already.
+    /// What can be had while every restraint is obeyed, every pod stays on the architecture it runs on, and spot is bought
+    /// only for pods that run on spot already.
     pub reachable: Outcome,
     /// The same, with spot for every pod that tolerates it.
     pub reachable_with_spot: Outcome,
     /// As `reachable`, with arm64 machines for every pod that is known to run on them.
     pub reachable_with_arm64: Outcome,
     pub arm64: Arm64,
-    /// What could be had if nothing forbade evictions; no more spot than today.
+    /// What could be had if nothing forbade evictions; spot and architectures as today.
     pub unblocked: Outcome,
-    /// No arrangement of the same pods on the machines considered can cost less, whatever is evicted; no more spot
-    /// than today.
+    /// No arrangement of the same pods on the machines considered can cost less, whatever is evicted; spot
+    /// and architectures as today.
     pub bound: Cost,
     /// One entry per kind of restraint, in the order of [`RestraintKind`].
     pub restraint_kinds: Vec<KindOfRestraint>,
@@ -280,7 +281,10 @@ pub fn report(cluster: &Cluster, prices: &Prices, images: &Arm64Images, policy: 
     );
     let on_arm64 = arm64::known(cluster, images);
     let with_arm64 = if on_arm64.any() {
-        cheaper(planner.with_arm64(&on_arm64.pods).cheapest(&pinned), &reachable)
+        cheaper(
+            Planner::with_arm64(cluster, policy, &on_arm64.pods).cheapest(&pinned),
+            &reachable,
+        )
     } else {
         reachable.clone()
     };
