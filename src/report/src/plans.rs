@@ -116,7 +116,7 @@ impl<'a> Planner<'a> {
                 today == Some(arch) && !of_any_arch(pod)
             };
             base = changed(&base, stays, |class| {
-                require(class, labels::ARCH, Operator::In, arch)
+                require(class, labels::ARCH, Operator::In, arch);
             });
         }
         Self {
