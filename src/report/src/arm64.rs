@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use crate::{
     cluster::{Cluster, PodFacts},
-    money::counted,
+    money::{counted, thousands},
 };
 
 /// Images, and DaemonSets, that are named; the others are counted.
@@ -213,13 +213,26 @@ impl Arm64 {
     pub(crate) fn sentence(&self) -> String {
         let known = self.by_own_words + self.by_running + self.by_list;
         let mut text = format!(
-            "{known} of {} are known to run there ({} by their own node selector or affinity, {} by images that run on \
-             an arm64 machine of this cluster, {} by --arm64-images)",
-            counted(self.pods, "pod"),
-            self.by_own_words,
-            self.by_running,
-            self.by_list,
+            "{} of {} are known to run there",
+            thousands(known.into()),
+            counted(self.pods, "pod")
         );
+        let by = [
+            (self.by_own_words, "by their own node selector or affinity"),
+            (
+                self.by_running,
+                "by images that run on an arm64 machine of this cluster",
+            ),
+            (self.by_list, "by --arm64-images"),
+        ];
+        let by: Vec<String> = by
+            .iter()
+            .filter(|(pods, _)| *pods > 0)
+            .map(|(pods, how)| format!("{} {how}", thousands((*pods).into())))
+            .collect();
+        if !by.is_empty() {
+            let _ = write!(text, " ({})", by.join(", "));
+        }
         if !self.daemon_sets_unknown.is_empty() {
             let names: Vec<&str> = self.daemon_sets_unknown.iter().map(String::as_str).collect();
             let named = listing(&names, names.len());
@@ -246,7 +259,7 @@ fn listing(names: &[&str], all: usize) -> String {
     let named = &names[..names.len().min(NAMED_MAX_SENTENCE)];
     match all - named.len() {
         0 => named.join(", "),
-        more => format!("{} and {more} more", named.join(", ")),
+        more => format!("{} and {} more", named.join(", "), thousands(more as u64)),
     }
 }
 

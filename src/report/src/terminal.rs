@@ -107,15 +107,15 @@ fn costs(report: &SavingsReport, colour: Colour, out: &mut String) {
     );
     line("now", report.now.per_hour, now, "31");
     line("reachable", reachable.0, reachable.1, "32");
-    line("  with spot", spot.0, spot.1, "36");
-    line("  with arm64", arm64.0, arm64.1, "36");
-    line("if nothing were held", unblocked.0, unblocked.1, "33");
+    line("  if nothing were held", unblocked.0, unblocked.1, "33");
     line(
-        "no plan costs less than",
+        "no such plan is below",
         report.bound.per_hour,
         report.bound.per_month,
         "2",
     );
+    line("with more spot", spot.0, spot.1, "36");
+    line("with more arm64", arm64.0, arm64.1, "36");
     let _ = writeln!(out, "  arm64: {}", report.arm64.sentence());
     out.push('\n');
 }
