@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 from moto.core.exceptions import ServiceException
 from moto.core.utils import utcnow
 
-from . import events, images, instances, pricing
+from . import events, health, images, instances, pricing
 from .cloud import Cloud, now
 from .faults import BadFault
 
@@ -198,6 +198,7 @@ ROUTES = {
     ("POST", "prices"): _set_prices,
     ("GET", "instances"): _list_instances,
     ("POST", "interruptions"): _interrupt,
+    ("PUT", "health"): lambda cloud, body, query: health.put(cloud, body),
     ("POST", "messages"): _put_message,
     ("GET", "requests"): _requests,
     ("GET", "leftovers"): _leftovers,

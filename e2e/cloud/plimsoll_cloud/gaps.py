@@ -5,7 +5,7 @@ from moto.ec2.models import EC2Backend
 from moto.ec2.responses import EC2Response
 from moto.iam.responses import IamResponse
 
-from . import fleet, instances
+from . import fleet, health, instances
 from .cloud import Cloud, now
 
 PRODUCTS = ["Linux/UNIX", "Linux/UNIX (Amazon VPC)"]
@@ -66,6 +66,7 @@ def install(cloud: Cloud) -> None:
     )
     fleet.install(cloud)
     instances.install(cloud)
+    health.install(cloud)
 
 
 def _page(parameters: dict, name: str, entries: list, default: int) -> dict:

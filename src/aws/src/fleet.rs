@@ -6,7 +6,7 @@ use std::{
 };
 
 use aws_sdk_ec2::{
-    operation::create_fleet::CreateFleetOutput,
+    operation::create_fleet::{CreateFleetOutput, builders::CreateFleetFluentBuilder},
     types::{
         CreateFleetError, DefaultTargetCapacityType, FleetLaunchTemplateConfigRequest,
         FleetLaunchTemplateOverridesRequest, FleetLaunchTemplateSpecificationRequest,
@@ -154,7 +154,7 @@ fn annotation<'a>(claim: &'a NodeClaim, key: &str) -> Option<&'a str> {
     claim.metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
-fn is_exotic(type_: &ResolvedType) -> bool {
+pub(crate) fn is_exotic(type_: &ResolvedType) -> bool {
     let metal = type_
         .instance_type
         .name
@@ -222,6 +222,11 @@ impl FleetRequest {
         CreateFleetOutput,
         aws_sdk_ec2::error::SdkError<aws_sdk_ec2::operation::create_fleet::CreateFleetError>,
     > {
+        self.request(ec2).client_token(&self.token).send().await
+    }
+
+    /// The request without its token.
+    pub(crate) fn request(&self, ec2: &aws_sdk_ec2::Client) -> CreateFleetFluentBuilder {
         let capacity = if self.spot {
             DefaultTargetCapacityType::Spot
         } else {
@@ -233,7 +238,6 @@ impl FleetRequest {
             .build();
         let mut request = ec2
             .create_fleet()
-            .client_token(&self.token)
             .r#type(FleetType::Instant)
             .target_capacity_specification(target)
             .set_launch_template_configs(Some(self.configs()))
@@ -241,7 +245,7 @@ impl FleetRequest {
         for kind in [ResourceType::Fleet, ResourceType::Instance, ResourceType::Volume] {
             request = request.tag_specifications(tags::specification(kind, &self.tags));
         }
-        request = if self.spot {
+        if self.spot {
             let strategy = SpotAllocationStrategy::PriceCapacityOptimized;
             request.spot_options(
                 SpotOptionsRequest::builder()
@@ -255,8 +259,7 @@ impl FleetRequest {
                     .allocation_strategy(strategy)
                     .build(),
             )
-        };
-        request.send().await
+        }
     }
 
     fn configs(&self) -> Vec<FleetLaunchTemplateConfigRequest> {

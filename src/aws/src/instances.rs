@@ -1,6 +1,6 @@
 //! Instances: looked up, listed and ended, and only if they are this cluster's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName};
 use jiff::Timestamp;
@@ -25,6 +25,8 @@ pub(crate) struct Found {
     pub(crate) spot: bool,
     pub(crate) image_id: Option<String>,
     pub(crate) vpc_id: Option<String>,
+    pub(crate) subnet_id: Option<String>,
+    pub(crate) security_groups: BTreeSet<String>,
     pub(crate) tags: Tags,
     pub(crate) launched: Timestamp,
 }
@@ -95,6 +97,12 @@ impl Found {
             spot: instance.spot_instance_request_id().is_some(),
             image_id: instance.image_id().map(str::to_owned),
             vpc_id: instance.vpc_id().map(str::to_owned),
+            subnet_id: instance.subnet_id().map(str::to_owned),
+            security_groups: instance
+                .security_groups()
+                .iter()
+                .filter_map(|group| group.group_id().map(str::to_owned))
+                .collect(),
             tags: tags::from_ec2(instance.tags()),
             launched: Timestamp::from_second(launched).unwrap_or_default(),
         })
@@ -213,6 +221,32 @@ impl Instances {
             )
             .await?
             .unwrap_or(Ok(Ended::NotShown))
+    }
+}
+
+impl Instances {
+    /// Adds tags to an instance of this cluster, but none whose key it carries already.
+    pub(crate) async fn add_tags(&self, provider_id: &str, mut tags: Tags) -> Result<(), ProviderError> {
+        let not_ours = |why: String| ProviderError::NotOurs {
+            provider_id: provider_id.to_owned(),
+            why,
+        };
+        let id = instance_id(provider_id)
+            .ok_or_else(|| not_ours("it is not the provider id of an EC2 instance".into()))?;
+        let found = self.get(id).await?;
+        let found = found.ok_or_else(|| ProviderError::Transient(format!("EC2 does not show {id}")))?;
+        if let Some(why) = found.not_ours(&self.cluster) {
+            return Err(not_ours(why));
+        }
+        tags.retain(|key, _| !found.tags.contains_key(key));
+        if tags.is_empty() || found.state != State::Alive {
+            return Ok(());
+        }
+        let request = self.ec2.create_tags().resources(id);
+        let answer = request.set_tags(Some(tags::ec2_tags(&tags))).send().await;
+        answer
+            .map(|_| ())
+            .map_err(|error| provider_error("ec2:CreateTags", &error))
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     AwsCloud,
-    catalogue::{ResolvedType, Resolver, Words},
+    catalogue::{ResolvedType, Resolver, Tenancy, Words},
     cluster::Cluster,
     error::{code, is_not_found, of_code, provider_error},
     fleet::{Chosen, EFA, FleetRequest, Offer, Override, candidates, launched, refused},
@@ -243,27 +243,33 @@ impl AwsCloud {
             })
             .map(|r| r.values.iter().map(|v| &**v).collect());
         let types = self
-            .types(class, |name| named.as_ref().is_none_or(|n| n.contains(name)))
+            .types(class, Tenancy::of(&request.requirements), |name| {
+                named.as_ref().is_none_or(|n| n.contains(name))
+            })
             .await?;
         let chosen = candidates(&types, request)?;
         Ok((chosen.spot, chosen.offers.iter().map(Chosen::from).collect()))
     }
 
     /// Those of the class's types that are `wanted` by name.
-    async fn types(
+    pub(crate) async fn types(
         &self,
         class: &EC2NodeClass,
+        tenancy: Tenancy,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<ResolvedType>, ProviderError> {
         let now = Timestamp::now();
         let goods = self.market.goods(now).await?;
         let unavailable = self.unavailable();
+        let learned = self.learned();
         let resolver = Resolver {
             region: &goods.region,
             region_name: &self.cluster.region,
             prices: &goods.prices,
             unavailable: &unavailable,
+            learned: &learned,
             density: self.density,
+            tenancy,
             now,
         };
         let mut words = Words::default();
@@ -315,6 +321,7 @@ impl AwsCloud {
                     spot,
                     efa_interfaces: interfaces,
                     ipv6: dns.first().is_some_and(|ip| ip.contains(':')),
+                    tenancy: Tenancy::of(&request.requirements),
                     class: class.spec.clone(),
                 };
                 let name = self.templates.ensure(&content).await?;
@@ -343,7 +350,7 @@ impl AwsCloud {
         })
     }
 
-    fn user_data(
+    pub(crate) fn user_data(
         &self,
         claim: &NodeClaim,
         class: &EC2NodeClass,
@@ -488,7 +495,8 @@ impl AwsCloud {
         class: &EC2NodeClass,
         launched: Timestamp,
     ) -> Result<Option<Machine>, ProviderError> {
-        let types = self.types(class, |name| name == type_).await?;
+        let tenancy = Tenancy::of(&request.requirements);
+        let types = self.types(class, tenancy, |name| name == type_).await?;
         let capacity_type = capacity_type(spot);
         let offers = types.iter().flat_map(|type_| {
             let offerings = type_.instance_type.offerings.iter();
@@ -553,7 +561,7 @@ pub(crate) fn capacity_type(spot: bool) -> &'static str {
     }
 }
 
-fn security_groups(class: &EC2NodeClass) -> Vec<String> {
+pub(crate) fn security_groups(class: &EC2NodeClass) -> Vec<String> {
     let groups = class.status.iter().flat_map(|s| &s.security_groups);
     groups.map(|g| g.id.clone()).collect()
 }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::NodeSelectorRequirement;
 use plimsoll_api::{
     ec2nodeclass::{AMI, EC2NodeClass, EC2NodeClassStatus},
     labels,
+    nodepool::{self, NodeSelectorRequirementWithMinValues},
 };
 use plimsoll_core::{
     catalog::{InstanceType, Offering},
@@ -15,8 +16,10 @@ use plimsoll_core::{
 
 use super::{
     labels::Words,
+    learned::Learned,
     prices::Prices,
     shape::{self, Density, shape},
+    tenancy::Tenancy,
     types::{Region, TypeInfo},
 };
 use crate::unavailable::Unavailable;
@@ -37,7 +40,9 @@ pub(crate) struct Resolver<'a> {
     pub(crate) region_name: &'a str,
     pub(crate) prices: &'a Prices,
     pub(crate) unavailable: &'a Unavailable,
+    pub(crate) learned: &'a Learned,
     pub(crate) density: Density,
+    pub(crate) tenancy: Tenancy,
     pub(crate) now: Timestamp,
 }
 
@@ -52,6 +57,19 @@ pub(crate) fn class_types(resolver: Resolver<'_>, class: &EC2NodeClass, words: &
         .collect()
 }
 
+/// The image a class starts a type from today.
+pub(crate) fn image_for<'a>(
+    region: &Region,
+    region_name: &str,
+    info: &TypeInfo,
+    class: &'a EC2NodeClass,
+) -> Option<&'a str> {
+    // No image asks for a tenancy.
+    let family = class.spec.resolved_ami_family();
+    let labels = region.labels.of(info, family, Tenancy::Default, region_name);
+    first_image(&labels, &class.status.as_ref()?.amis)
+}
+
 impl Resolver<'_> {
     /// None when the class can never launch this type: nothing starts on it, or no subnet is in a zone that has it.
     pub(crate) fn resolve(
@@ -64,16 +82,16 @@ impl Resolver<'_> {
         if shape::incompatible(info, &class.spec) {
             return None;
         }
-        let requirements = self
-            .region
-            .labels
-            .of(info, class.spec.resolved_ami_family(), self.region_name);
-        let image_id = image_for(&requirements, &status.amis)?.to_owned();
+        let image_id = image_for(self.region, self.region_name, info, class)?.to_owned();
+        let family = class.spec.resolved_ami_family();
+        let labels = &self.region.labels;
+        let requirements = labels.of(info, family, self.tenancy, self.region_name);
         let offerings = self.offerings(info, status, words);
         if offerings.is_empty() {
             return None;
         }
-        let shape = shape(info, &class.spec, self.density);
+        let memory = self.learned.memory(&info.name, &image_id);
+        let shape = shape(info, &class.spec, self.density, memory);
         let max_pods = shape::pods(info, &class.spec, self.density);
         Some(ResolvedType {
             instance_type: InstanceType {
@@ -147,7 +165,7 @@ struct Place<'a> {
 }
 
 /// The first image, newest first, that starts on a machine with these labels.
-fn image_for<'a>(of_type: &[Requirement], images: &'a [AMI]) -> Option<&'a str> {
+fn first_image<'a>(of_type: &[Requirement], images: &'a [AMI]) -> Option<&'a str> {
     let starts = |wanted: &NodeSelectorRequirement| {
         let Some(wanted) = core_requirement(wanted) else {
             return false;
@@ -173,6 +191,22 @@ fn core_requirement(wanted: &NodeSelectorRequirement) -> Option<Requirement> {
     };
     let values = wanted.values.iter().flatten().map(|v| Arc::from(v.as_str()));
     Some(Requirement::new(wanted.key.as_str(), operator, values))
+}
+
+/// A requirement of a NodePool as the planner has it.
+pub(crate) fn pool_requirement(of_pool: &NodeSelectorRequirementWithMinValues) -> Requirement {
+    let operator = match of_pool.operator {
+        nodepool::Operator::In => Operator::In,
+        nodepool::Operator::NotIn => Operator::NotIn,
+        nodepool::Operator::Exists => Operator::Exists,
+        nodepool::Operator::DoesNotExist => Operator::DoesNotExist,
+        nodepool::Operator::Gt => Operator::Gt,
+        nodepool::Operator::Lt => Operator::Lt,
+        nodepool::Operator::Gte => Operator::Gte,
+        nodepool::Operator::Lte => Operator::Lte,
+    };
+    let values = of_pool.values.iter().map(|v| Arc::from(v.as_str()));
+    Requirement::new(labels::normalize(&of_pool.key), operator, values)
 }
 
 #[cfg(test)]
@@ -280,11 +314,13 @@ mod tests {
             region_name: "us-east-1",
             prices: &prices,
             unavailable,
+            learned: &Learned::default(),
             density: Density {
                 vm_memory_overhead_percent: 0.075,
                 reserved_enis: 0,
                 prefix_delegation: false,
             },
+            tenancy: Tenancy::Default,
             now: Timestamp::UNIX_EPOCH,
         };
         class_types(resolver, &class(), &mut Words::default())

@@ -7,7 +7,10 @@ use plimsoll_api::ec2nodeclass::{
 use plimsoll_core::resources::{EPHEMERAL_STORAGE, amount};
 use serde::Serialize;
 
-use crate::tags::{self, Tags};
+use crate::{
+    catalogue::Tenancy,
+    tags::{self, Tags},
+};
 
 const GIB: i64 = 1 << 30;
 
@@ -25,6 +28,7 @@ pub(crate) struct Content {
     /// Interfaces for EFA, when pods asked for them.
     pub(crate) efa_interfaces: i64,
     pub(crate) ipv6: bool,
+    pub(crate) tenancy: Tenancy,
     pub(crate) class: EC2NodeClassSpec,
 }
 
@@ -46,6 +50,10 @@ impl Content {
         if self.spot {
             builder =
                 builder.tag_specifications(self.tag_specification(ec2::ResourceType::SpotInstancesRequest));
+        }
+        if self.tenancy == Tenancy::Dedicated {
+            let placement = ec2::LaunchTemplatePlacementRequest::builder();
+            builder = builder.placement(placement.tenancy(ec2::Tenancy::Dedicated).build());
         }
         if class.detailed_monitoring == Some(true) {
             builder = builder.monitoring(
@@ -217,8 +225,27 @@ mod tests {
             spot: true,
             efa_interfaces: 0,
             ipv6: false,
+            tenancy: Tenancy::Default,
             class,
         }
+    }
+
+    #[test]
+    fn tenancy_is_part_of_the_template() {
+        let shared = content(class());
+        let dedicated = Content {
+            tenancy: Tenancy::Dedicated,
+            ..shared.clone()
+        };
+        let placement = |content: &Content| {
+            let data = content.request_data();
+            data.placement()
+                .and_then(|p| p.tenancy())
+                .map(|t| t.as_str().to_owned())
+        };
+        assert_eq!(placement(&shared), None);
+        assert_eq!(placement(&dedicated).as_deref(), Some("dedicated"));
+        assert_ne!(name(&shared), name(&dedicated));
     }
 
     fn class() -> EC2NodeClassSpec {
