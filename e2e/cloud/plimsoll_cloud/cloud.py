@@ -63,6 +63,7 @@ class Cloud:
         self.free_addresses: dict[str, int] = {}
         self.terminations: list[tuple[datetime, str]] = []
         self.health: dict = {}
+        self.reservations: dict = {}
         self.releases = 0
         self.seeded: dict = {}
         self.kept: dict[str, set[str]] = {}

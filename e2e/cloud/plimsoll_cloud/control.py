@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 from moto.core.exceptions import ServiceException
 from moto.core.utils import utcnow
 
-from . import events, health, images, instances, pricing
+from . import events, health, images, instances, pricing, reservations
 from .cloud import Cloud, now
 from .faults import BadFault
 
@@ -194,6 +194,7 @@ ROUTES = {
     ("PUT", "faults"): _set_faults,
     ("DELETE", "faults"): _clear_faults,
     ("PUT", "capacity"): _set_capacity,
+    ("PUT", "reservations"): lambda cloud, body, query: reservations.put(cloud, body),
     ("PUT", "subnets"): _set_subnets,
     ("POST", "prices"): _set_prices,
     ("GET", "instances"): _list_instances,

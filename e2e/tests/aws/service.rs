@@ -244,20 +244,15 @@ async fn a_missing_right_is_found_before_the_first_launch() -> Result<()> {
         .await?;
     aws.fixture
         .cluster()
-        .wait_for(
-            "a class that may not launch",
-            classes.clone(),
-            PATIENCE,
-            |classes| {
-                classes.get("default").is_some_and(|class| {
-                    conditions::find(class, "ValidationSucceeded").is_some_and(|c| {
-                        c.status == "False"
-                            && c.reason == "RunInstancesAuthCheckFailed"
-                            && c.message.contains("ec2:RunInstances")
-                    }) && conditions::find(class, "Ready").is_some_and(|c| c.status == "False")
-                })
-            },
-        )
+        .wait_for("a class that may not launch", classes, PATIENCE, |classes| {
+            classes.get("default").is_some_and(|class| {
+                conditions::find(class, "ValidationSucceeded").is_some_and(|c| {
+                    c.status == "False"
+                        && c.reason == "RunInstancesAuthCheckFailed"
+                        && c.message.contains("ec2:RunInstances")
+                }) && conditions::find(class, "Ready").is_some_and(|c| c.status == "False")
+            })
+        })
         .await?;
     let launched = aws.cloud.requests(0).await?;
     let real: Vec<_> = launched
@@ -266,18 +261,81 @@ async fn a_missing_right_is_found_before_the_first_launch() -> Result<()> {
         .collect();
     assert!(real.is_empty(), "{real:?}");
     aws.cloud.set_faults(&json!({ "deny": [] })).await?;
-    // Another generation is tried at once; the verdict of this one is kept for half an hour.
-    patch(
-        &classes,
-        "default",
-        json!({ "spec": { "tags": { "team": "a" } } }),
-    )
-    .await?;
+    // It is tried again and again, so whoever grants the right need do nothing else.
     aws.fixture
         .wait_pool("a ready NodePool", "default", |pool| {
             conditions::is_true(pool, "Ready")
         })
         .await?;
+    aws.finish().await?;
+    drop(controller);
+    Ok(())
+}
+
+/// What is reserved is used first, and only as far as it goes.
+#[tokio::test]
+async fn a_reservation_is_filled_before_anything_is_bought() -> Result<()> {
+    let aws = AwsFixture::start("aws-reserved").await?;
+    let zone = aws
+        .cloud
+        .ready()
+        .subnets
+        .keys()
+        .next()
+        .context("no subnet")?
+        .clone();
+    let reserved = json!([{ "id": "cr-1", "type": "m5.large", "zone": zone, "count": 1 }]);
+    aws.cloud
+        .control::<Value>(Method::PUT, "reservations", &reserved)
+        .await?;
+    let mut class = aws.node_class();
+    class["spec"]["capacityReservationSelectorTerms"] = json!([{ "id": "cr-1" }]);
+    aws.fixture.apply(class).await?;
+    let mut pool = objects::aws_node_pool("default");
+    pool["spec"]["template"]["spec"]["requirements"] = json!([
+        { "key": "karpenter.sh/capacity-type", "operator": "In", "values": ["reserved", "on-demand"] },
+    ]);
+    aws.fixture.apply(pool).await?;
+    let controller = aws.controller().await?;
+    let classes = aws
+        .fixture
+        .cluster()
+        .api_of("karpenter.k8s.aws/v1", "EC2NodeClass", None)
+        .await?;
+    aws.fixture
+        .cluster()
+        .wait_for("a class with a reservation", classes, PATIENCE, |classes| {
+            classes.get("default").is_some_and(|class| {
+                class.data["status"]["capacityReservations"][0]["id"] == "cr-1"
+                    && conditions::is_true(class, "Ready")
+            })
+        })
+        .await?;
+    let mut web = objects::deployment("web", 2, "500m");
+    web["spec"]["template"]["spec"]["affinity"] = objects::one_per_machine("web");
+    aws.fixture.apply(web).await?;
+    aws.fixture.wait_running(2).await?;
+
+    let instances = aws.cloud.instances().await?;
+    let mut bought: Vec<_> = instances.iter().map(|i| i.reservation.as_deref()).collect();
+    bought.sort_unstable();
+    assert_eq!(bought, [None, Some("cr-1")], "{instances:?}");
+    let claims = aws.fixture.cluster().node_claims().await?;
+    let mut labels: Vec<_> = claims
+        .iter()
+        .map(|claim| {
+            let label = |key: &str| claim.metadata.labels.as_ref()?.get(key).map(String::as_str);
+            (
+                label("karpenter.sh/capacity-type"),
+                label("karpenter.k8s.aws/capacity-reservation-id"),
+            )
+        })
+        .collect();
+    labels.sort_unstable();
+    assert_eq!(
+        labels,
+        [(Some("on-demand"), None), (Some("reserved"), Some("cr-1"))]
+    );
     aws.finish().await?;
     drop(controller);
     Ok(())

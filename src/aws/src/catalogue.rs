@@ -18,4 +18,6 @@ pub(crate) use prices::{Prices, fetch_on_demand, fetch_spot, pricing_region};
 pub(crate) use resolve::{ResolvedType, Resolver, class_types, image_for, pool_requirement};
 pub(crate) use shape::Density;
 pub(crate) use tenancy::Tenancy;
-pub(crate) use types::{Region, TypeInfo};
+pub(crate) use types::Region;
+#[cfg(test)]
+pub(crate) use types::TypeInfo;

@@ -28,6 +28,8 @@ struct Judge<'a> {
     classes: BTreeMap<String, EC2NodeClass>,
     /// By instance id.
     instances: BTreeMap<String, Found>,
+    /// Whether reservations are looked up at all.
+    reserved_capacity: bool,
     now: Timestamp,
 }
 
@@ -48,6 +50,7 @@ impl AwsCloud {
             region_name: &self.cluster.region,
             classes: classes.items.into_iter().filter_map(named).collect(),
             instances: instances.into_iter().map(|i| (i.id.clone(), i)).collect(),
+            reserved_capacity: self.settings.reserved_capacity,
             now,
         };
         let all = claims.iter();
@@ -103,6 +106,12 @@ impl Judge<'_> {
         if !instance.subnet_id.as_ref().is_some_and(in_subnet) {
             return Some(Drift::Found("SubnetDrift"));
         }
+        if let Some(id) = instance.reservation.as_ref().filter(|_| self.reserved_capacity)
+            && !status.capacity_reservations.iter().any(|r| r.id == *id)
+        {
+            let looked_up = conditions::is_true(&status.conditions, "CapacityReservationsReady");
+            return looked_up.then_some(Drift::Found("CapacityReservationDrift"));
+        }
         match (&class.spec.placement_group_selector, label(PLACEMENT_GROUP)) {
             (None, Some(_)) => Some(Drift::Found("PlacementGroupDrift")),
             // Groups are not looked up yet.
@@ -143,6 +152,12 @@ mod tests {
             operator: "In".into(),
             values: Some(vec!["amd64".into()]),
         };
+        let conditions = ["Ready", "CapacityReservationsReady"].map(|ty| {
+            json!({
+                "type": ty, "status": "True", "reason": ty, "message": "",
+                "observedGeneration": 2, "lastTransitionTime": NOW,
+            })
+        });
         serde_json::from_value(json!({
             "metadata": { "name": "default", "generation": 2,
                 "annotations": { HASH: "1", HASH_VERSION: "v5" } },
@@ -154,8 +169,7 @@ mod tests {
                 "subnets": [{ "id": "subnet-1", "zone": "a" }],
                 "securityGroups": [{ "id": "sg-1" }, { "id": "sg-2" }],
                 "amis": [{ "id": "ami-2", "requirements": [arch] }],
-                "conditions": [{ "type": "Ready", "status": "True", "reason": "Ready", "message": "",
-                    "observedGeneration": 2, "lastTransitionTime": NOW }],
+                "conditions": conditions,
             },
         }))
         .unwrap()
@@ -202,6 +216,7 @@ mod tests {
             region_name: "us-east-1",
             classes: [("default".to_owned(), class)].into(),
             instances: [(instance.id.clone(), instance)].into(),
+            reserved_capacity: true,
             now: NOW.parse().unwrap(),
         }
         .of(&claim)
@@ -242,6 +257,10 @@ mod tests {
         assert_eq!(
             verdict(|_, _, i, _| i.subnet_id = Some("subnet-2".into())),
             found("SubnetDrift")
+        );
+        assert_eq!(
+            verdict(|_, _, i, _| i.reservation = Some("cr-1".into())),
+            found("CapacityReservationDrift")
         );
         assert_eq!(
             verdict(|_, claim, _, _| {
@@ -287,6 +306,13 @@ mod tests {
         );
         assert_eq!(
             verdict(|c, _, _, _| status(c, |s| s.security_groups.clear())),
+            Drift::Unknown
+        );
+        assert_eq!(
+            verdict(|c, _, i, _| {
+                i.reservation = Some("cr-1".into());
+                status(c, |s| s.conditions.retain(|c| c.type_ == "Ready"));
+            }),
             Drift::Unknown
         );
         assert_eq!(verdict(|c, _, _, _| c.status = None), Drift::Unknown);

@@ -11,7 +11,7 @@ use crate::{
     AwsCloud, GROUP, KIND,
     catalogue::{ResolvedType, Tenancy, pool_requirement},
     error::{code, provider_error},
-    fleet::{FleetRequest, Override, is_exotic},
+    fleet::{Bought, FleetRequest, Override, is_exotic},
     launch::security_groups,
     launch_template::{self, Content},
     nodeclass::Failure,
@@ -52,7 +52,9 @@ impl AwsCloud {
         );
         drop(types);
         let class_name = class.metadata.name.as_deref().unwrap_or_default();
-        let tags = launch_tags(&self.cluster.name, class_name, "", class.spec.tags.as_ref());
+        let pool = pools.first().and_then(|pool| pool.metadata.name.as_deref());
+        let of_user = class.spec.tags.as_ref();
+        let tags = launch_tags(&self.cluster.name, class_name, pool.unwrap_or_default(), of_user);
         let content = async {
             let dns = self.cluster_dns().await?;
             let claim = NodeClaim::new("", Default::default());
@@ -63,13 +65,14 @@ impl AwsCloud {
                     .as_ref()
                     .and_then(|s| s.instance_profile.clone())
                     .unwrap_or_default(),
-                user_data: self.user_data(&claim, class, false, max_pods, &dns)?,
+                user_data: self.user_data(&claim, class, labels::CAPACITY_ON_DEMAND, max_pods, &dns)?,
                 security_groups: security_groups(class),
                 tags: tags.clone(),
                 spot: false,
                 efa_interfaces: 0,
                 ipv6: dns.first().is_some_and(|ip| ip.contains(':')),
                 tenancy,
+                reservation: None,
                 class: class.spec.clone(),
             })
         };
@@ -85,6 +88,7 @@ impl AwsCloud {
             zone: subnet.zone.clone(),
             subnet_id: subnet.id.clone(),
             price: 0.0,
+            bought: Bought::OnDemand,
             max_pods,
         };
         let fleet = FleetRequest {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName};
+use aws_sdk_ec2::types::{CapacityReservationPreference, Filter, Instance, InstanceStateName};
 use jiff::Timestamp;
 use plimsoll_provider::ProviderError;
 
@@ -10,6 +10,7 @@ use crate::{
     batch::Batch,
     cluster::Cluster,
     error::{is_not_found, provider_error},
+    fleet::Bought,
     tags::{self, EC2NODECLASS, EKS_CLUSTER_NAME, NODECLAIM_UID, NODEPOOL, OWNED, Tags, cluster_tag},
 };
 
@@ -23,6 +24,8 @@ pub(crate) struct Found {
     pub(crate) zone: String,
     pub(crate) state: State,
     pub(crate) spot: bool,
+    /// The capacity reservation it was launched into by name; one that merely matches an open reservation is on demand.
+    pub(crate) reservation: Option<String>,
     pub(crate) image_id: Option<String>,
     pub(crate) vpc_id: Option<String>,
     pub(crate) subnet_id: Option<String>,
@@ -50,6 +53,14 @@ pub(crate) enum Ended {
 }
 
 impl Found {
+    pub(crate) fn bought(&self) -> Bought {
+        match &self.reservation {
+            _ if self.spot => Bought::Spot,
+            Some(id) => Bought::Reserved(id.clone()),
+            None => Bought::OnDemand,
+        }
+    }
+
     /// As in the Node's `spec.providerID`.
     pub(crate) fn provider_id(&self) -> String {
         provider_id(&self.zone, &self.id)
@@ -95,6 +106,11 @@ impl Found {
                 .to_owned(),
             state,
             spot: instance.spot_instance_request_id().is_some(),
+            reservation: instance
+                .capacity_reservation_specification()
+                .and_then(|s| s.capacity_reservation_preference())
+                .filter(|p| **p == CapacityReservationPreference::CapacityReservationsOnly)
+                .and_then(|_| instance.capacity_reservation_id().map(str::to_owned)),
             image_id: instance.image_id().map(str::to_owned),
             vpc_id: instance.vpc_id().map(str::to_owned),
             subnet_id: instance.subnet_id().map(str::to_owned),

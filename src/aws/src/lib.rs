@@ -89,7 +89,7 @@ pub struct AwsCloud {
     templates: Arc<LaunchTemplates>,
     classes: Classes,
     launches: Launches,
-    /// Locked before `learned` where both are.
+    /// Locked before `learned`, and that before what is left of the reservations, where they are together.
     unavailable: Mutex<Unavailable>,
     learned: Mutex<Learned>,
     /// The catalogue is no longer what was last answered.
@@ -232,7 +232,7 @@ impl AwsCloud {
 
     /// A machine as a list shows it: what it is and whose, without its shape.
     fn listed(found: &Found) -> Machine {
-        let capacity_type = launch::capacity_type(found.spot);
+        let capacity_type = found.bought().capacity_type();
         Machine {
             provider_id: found.provider_id(),
             image_id: found.image_id.clone(),
@@ -319,12 +319,14 @@ impl CloudProvider for AwsCloud {
         }
         let unavailable = self.unavailable();
         let learned = self.learned();
+        let reserved = self.classes.reserved();
         let resolver = Resolver {
             region: &goods.region,
             region_name: &self.cluster.region,
             prices: &goods.prices,
             unavailable: &unavailable,
             learned: &learned,
+            reserved: &reserved,
             density: self.density,
             tenancy: Tenancy::Default,
             now,

@@ -4,6 +4,7 @@ mod alias;
 mod amis;
 mod instance_profile;
 mod reconcile;
+mod reservations;
 mod security_groups;
 mod selector;
 mod subnets;

@@ -13,7 +13,7 @@ use kube::{
 };
 use plimsoll_api::{
     conditions::{self, ConditionSet, VALIDATION_SUCCEEDED},
-    ec2nodeclass::{AMI, EC2NodeClass, EC2NodeClassStatus, SecurityGroup, Subnet},
+    ec2nodeclass::{AMI, CapacityReservation, EC2NodeClass, EC2NodeClassStatus, SecurityGroup, Subnet},
     hash::{Ec2NodeClassHashVersion, ec2nodeclass_hash},
     labels,
     nodeclaim::NodeClaim,
@@ -24,7 +24,7 @@ use serde_json::json;
 use super::{
     alias::AliasError,
     amis::{self, AmiError},
-    instance_profile, security_groups,
+    instance_profile, reservations, security_groups,
     subnets::{self, FoundSubnet},
 };
 use crate::{
@@ -44,8 +44,10 @@ pub(crate) const HASH_VERSION: &str = "karpenter.k8s.aws/ec2nodeclass-hash-versi
 pub(crate) const VERSION: Ec2NodeClassHashVersion = Ec2NodeClassHashVersion::V5;
 
 const SECURITY_GROUPS_INTERVAL: Duration = Duration::from_mins(5);
+/// Upstream's interval: what is left of them changes with every launch, and others launch, too.
+const RESERVATIONS_INTERVAL: Duration = Duration::from_mins(1);
 const PROFILE_INTERVAL: Duration = Duration::from_mins(15);
-/// Upstream's interval for trial launches.
+/// Upstream's interval for trial launches that succeed. Others are repeated soon: a person may grant what is missing.
 const TRIAL_INTERVAL: Duration = Duration::from_mins(30);
 /// A lookup that found nothing, or failed, is made again soon.
 const RETRY: Duration = Duration::from_secs(15);
@@ -104,6 +106,7 @@ struct Memory {
     security_groups: Option<Looked<Vec<SecurityGroup>>>,
     amis: Option<Looked<Vec<AMI>>>,
     profile: Option<Looked<String>>,
+    reservations: Option<Looked<Vec<CapacityReservation>>>,
     trial: Option<Trial>,
 }
 
@@ -148,6 +151,8 @@ pub(crate) struct Classes {
     memory: Mutex<BTreeMap<String, Memory>>,
     /// Free addresses of each subnet, less what was launched since they were counted.
     free_addresses: Mutex<BTreeMap<String, i64>>,
+    /// Machines left in each capacity reservation, less what was launched since they were counted.
+    reserved: Mutex<BTreeMap<String, u32>>,
 }
 
 /// kube's client has no Debug of its own.
@@ -179,6 +184,7 @@ impl Classes {
             templates,
             memory: Mutex::default(),
             free_addresses: Mutex::default(),
+            reserved: Mutex::default(),
         }
     }
 
@@ -193,6 +199,25 @@ impl Classes {
     /// Free addresses of each subnet as far as known.
     pub(crate) fn free_addresses(&self) -> MutexGuard<'_, BTreeMap<String, i64>> {
         self.free_addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Machines left in each capacity reservation as far as known.
+    pub(crate) fn reserved(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One machine was launched into it.
+    pub(crate) fn take_reserved(&self, id: &str) {
+        if let Some(left) = self.reserved().get_mut(id) {
+            *left = left.saturating_sub(1);
+        }
+    }
+
+    /// EC2 refused a launch into it; the next count says when there is room again.
+    pub(crate) fn reservation_is_used_up(&self, id: &str) {
+        if let Some(left) = self.reserved().get_mut(id) {
+            *left = 0;
+        }
     }
 
     /// The first half of a pass; None: the class is going, and nothing is left to do. `pools` are those that use it, as
@@ -257,6 +282,7 @@ impl Classes {
             "metadata": { "resourceVersion": class.metadata.resource_version },
             "status": {
                 "subnets": status.subnets, "securityGroups": status.security_groups, "amis": status.amis,
+                "capacityReservations": status.capacity_reservations,
                 "instanceProfile": status.instance_profile, "conditions": status.conditions,
             },
         });
@@ -400,10 +426,32 @@ impl Classes {
             let answer = self.find_amis(class, now).await;
             keep(&mut memory.amis, answer, self.settings.ami_refresh_interval, now);
         }
+        if due(memory.reservations.as_ref(), now) {
+            let answer = self.find_reservations(class, now).await;
+            keep(&mut memory.reservations, answer, RESERVATIONS_INTERVAL, now);
+        }
         if due(memory.profile.as_ref(), now) {
             let answer = self.profile(class).await;
             keep(&mut memory.profile, answer, PROFILE_INTERVAL, now);
         }
+    }
+
+    /// Those the class names; none where they are not to be used.
+    async fn find_reservations(
+        &self,
+        class: &EC2NodeClass,
+        now: Timestamp,
+    ) -> Result<Vec<CapacityReservation>, Failure> {
+        let terms = class.spec.capacity_reservation_selector_terms.as_deref();
+        let terms = terms.filter(|_| self.settings.reserved_capacity);
+        let found = reservations::find(&self.ec2, terms.unwrap_or_default(), now).await;
+        let found = found.map_err(|e| Failure::from(&e))?;
+        let mut left = self.reserved();
+        let all = found.into_iter().map(|found| {
+            left.insert(found.reservation.id.clone(), found.available);
+            found.reservation
+        });
+        Ok(all.collect())
     }
 
     fn count_addresses(&self, found: &[FoundSubnet]) {
@@ -488,13 +536,9 @@ impl Classes {
                 "placement groups are not supported yet; remove spec.placementGroupSelector",
             ),
         };
-        let reservations = class.spec.capacity_reservation_selector_terms.is_some();
-        let message = if reservations {
-            "capacity reservations are not used yet: machines are bought on demand or on the spot market"
-        } else {
-            ""
-        };
-        set.set_true_with_reason("CapacityReservationsReady", "CapacityReservationsReady", message);
+        let reservations = memory.reservations.as_ref();
+        status.capacity_reservations =
+            condition(&mut set, "CapacityReservationsReady", reservations).unwrap_or_default();
         let validated = self.validate(class);
         let depends_on = [
             "AMIsReady",
