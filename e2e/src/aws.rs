@@ -137,7 +137,7 @@ impl Calls {
                 Some("RequestLimitExceeded" | "ThrottlingException")
             ) {
                 calls.throttled += 1;
-            } else if request.action == "ec2:CreateFleet" {
+            } else if request.action == "ec2:CreateFleet" && !request.dry_run {
                 calls.launches += 1;
             }
         }

@@ -94,6 +94,8 @@ pub struct Instance {
     pub tags: BTreeMap<String, String>,
     pub private_dns_name: String,
     pub launch_template: Option<String>,
+    /// The capacity reservation it was launched into.
+    pub reservation: Option<String>,
     pub instance_profile: Option<String>,
     pub user_data: String,
     /// The name of its Node, once it has joined.

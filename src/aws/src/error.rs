@@ -28,6 +28,7 @@ const DENIED: &[&str] = &[
 
 /// Codes by which AWS says that something does not exist.
 const NOT_FOUND: &[&str] = &[
+    "InvalidCapacityReservationId.NotFound",
     "InvalidInstanceID.NotFound",
     "InvalidLaunchTemplateName.NotFoundException",
     "InvalidLaunchTemplateId.NotFound",

@@ -14,10 +14,10 @@ use tokio::time::Instant;
 
 use crate::{
     AwsCloud,
-    catalogue::{ResolvedType, Words},
+    catalogue::{ResolvedType, Tenancy, Words},
     cluster::Cluster,
     error::{code, is_not_found, of_code, provider_error},
-    fleet::{Chosen, EFA, FleetRequest, Offer, Override, candidates, launched, refused},
+    fleet::{Bought, Chosen, EFA, FleetRequest, Offer, Override, candidates, launched, refused},
     instances::provider_id,
     launch_template::Content,
     nodeclass::{HASH, HASH_VERSION, PROFILE_ANNOTATION, VERSION, class_hash},
@@ -163,12 +163,16 @@ impl AwsCloud {
         class: &EC2NodeClass,
         uid: &str,
     ) -> Result<Machine, ProviderError> {
-        let (spot, chosen) = self.choose(request, class).await?;
-        let mut fleet = self.fleet_request(request, class, spot, &chosen, uid).await?;
+        let (capacity_type, chosen) = self.choose(request, class).await?;
+        let mut fleet = self
+            .fleet_request(request, class, capacity_type, &chosen, uid)
+            .await?;
         let answer = match fleet.send(&self.ec2).await {
             Err(error) if code(&error) == TEMPLATE_NOT_FOUND => {
                 self.templates.forget(fleet.templates());
-                fleet = self.fleet_request(request, class, spot, &chosen, uid).await?;
+                fleet = self
+                    .fleet_request(request, class, capacity_type, &chosen, uid)
+                    .await?;
                 fleet.send(&self.ec2).await
             }
             answer => answer,
@@ -216,11 +220,15 @@ impl AwsCloud {
             .ok_or_else(unasked)?;
         self.take_address(&launched.subnet_id, asked.max_pods);
         let id = provider_id(&asked.zone, &launched.instance_id);
+        if let Bought::Reserved(id) = &asked.bought {
+            self.classes.take_reserved(id);
+            self.changed.notify_one();
+        }
         self.machine_of(
             id,
             &asked.type_,
             &asked.zone,
-            spot,
+            &asked.bought,
             request,
             class,
             Timestamp::now(),
@@ -229,12 +237,12 @@ impl AwsCloud {
         .ok_or_else(unasked)
     }
 
-    /// What this launch may take, cheapest first, and whether it is for spot machines.
+    /// The capacity type this launch takes, and its offers, cheapest first.
     async fn choose(
         &self,
         request: &LaunchRequest,
         class: &EC2NodeClass,
-    ) -> Result<(bool, Vec<Chosen>), ProviderError> {
+    ) -> Result<(&'static str, Vec<Chosen>), ProviderError> {
         let named: Option<BTreeSet<&str>> = request
             .requirements
             .iter()
@@ -243,22 +251,26 @@ impl AwsCloud {
             })
             .map(|r| r.values.iter().map(|v| &**v).collect());
         let types = self
-            .types(class, |name| named.as_ref().is_none_or(|n| n.contains(name)))
+            .types(class, Tenancy::of(&request.requirements), |name| {
+                named.as_ref().is_none_or(|n| n.contains(name))
+            })
             .await?;
         let chosen = candidates(&types, request)?;
-        Ok((chosen.spot, chosen.offers.iter().map(Chosen::from).collect()))
+        let offers = chosen.offers.iter().map(Chosen::from).collect();
+        Ok((chosen.capacity_type, offers))
     }
 
     /// Those of the class's types that are `wanted` by name.
-    async fn types(
+    pub(crate) async fn types(
         &self,
         class: &EC2NodeClass,
+        tenancy: Tenancy,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<ResolvedType>, ProviderError> {
         let now = Timestamp::now();
         let goods = self.market.goods(now).await?;
-        let unavailable = self.unavailable();
-        let resolver = self.resolver(&goods, &unavailable, now);
+        let noted = self.noted();
+        let resolver = self.resolver(&goods, &noted, tenancy, now);
         let mut words = Words::default();
         let infos = goods.region.types.values().filter(|info| wanted(&info.name));
         Ok(infos
@@ -270,7 +282,7 @@ impl AwsCloud {
         &self,
         request: &LaunchRequest,
         class: &EC2NodeClass,
-        spot: bool,
+        capacity_type: &'static str,
         chosen: &[Chosen],
         uid: &str,
     ) -> Result<FleetRequest, ProviderError> {
@@ -282,16 +294,21 @@ impl AwsCloud {
         let subnets = self.subnet_of_each_zone(class);
         let efa = request.requests.get(EFA).is_some_and(|n| *n > 0);
         let dns = self.cluster_dns().await?;
+        let spot = capacity_type == labels::CAPACITY_SPOT;
 
         // Types that start alike share a template.
-        let mut names: BTreeMap<(String, i64, i64), String> = BTreeMap::new();
+        let mut names: BTreeMap<(String, i64, i64, Option<String>), String> = BTreeMap::new();
         let mut overrides = Vec::with_capacity(chosen.len());
         for offer in chosen {
             let Some(subnet_id) = subnets.get(&*offer.zone) else {
                 continue;
             };
             let interfaces = if efa { offer.efa_interfaces } else { 0 };
-            let key = (offer.image_id.clone(), offer.max_pods, interfaces);
+            let reservation = match &offer.bought {
+                Bought::Reserved(id) => Some(id.clone()),
+                Bought::Spot | Bought::OnDemand => None,
+            };
+            let key = (offer.image_id.clone(), offer.max_pods, interfaces, reservation);
             let template = if let Some(name) = names.get(&key) {
                 name.clone()
             } else {
@@ -302,12 +319,14 @@ impl AwsCloud {
                         .as_ref()
                         .and_then(|s| s.instance_profile.clone())
                         .unwrap_or_default(),
-                    user_data: self.user_data(claim, class, spot, offer.max_pods, &dns)?,
+                    user_data: self.user_data(claim, class, capacity_type, offer.max_pods, &dns)?,
                     security_groups: security_groups(class),
                     tags: tags.clone(),
                     spot,
                     efa_interfaces: interfaces,
                     ipv6: dns.first().is_some_and(|ip| ip.contains(':')),
+                    tenancy: Tenancy::of(&request.requirements),
+                    reservation: key.3.clone(),
                     class: class.spec.clone(),
                 };
                 let name = self.templates.ensure(&content).await?;
@@ -321,6 +340,7 @@ impl AwsCloud {
                 zone: offer.zone.to_string(),
                 subnet_id: subnet_id.clone(),
                 price: offer.price.dollars(),
+                bought: offer.bought.clone(),
                 max_pods: offer.max_pods,
             });
         }
@@ -336,16 +356,16 @@ impl AwsCloud {
         })
     }
 
-    fn user_data(
+    pub(crate) fn user_data(
         &self,
         claim: &NodeClaim,
         class: &EC2NodeClass,
-        spot: bool,
+        capacity_type: &str,
         max_pods: i64,
         dns: &[String],
     ) -> Result<String, ProviderError> {
         let mut node_labels = claim.metadata.labels.clone().unwrap_or_default();
-        node_labels.insert(labels::CAPACITY_TYPE.into(), capacity_type(spot).into());
+        node_labels.insert(labels::CAPACITY_TYPE.into(), capacity_type.into());
         let of_claim = claim.spec.taints.iter().flatten();
         let taints: Vec<_> = of_claim
             .chain(claim.spec.startup_taints.iter().flatten())
@@ -398,7 +418,6 @@ impl AwsCloud {
     fn note_refusals(&self, errors: &[crate::fleet::Refused], fleet: &FleetRequest) -> bool {
         let now = Timestamp::now();
         let mut told_apart = false;
-        let capacity_type = capacity_type(fleet.spot);
         {
             let mut unavailable = self.unavailable();
             for error in errors {
@@ -422,9 +441,16 @@ impl AwsCloud {
                     let in_place = error.zone.as_ref().is_some_and(|z| *z == tried.zone)
                         || error.subnet_id.as_ref().is_some_and(|id| *id == tried.subnet_id);
                     // A quota is the account's, wherever it was met.
-                    if tried.type_ == *type_ && (in_place || why == Refusal::Quota) {
-                        unavailable.offering(type_, &tried.zone, capacity_type, why, now);
-                        told_apart = true;
+                    if tried.type_ != *type_ || !(in_place || why == Refusal::Quota) {
+                        continue;
+                    }
+                    told_apart = true;
+                    match &tried.bought {
+                        // Nobody else's machines of this type say anything about the reservation, nor it about them.
+                        Bought::Reserved(id) => self.classes.reservation_is_used_up(id),
+                        bought => {
+                            unavailable.offering(type_, &tried.zone, bought.capacity_type(), why, now);
+                        }
                     }
                 }
             }
@@ -447,7 +473,7 @@ impl AwsCloud {
             if let Some(found) = self.instances.of_claim(uid).await? {
                 let (id, at) = (found.provider_id(), found.launched);
                 let machine = self
-                    .machine_of(id, &found.type_, &found.zone, found.spot, request, class, at)
+                    .machine_of(id, &found.type_, &found.zone, &found.bought(), request, class, at)
                     .await?;
                 return machine.ok_or_else(|| {
                     ProviderError::Transient(format!(
@@ -476,18 +502,18 @@ impl AwsCloud {
         provider_id: String,
         type_: &str,
         zone: &str,
-        spot: bool,
+        bought: &Bought,
         request: &LaunchRequest,
         class: &EC2NodeClass,
         launched: Timestamp,
     ) -> Result<Option<Machine>, ProviderError> {
-        let types = self.types(class, |name| name == type_).await?;
-        let capacity_type = capacity_type(spot);
+        let tenancy = Tenancy::of(&request.requirements);
+        let types = self.types(class, tenancy, |name| name == type_).await?;
         let mut offers = types.iter().flat_map(|type_| {
             let offerings = type_.instance_type.offerings.iter();
             offerings.map(move |offering| Offer { type_, offering })
         });
-        let offer = offers.find(|o| &*o.offering.zone == zone && &*o.offering.capacity_type == capacity_type);
+        let offer = offers.find(|o| &*o.offering.zone == zone && bought.is(o.offering));
         Ok(offer.map(|offer| Self::machine(provider_id, request, class, &self.cluster, offer, launched)))
     }
 
@@ -536,15 +562,7 @@ impl AwsCloud {
     }
 }
 
-pub(crate) fn capacity_type(spot: bool) -> &'static str {
-    if spot {
-        labels::CAPACITY_SPOT
-    } else {
-        labels::CAPACITY_ON_DEMAND
-    }
-}
-
-fn security_groups(class: &EC2NodeClass) -> Vec<String> {
+pub(crate) fn security_groups(class: &EC2NodeClass) -> Vec<String> {
     let groups = class.status.iter().flat_map(|s| &s.security_groups);
     groups.map(|g| g.id.clone()).collect()
 }

@@ -20,7 +20,7 @@ pub const RIGHTS: [Right; 4] = [
         "karpenter.sh",
         "nodeclaims",
         &["list", "patch"],
-        "aws: which class is in use; hashes of claims of another version",
+        "aws: which class is in use; hashes of claims of another version; that an instance is tagged",
     ),
     Right {
         names: &["kube-dns"],

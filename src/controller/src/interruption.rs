@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use plimsoll_provider::{CloudProvider, chain};
 
 use crate::context::Context;
@@ -16,7 +17,7 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
                 note = interruption.note,
                 "the cloud speaks about a machine"
             );
-            let effects = plimsoll_lifecycle::interrupted(&context.index(), &interruption);
+            let effects = plimsoll_lifecycle::interrupted(&context.index(), &interruption, Timestamp::now());
             if let Err(error) = context.perform_all(effects).await {
                 tracing::warn!(
                     error = chain(&error),

@@ -13,7 +13,7 @@ use plimsoll_api::{
     nodeclaim::{NodeClaim, NodeClaimStatus},
     taints,
 };
-use plimsoll_provider::{Machine, ProviderError};
+use plimsoll_provider::{Drift, Machine, ProviderError};
 use plimsoll_state::{
     NodeView,
     node::{accepts_pods, has_label, has_taint, is_ready, ready_since, taint_position},
@@ -21,6 +21,7 @@ use plimsoll_state::{
 use serde_json::{Map, Value, json};
 
 use crate::{
+    drift,
     effect::{Effect, EventType, Pass, Subject},
     termination,
 };
@@ -53,13 +54,17 @@ pub struct Settings {
     pub nominate: bool,
 }
 
+/// What a claim's pool says about it today.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pool {
+    /// None: never, or there is no such pool.
+    pub consolidate_after: Option<Duration>,
+    /// As [`drift::judge`] found.
+    pub drift: Drift,
+}
+
 /// One step for one claim at `now`.
-pub fn reconcile(
-    view: &NodeView,
-    consolidate_after: Option<Duration>,
-    settings: Settings,
-    now: Timestamp,
-) -> Pass {
+pub fn reconcile(view: &NodeView, pool: Pool, settings: Settings, now: Timestamp) -> Pass {
     let claim = &view.claim;
     let mut pass = Pass::default();
     if claim.metadata.deletion_timestamp.is_some() {
@@ -96,7 +101,8 @@ pub fn reconcile(
         register(view, settings, now, &mut status, &mut pass);
         initialize(view, now, &mut status, &mut pass);
         renew_nominations(view, settings, &mut pass);
-        settle(view, consolidate_after, now, &mut status, &mut pass);
+        settle(view, pool.consolidate_after, now, &mut status, &mut pass);
+        drift::mark(pool.drift, &mut edit(claim, &mut status, now));
         push_status(claim, &status, &mut pass);
         give_up(
             claim,

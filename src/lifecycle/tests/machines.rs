@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{core::v1::Node, storage::v1::VolumeAttachment};
 use plimsoll_api::{conditions, nodeclaim::NodeClaim};
 use plimsoll_lifecycle::{
-    Effect, Pass, Settings, disruption, drained, garbage, launched, reconcile, terminated,
+    Effect, Pass, Pool, Settings, disruption, drained, garbage, launched, reconcile, terminated,
 };
 use plimsoll_provider::{Machine, ProviderError, Termination};
 use plimsoll_state::{Index, NodeView, Observe, Pod, pod::PodState};
@@ -155,7 +155,7 @@ fn view(index: &Index) -> NodeView {
 }
 
 fn step(index: &Index, now: Timestamp) -> Pass {
-    reconcile(&view(index), None, Settings { nominate: true }, now)
+    reconcile(&view(index), Pool::default(), Settings { nominate: true }, now)
 }
 
 /// Effects by name, with what tells them apart.

@@ -20,7 +20,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::Subscrib
 
 use crate::{
     args::{ControllerOptions, LogFormat, MinValues, Mode, Planning, Preferences, Provider},
-    source,
+    inert, source,
 };
 
 /// Most that core may offer per claim, as upstream.
@@ -28,6 +28,9 @@ const TYPES_PER_LAUNCH_MAX: usize = 600;
 
 pub(crate) fn run(options: ControllerOptions) -> anyhow::Result<()> {
     let log = start_logging(&options.log_level, options.log_format)?;
+    for line in inert::lines(|name| std::env::var(name).ok()) {
+        tracing::warn!("{line}");
+    }
     runtime()?.block_on(async {
         let kubeconfig = kubeconfig().await?;
         let config = config(&options, &kubeconfig);

@@ -14,7 +14,7 @@ use k8s_openapi::{
     api::{core::v1::Node, policy::v1::PodDisruptionBudget},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use plimsoll_api::{nodeclaim::NodeClaim, nodepool::NodePool};
+use plimsoll_api::{labels, nodeclaim::NodeClaim, nodepool::NodePool};
 use plimsoll_core::snapshot::PodClass;
 use rustc_hash::FxHashSet;
 
@@ -236,6 +236,11 @@ impl Index {
         for claim in claims {
             self.created_claim(claim, now);
         }
+    }
+
+    /// The pool a claim was made for, by its label.
+    pub fn pool_of(&self, claim: &NodeClaim) -> Option<&Arc<NodePool>> {
+        self.node_pool(claim.metadata.labels.as_ref()?.get(labels::NODEPOOL)?)
     }
 
     fn bury(&mut self, meta: &ObjectMeta, now: Timestamp) {

@@ -13,7 +13,7 @@ use kube::{
 };
 use plimsoll_api::{
     conditions::{self, ConditionSet, VALIDATION_SUCCEEDED},
-    ec2nodeclass::{AMI, EC2NodeClass, EC2NodeClassStatus, SecurityGroup, Subnet},
+    ec2nodeclass::{AMI, CapacityReservation, EC2NodeClass, EC2NodeClassStatus, SecurityGroup, Subnet},
     hash::{Ec2NodeClassHashVersion, ec2nodeclass_hash},
     labels,
     nodeclaim::NodeClaim,
@@ -24,7 +24,7 @@ use serde_json::json;
 use super::{
     alias::AliasError,
     amis::{self, AmiError},
-    instance_profile, security_groups,
+    instance_profile, reservations, security_groups,
     subnets::{self, FoundSubnet},
 };
 use crate::{
@@ -44,7 +44,11 @@ pub(crate) const HASH_VERSION: &str = "karpenter.k8s.aws/ec2nodeclass-hash-versi
 pub(crate) const VERSION: Ec2NodeClassHashVersion = Ec2NodeClassHashVersion::V5;
 
 const SECURITY_GROUPS_INTERVAL: Duration = Duration::from_mins(5);
+/// Upstream's interval: what is left of them changes with every launch, and others launch, too.
+const RESERVATIONS_INTERVAL: Duration = Duration::from_mins(1);
 const PROFILE_INTERVAL: Duration = Duration::from_mins(15);
+/// Upstream's interval for trial launches that succeed. Others are repeated soon: a person may grant what is missing.
+const TRIAL_INTERVAL: Duration = Duration::from_mins(30);
 /// A lookup that found nothing, or failed, is made again soon.
 const RETRY: Duration = Duration::from_secs(15);
 
@@ -70,11 +74,18 @@ struct Looked<T> {
 
 /// What goes into a condition.
 #[derive(Clone, Debug)]
-struct Failure {
-    /// False: the class is wrong. Otherwise it is not known.
-    certain: bool,
-    reason: String,
-    message: String,
+pub(crate) struct Failure {
+    /// True: the class cannot launch. Otherwise it is not known.
+    pub(crate) certain: bool,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn uncertain(mut self) -> Self {
+        self.certain = false;
+        self
+    }
 }
 
 impl From<&ProviderError> for Failure {
@@ -95,6 +106,36 @@ struct Memory {
     security_groups: Option<Looked<Vec<SecurityGroup>>>,
     amis: Option<Looked<Vec<AMI>>>,
     profile: Option<Looked<String>>,
+    reservations: Option<Looked<Vec<CapacityReservation>>>,
+    trial: Option<Trial>,
+}
+
+/// The last trial launch.
+#[derive(Clone, Debug)]
+struct Trial {
+    /// What was found when it was made; another finding needs another trial.
+    of: Vec<String>,
+    outcome: Looked<()>,
+}
+
+/// A class half way through its pass: everything is looked up, nothing is written.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    class: EC2NodeClass,
+    memory: Memory,
+    /// The class with the status it would get, where a trial launch is due.
+    pub(crate) to_try: Option<EC2NodeClass>,
+    trial_of: Vec<String>,
+}
+
+impl Pass {
+    pub(crate) fn tried(&mut self, outcome: Result<(), Failure>, now: Timestamp) {
+        let known = self.memory.trial.take().filter(|known| known.of == self.trial_of);
+        let mut slot = known.map(|known| known.outcome);
+        keep(&mut slot, outcome, TRIAL_INTERVAL, now);
+        let of = std::mem::take(&mut self.trial_of);
+        self.memory.trial = slot.map(|outcome| Trial { of, outcome });
+    }
 }
 
 /// All EC2NodeClasses.
@@ -110,6 +151,8 @@ pub(crate) struct Classes {
     memory: Mutex<BTreeMap<String, Memory>>,
     /// Free addresses of each subnet, less what was launched since they were counted.
     free_addresses: Mutex<BTreeMap<String, i64>>,
+    /// Machines left in each capacity reservation, less what was launched since they were counted.
+    reserved: Mutex<BTreeMap<String, u32>>,
 }
 
 /// kube's client has no Debug of its own.
@@ -141,6 +184,7 @@ impl Classes {
             templates,
             memory: Mutex::default(),
             free_addresses: Mutex::default(),
+            reserved: Mutex::default(),
         }
     }
 
@@ -157,13 +201,38 @@ impl Classes {
         self.free_addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One pass. True when the status changed.
-    pub(crate) async fn reconcile(&self, class: EC2NodeClass, now: Timestamp) -> Result<bool, PassError> {
+    /// Machines left in each capacity reservation as far as known.
+    pub(crate) fn reserved(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One machine was launched into it.
+    pub(crate) fn take_reserved(&self, id: &str) {
+        if let Some(left) = self.reserved().get_mut(id) {
+            *left = left.saturating_sub(1);
+        }
+    }
+
+    /// EC2 refused a launch into it; the next count says when there is room again.
+    pub(crate) fn reservation_is_used_up(&self, id: &str) {
+        if let Some(left) = self.reserved().get_mut(id) {
+            *left = 0;
+        }
+    }
+
+    /// The first half of a pass; None: the class is going, and nothing is left to do. `pools` are those that use it, as
+    /// far as that is known.
+    pub(crate) async fn begin(
+        &self,
+        class: EC2NodeClass,
+        pools: Option<&[String]>,
+        now: Timestamp,
+    ) -> Result<Option<Pass>, PassError> {
         let name = class.metadata.name.clone().unwrap_or_default();
         if class.metadata.deletion_timestamp.is_some() {
             self.finalize(&class).await?;
             self.memory().remove(&name);
-            return Ok(true);
+            return Ok(None);
         }
         let class = self.keep_metadata(class).await?;
         let mut memory = self.memory().get(&name).cloned().unwrap_or_default();
@@ -174,6 +243,35 @@ impl Classes {
             };
         }
         self.look(&class, &mut memory, now).await;
+        let (mut to_try, mut trial_of) = (None, Vec::new());
+        if !self.settings.disable_dry_run
+            && let Some(pools) = pools
+            && memory.is_complete()
+            && self.validate(&class).is_ok()
+        {
+            trial_of = memory.findings();
+            trial_of.extend(pools.iter().cloned());
+            let known = memory.trial.as_ref().filter(|known| known.of == trial_of);
+            if known.is_none_or(|known| known.outcome.due <= now) {
+                let status = Some(self.status(&class, &memory, now));
+                to_try = Some(EC2NodeClass {
+                    status,
+                    ..class.clone()
+                });
+            }
+        }
+        Ok(Some(Pass {
+            class,
+            memory,
+            to_try,
+            trial_of,
+        }))
+    }
+
+    /// The second half: writes the status. True when it changed.
+    pub(crate) async fn end(&self, pass: Pass, now: Timestamp) -> Result<bool, PassError> {
+        let Pass { class, memory, .. } = pass;
+        let name = class.metadata.name.clone().unwrap_or_default();
         let status = self.status(&class, &memory, now);
         self.memory().insert(name.clone(), memory);
         if class.status.as_ref() == Some(&status) {
@@ -184,6 +282,7 @@ impl Classes {
             "metadata": { "resourceVersion": class.metadata.resource_version },
             "status": {
                 "subnets": status.subnets, "securityGroups": status.security_groups, "amis": status.amis,
+                "capacityReservations": status.capacity_reservations,
                 "instanceProfile": status.instance_profile, "conditions": status.conditions,
             },
         });
@@ -327,10 +426,32 @@ impl Classes {
             let answer = self.find_amis(class, now).await;
             keep(&mut memory.amis, answer, self.settings.ami_refresh_interval, now);
         }
+        if due(memory.reservations.as_ref(), now) {
+            let answer = self.find_reservations(class, now).await;
+            keep(&mut memory.reservations, answer, RESERVATIONS_INTERVAL, now);
+        }
         if due(memory.profile.as_ref(), now) {
             let answer = self.profile(class).await;
             keep(&mut memory.profile, answer, PROFILE_INTERVAL, now);
         }
+    }
+
+    /// Those the class names; none where they are not to be used.
+    async fn find_reservations(
+        &self,
+        class: &EC2NodeClass,
+        now: Timestamp,
+    ) -> Result<Vec<CapacityReservation>, Failure> {
+        let terms = class.spec.capacity_reservation_selector_terms.as_deref();
+        let terms = terms.filter(|_| self.settings.reserved_capacity);
+        let found = reservations::find(&self.ec2, terms.unwrap_or_default(), now).await;
+        let found = found.map_err(|e| Failure::from(&e))?;
+        let mut left = self.reserved();
+        let all = found.into_iter().map(|found| {
+            left.insert(found.reservation.id.clone(), found.available);
+            found.reservation
+        });
+        Ok(all.collect())
     }
 
     fn count_addresses(&self, found: &[FoundSubnet]) {
@@ -415,16 +536,46 @@ impl Classes {
                 "placement groups are not supported yet; remove spec.placementGroupSelector",
             ),
         };
-        let reservations = class.spec.capacity_reservation_selector_terms.is_some();
-        let message = if reservations {
-            "capacity reservations are not used yet: machines are bought on demand or on the spot market"
-        } else {
-            ""
+        let reservations = memory.reservations.as_ref();
+        status.capacity_reservations =
+            condition(&mut set, "CapacityReservationsReady", reservations).unwrap_or_default();
+        let validated = self.validate(class);
+        let depends_on = [
+            "AMIsReady",
+            "InstanceProfileReady",
+            "SecurityGroupsReady",
+            "SubnetsReady",
+        ];
+        let is = |set: &ConditionSet<'_>, status: &str| {
+            depends_on
+                .iter()
+                .any(|ty| set.get(ty).is_some_and(|c| c.status == status))
         };
-        set.set_true_with_reason("CapacityReservationsReady", "CapacityReservationsReady", message);
-        match self.validate(class) {
-            Ok(()) => set.set_true(VALIDATION_SUCCEEDED),
+        let (wait, waits) = (
+            "DependenciesNotReady",
+            "Awaiting AMI, Instance Profile, Security Group, and Subnet resolution",
+        );
+        match validated {
             Err((reason, message)) => set.set_false(VALIDATION_SUCCEEDED, reason, &message),
+            Ok(()) if is(&set, "False") => set.set_false(VALIDATION_SUCCEEDED, wait, waits),
+            Ok(()) if is(&set, "Unknown") => set.set_unknown(VALIDATION_SUCCEEDED, wait, waits),
+            Ok(()) if self.settings.disable_dry_run => set.set_true(VALIDATION_SUCCEEDED),
+            Ok(()) => match memory.trial.as_ref().map(|t| &t.outcome.found) {
+                Some(Ok(())) => set.set_true(VALIDATION_SUCCEEDED),
+                Some(Err(failure)) if failure.certain => {
+                    set.set_false(VALIDATION_SUCCEEDED, &failure.reason, &failure.message)
+                }
+                // A former process has tried this very class.
+                _ if stands(&set, generation) => false,
+                Some(Err(failure)) => {
+                    set.set_unknown(VALIDATION_SUCCEEDED, &failure.reason, &failure.message)
+                }
+                None => set.set_unknown(
+                    VALIDATION_SUCCEEDED,
+                    "AwaitingReconciliation",
+                    "no launch was tried yet",
+                ),
+            },
         };
         status.conditions = list;
         status
@@ -469,6 +620,43 @@ impl Classes {
             };
             (reason, plimsoll_provider::chain(&error))
         })
+    }
+}
+
+/// Whether validation has succeeded for this generation.
+fn stands(set: &ConditionSet<'_>, generation: i64) -> bool {
+    set.get(VALIDATION_SUCCEEDED)
+        .is_some_and(|c| c.status == "True" && c.observed_generation == Some(generation))
+}
+
+impl Memory {
+    /// Everything that a launch needs was found.
+    fn is_complete(&self) -> bool {
+        fn found<T>(looked: Option<&Looked<T>>) -> bool {
+            looked.is_some_and(|l| l.found.is_ok())
+        }
+        found(self.subnets.as_ref())
+            && found(self.security_groups.as_ref())
+            && found(self.amis.as_ref())
+            && found(self.profile.as_ref())
+    }
+
+    /// What was found, in an order of its own: free addresses change it all the time.
+    fn findings(&self) -> Vec<String> {
+        fn ok<T>(looked: Option<&Looked<T>>) -> Option<&T> {
+            looked?.found.as_ref().ok()
+        }
+        let subnets = ok(self.subnets.as_ref()).into_iter().flatten();
+        let groups = ok(self.security_groups.as_ref()).into_iter().flatten();
+        let images = ok(self.amis.as_ref()).into_iter().flatten();
+        let mut all: Vec<String> = subnets
+            .map(|s| s.subnet.id.clone())
+            .chain(groups.map(|g| g.id.clone()))
+            .chain(images.map(|i| i.id.clone()))
+            .chain(ok(self.profile.as_ref()).cloned())
+            .collect();
+        all.sort();
+        all
     }
 }
 
