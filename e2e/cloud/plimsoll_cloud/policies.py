@@ -219,3 +219,10 @@ def may_assume(role_arns: list[str]) -> dict:
             }
         ],
     }
+
+
+def everything() -> dict:
+    return {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
+    }
