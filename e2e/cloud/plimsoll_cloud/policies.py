@@ -221,3 +221,10 @@ def may_assume(role_arns: list[str]) -> dict:
             }
         ],
     }
+
+
+def everything() -> dict:
+    return {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
+    }
