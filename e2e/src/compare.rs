@@ -26,9 +26,9 @@ pub use table::table;
 /// Upstream reads all types, offerings and prices before it is ready.
 const READY_TIMEOUT: Duration = Duration::from_mins(5);
 /// How long all machines of one measurement may take.
-const LAUNCH_TIMEOUT: Duration = Duration::from_mins(10);
-/// Between two pods, so that none comes into the batch of the one before.
-const QUIET: Duration = Duration::from_secs(3);
+const LAUNCH_TIMEOUT: Duration = Duration::from_mins(3);
+/// Between two pods. Plimsoll takes pods that come within 5 s of each other for one burst, and waits for more.
+const QUIET: Duration = Duration::from_secs(6);
 /// The app of all pods; no two of them share a machine.
 const APP: &str = "spread";
 const CPU: &str = "1500m";
@@ -206,8 +206,6 @@ impl Bench {
     }
 
     async fn launch(&mut self, machines: usize) -> Result<Launch> {
-        let mut deployment = objects::deployment(APP, machines, CPU);
-        deployment["spec"]["template"]["spec"]["affinity"] = objects::one_per_machine(APP);
         self.requests().await?;
         let before: Usage = self.controller.usage()?;
         eprintln!("  {machines} pods for as many machines");
@@ -227,9 +225,8 @@ impl Bench {
             },
             |view| view.ready_nodes() >= machines && view.pods().running == machines,
         );
-        let object = serde_json::from_value(deployment)?;
-        let (applied, _) = tokio::try_join!(self.cluster.apply(object, Some(&self.namespace)), watching)?;
-        drop(applied);
+        let object = serde_json::from_value(workload(machines))?;
+        tokio::try_join!(self.cluster.apply(object, Some(&self.namespace)), watching)?;
         let (Some(ready), Some(running)) = (ready, running) else {
             anyhow::bail!(
                 "not {machines} machines with a pod each after {LAUNCH_TIMEOUT:?}\n{}",
@@ -264,7 +261,6 @@ impl Bench {
         for number in 1..=pods {
             self.watch_for(QUIET).await?;
             self.requests().await?;
-            let pod = lone_pod(&format!("pod-{number}"));
             let mut seen = None;
             let controller = &mut self.controller;
             let watching = self.observer.until(
@@ -277,7 +273,7 @@ impl Bench {
                 },
                 |view| view.pods().running == number && View::every_claim_has_its_node(view),
             );
-            let object = serde_json::from_value(pod)?;
+            let object = serde_json::from_value(workload(number))?;
             let (_, running) = tokio::try_join!(self.cluster.apply(object, Some(&self.namespace)), watching)?;
             ensure!(
                 running.is_some(),
@@ -333,11 +329,11 @@ fn node_pool() -> Value {
     pool
 }
 
-fn lone_pod(name: &str) -> Value {
-    let mut pod = objects::pod(name, CPU);
-    pod["metadata"]["labels"]["app"] = APP.into();
-    pod["spec"]["affinity"] = objects::one_per_machine(APP);
-    pod
+/// Pods of which no two share a machine.
+fn workload(pods: usize) -> Value {
+    let mut deployment = objects::deployment(APP, pods, CPU);
+    deployment["spec"]["template"]["spec"]["affinity"] = objects::one_per_machine(APP);
+    deployment
 }
 
 fn megabytes(mib: f64) -> f64 {

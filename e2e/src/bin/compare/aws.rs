@@ -35,9 +35,10 @@ pub(crate) async fn compare(arguments: &AwsArguments, runs: usize, json: Option<
         for controller in TURNS {
             eprintln!("run {number} of {runs}: {controller:?}");
             reports.push(measure(controller, &settings).await?);
+            // Whoever interrupts a run of minutes keeps what was measured.
+            write_json(&reports, json)?;
         }
     }
     write!(std::io::stdout(), "{}", table(&reports))?;
-    write_json(&reports, json)?;
     Ok(true)
 }
