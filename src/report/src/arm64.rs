@@ -12,8 +12,9 @@ use std::{
 
 use plimsoll_api::labels;
 use plimsoll_core::{
+    catalog::InstanceType,
     requirement::{Operator, Requirement},
-    snapshot::PodClass,
+    snapshot::{PodClass, Pool},
 };
 use serde::Serialize;
 
@@ -26,6 +27,13 @@ use crate::{
 const NAMED_MAX: usize = 20;
 /// The same in a sentence.
 const NAMED_MAX_SENTENCE: usize = 3;
+/// Labels of a machine that its type does not decide.
+const DECIDED_LATER: [&str; 4] = [
+    labels::ZONE,
+    labels::REGION,
+    labels::CAPACITY_TYPE,
+    labels::HOSTNAME,
+];
 
 /// Images that somebody knows to have an arm64 variant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,7 +56,7 @@ impl FromStr for Arm64Images {
         let counts = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
         let read = counts.map(|(at, line)| {
             let name = line.strip_suffix('*').unwrap_or(line);
-            if name.contains(|c: char| c == '*' || c.is_whitespace()) {
+            if name.contains(|c: char| "*[]{}\",".contains(c) || c.is_whitespace()) {
                 return Err(Arm64ImagesError {
                     line: at + 1,
                     text: line.into(),
@@ -62,10 +70,14 @@ impl FromStr for Arm64Images {
 
 impl Arm64Images {
     fn has(&self, image: &str) -> bool {
-        self.0.iter().any(|listed| match listed.strip_suffix('*') {
-            Some(beginning) => image.starts_with(beginning),
-            None => image == listed,
-        })
+        self.0.iter().any(|line| names(line, image))
+    }
+}
+
+fn names(line: &str, image: &str) -> bool {
+    match line.strip_suffix('*') {
+        Some(beginning) => image.starts_with(beginning),
+        None => image == line,
     }
 }
 
@@ -80,12 +92,16 @@ pub struct Arm64 {
     pub by_running: u32,
     /// Those for which the list of images was needed.
     pub by_list: u32,
+    /// Those that keep off arm64 by their own words.
+    pub kept_off: u32,
+    /// Lines of the list that name no image of the cluster.
+    pub listed_in_vain: Vec<String>,
     /// Images not known to have an arm64 variant, those of most pods first.
     pub unknown: Vec<UnknownImage>,
     /// Of those, how many were cut.
     pub unknown_cut: u32,
-    /// DaemonSets that a new machine would run and that are not known to run on arm64. While there are any, no arm64
-    /// machine is planned.
+    /// DaemonSets that a new machine would run and that are not known to run on arm64, or that keep off arm64 while no
+    /// machine of the cluster shows that it does without them. While there are any, no arm64 machine is planned.
     pub daemon_sets_unknown: Vec<String>,
 }
 
@@ -129,41 +145,38 @@ pub(crate) fn known(cluster: &Cluster, listed: &Arm64Images) -> Known {
 
     let mut basis = Arm64::default();
     let mut unknown: BTreeMap<&Arc<str>, u32> = BTreeMap::new();
-    let mut daemon_sets: BTreeSet<&Arc<str>> = BTreeSet::new();
     let mut pods = vec![false; there.len()];
     for (at, facts) in cluster.pods.iter().enumerate() {
-        let class = cluster.class_of(at);
-        let movable = !cluster.snapshot.pods[at].daemon;
-        let knowing = if movable {
-            basis.pods += 1;
-            if names_arm64(class) {
-                Some(&mut basis.by_own_words)
-            } else if runs_all(facts) {
-                Some(&mut basis.by_running)
-            } else if knows_all(facts) {
-                Some(&mut basis.by_list)
-            } else {
-                None
-            }
-        } else {
-            if let Some(key) = &facts.daemon_set
-                && !names_arm64(class)
-                && !bars_arm64(class)
-                && !knows_all(facts)
-            {
-                daemon_sets.insert(key);
-            }
+        if cluster.snapshot.pods[at].daemon {
             continue;
-        };
-        if let Some(count) = knowing {
-            *count += 1;
-            pods[at] = !there[at];
+        }
+        let class = cluster.class_of(at);
+        basis.pods += 1;
+        let knowing = if bars_arm64(class) {
+            basis.kept_off += 1;
+            continue;
+        } else if names_arm64(class) {
+            &mut basis.by_own_words
+        } else if runs_all(facts) {
+            &mut basis.by_running
+        } else if knows_all(facts) {
+            &mut basis.by_list
         } else {
             for image in facts.images.iter().filter(|i| !is_known(i)) {
                 *unknown.entry(image).or_default() += 1;
             }
-        }
+            continue;
+        };
+        *knowing += 1;
+        pods[at] = !there[at];
     }
+    basis.daemon_sets_unknown = daemon_sets_unknown(cluster, there.contains(&true), is_known);
+    let images: BTreeSet<&Arc<str>> = cluster.pods.iter().flat_map(|p| p.images.iter()).collect();
+    let in_vain = listed
+        .0
+        .iter()
+        .filter(|line| !images.iter().any(|image| names(line, image)));
+    basis.listed_in_vain = in_vain.cloned().collect();
     let mut unknown: Vec<UnknownImage> = unknown
         .into_iter()
         .map(|(image, pods)| UnknownImage {
@@ -176,8 +189,64 @@ pub(crate) fn known(cluster: &Cluster, listed: &Arm64Images) -> Known {
     basis.unknown_cut = unknown.len().saturating_sub(NAMED_MAX) as u32;
     unknown.truncate(NAMED_MAX);
     basis.unknown = unknown;
-    basis.daemon_sets_unknown = daemon_sets.into_iter().map(ToString::to_string).collect();
     Known { pods, basis }
+}
+
+/// See [`Arm64::daemon_sets_unknown`]. `seen`: some machine of the cluster is arm64 already.
+fn daemon_sets_unknown(cluster: &Cluster, seen: bool, is_known: impl Fn(&Arc<str>) -> bool) -> Vec<String> {
+    let mut images: BTreeMap<&Arc<str>, BTreeSet<&Arc<str>>> = BTreeMap::new();
+    for pod in &cluster.pods {
+        if let Some(key) = &pod.daemon_set {
+            images.entry(key).or_default().extend(pod.images.iter());
+        }
+    }
+    let unknown = cluster.snapshot.daemon_sets.iter().filter(|set| {
+        let class = &cluster.snapshot.classes[set.class.0 as usize];
+        let known = || {
+            images
+                .get(&set.key)
+                .is_some_and(|of_it| of_it.iter().all(|i| is_known(i)))
+        };
+        if bars_arm64(class) {
+            !seen
+        } else {
+            !names_arm64(class) && joins_arm64(cluster, class) && !known()
+        }
+    });
+    unknown.map(|set| set.key.to_string()).collect()
+}
+
+/// Some arm64 machine that a pool could buy would have the labels that the DaemonSet selects nodes by.
+fn joins_arm64(cluster: &Cluster, class: &PodClass) -> bool {
+    let selected = class.node_selector.iter();
+    let selected: Vec<Requirement> = selected
+        .map(|(key, value)| Requirement::new(key.clone(), Operator::In, [value.clone()]))
+        .collect();
+    let is_arm64 = |t: &&InstanceType| {
+        let arch = t.requirements.iter().find(|r| of_arch(r));
+        arch.is_some_and(|r| r.matches(Some(labels::ARCH_ARM64)))
+    };
+    let meets = |pool: &Pool, type_: &InstanceType, wanted: &Requirement| {
+        let key = labels::normalize(&wanted.key);
+        let of = |list: &[Requirement]| list.iter().find(|r| *r.key == *key).cloned();
+        if DECIDED_LATER.contains(&&*key) {
+            true
+        } else if let Some(own) = of(&type_.requirements) {
+            own.values.iter().any(|value| wanted.matches(Some(value)))
+        } else if of(&pool.requirements).is_some() {
+            true
+        } else {
+            wanted.matches(pool.labels.get(&*key).map(|v| &**v))
+        }
+    };
+    cluster.snapshot.pools.iter().any(|pool| {
+        let mut types = cluster.catalog.types.iter().filter(is_arm64);
+        types.any(|t| {
+            let all = |terms: &[Requirement]| terms.iter().all(|r| meets(pool, t, r));
+            let affinity = &class.node_affinity;
+            all(&selected) && (affinity.is_empty() || affinity.iter().any(|terms| all(terms)))
+        })
+    })
 }
 
 fn of_arch(r: &Requirement) -> bool {
@@ -195,7 +264,7 @@ fn names_arm64(class: &PodClass) -> bool {
     by_selector || terms.any(|r| of_arch(r) && named(r))
 }
 
-/// It cannot run on arm64, so it need not.
+/// Its own words keep it off arm64.
 fn bars_arm64(class: &PodClass) -> bool {
     let selected = class.node_selector.iter();
     let by_selector = selected
@@ -224,6 +293,7 @@ impl Arm64 {
                 "by images that run on an arm64 machine of this cluster",
             ),
             (self.by_list, "by --arm64-images"),
+            (self.kept_off, "others keep off it by their own words"),
         ];
         let by: Vec<String> = by
             .iter()
@@ -238,7 +308,7 @@ impl Arm64 {
             let named = listing(&names, names.len());
             let _ = write!(
                 text,
-                "; no such machine is planned before the same is known of the DaemonSets {named}"
+                "; no such machine is planned, as it is not known to run the DaemonSets {named}, or to do without them"
             );
         }
         if !self.unknown.is_empty() {
@@ -249,6 +319,11 @@ impl Arm64 {
                 "; not known of {}: --arm64-images FILE tells which have an arm64 variant",
                 listing(&images, all)
             );
+        }
+        if !self.listed_in_vain.is_empty() {
+            let lines: Vec<&str> = self.listed_in_vain.iter().map(String::as_str).collect();
+            let named = listing(&lines, lines.len());
+            let _ = write!(text, "; no image of this cluster is called {named}");
         }
         text
     }

@@ -62,6 +62,9 @@ const SCALE_DOWN_DISABLED: &str = "cluster-autoscaler.kubernetes.io/scale-down-d
 /// family cost the same per vCPU, and a few giants are not what somebody who runs many small machines wants.
 const GROWTH_MAX: i64 = 2;
 
+/// What node-feature-discovery finds out about a machine: another type may not have it.
+const FEATURES: &str = "feature.node.kubernetes.io/";
+
 /// Group of the nodes that carry none of [`GROUP_LABELS`].
 const UNGROUPED: &str = "nodes";
 
@@ -287,7 +290,7 @@ fn pool_of(name: &Arc<str>, nodes: &[&Node], types: &[InstanceType]) -> Pool {
     let common_labels: Labels = first
         .labels
         .iter()
-        .filter(|(key, _)| !decided.contains(&***key))
+        .filter(|(key, _)| !decided.contains(&***key) && !key.starts_with(FEATURES))
         .filter(|(key, value)| nodes.iter().all(|n| n.labels.get(*key) == Some(*value)))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();

@@ -614,7 +614,8 @@ fn notes(cluster: &Cluster, policy: &Policy) -> Vec<String> {
     if !cluster.pools_made_up.is_empty() {
         notes.push(format!(
             "machines without a NodePool ({}) are planned as if each group could buy its own types and current \
-             general, compute and memory types of the same architecture, up to twice as large",
+             general, compute and memory types of the same architecture, up to twice as large; with more arm64, as if \
+             beside each group there were one of that architecture",
             cluster.pools_made_up.join(", ")
         ));
     }

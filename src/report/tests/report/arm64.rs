@@ -132,7 +132,55 @@ fn pods_that_name_arm64_can_go_and_pods_that_bar_it_stay_away() {
 
     let amd64 = with(json!({ "key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"] }));
     let listed = report_with(&read(&amd64), &"shop/*".parse().unwrap());
-    assert_eq!(bought(&listed), []);
+    assert_eq!((listed.arm64.kept_off, counts(&listed)), (6, (6, 0, 0, 0)));
+    assert_eq!((bought(&listed), listed.arm64.unknown.len()), (vec![], 0));
+}
+
+#[test]
+fn lines_of_the_list_that_name_nothing_are_told() {
+    let report = report_with(
+        &read(&of_image("shop/web:1")),
+        &"shop/web\nshop/*".parse().unwrap(),
+    );
+    assert_eq!(report.arm64.listed_in_vain, ["shop/web"]);
+    assert!(text(&report, Colour::Never).contains("no image of this cluster is called shop/web\n"));
+}
+
+/// A DaemonSet of which no pod runs.
+fn daemon_set(spec: Value) -> Value {
+    let mut set = json!({ "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": { "name": "gpu", "namespace": "kube-system" },
+        "spec": { "selector": { "matchLabels": { "app": "gpu" } }, "template": { "metadata": { "labels": { "app": "gpu" } },
+            "spec": { "containers": [{ "name": "c", "image": "vendor/gpu:1" }] } } } });
+    merge(&mut set["spec"]["template"]["spec"], spec);
+    set
+}
+
+#[test]
+fn only_daemon_sets_that_would_come_to_a_new_machine_count() {
+    let check = |set: Value, more: &[Value], unknown: &[&str]| {
+        let mut items = of_image("shop/web:1");
+        items.push(set);
+        items.extend_from_slice(more);
+        let report = report_with(&read(&items), &"shop/*".parse().unwrap());
+        assert_eq!(report.arm64.daemon_sets_unknown, unknown);
+        assert_eq!(bought(&report).is_empty(), !unknown.is_empty());
+    };
+    let gpu = ["kube-system/gpu"];
+    check(daemon_set(json!({})), &[], &gpu);
+    check(
+        daemon_set(json!({ "nodeSelector": { "nvidia": "true" } })),
+        &[],
+        &[],
+    );
+    check(
+        daemon_set(json!({ "nodeSelector": { "kubernetes.io/os": "windows" } })),
+        &[],
+        &[],
+    );
+    // It keeps off arm64. Whether machines can do without it is only known where one does.
+    let amd64 = || daemon_set(json!({ "nodeSelector": { "kubernetes.io/arch": "amd64" } }));
+    check(amd64(), &[], &gpu);
+    check(amd64(), &proof("shop/web:1", json!({})), &[]);
 }
 
 #[test]
