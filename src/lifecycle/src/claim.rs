@@ -240,8 +240,16 @@ fn register(
     };
     let ready = !can_nominate || !closed || (accepts_pods(node) && peers_wait.is_none()) || late;
     let catching_up = node_patch(claim, node);
-    if ready && (catching_up.is_none() || late) {
-        pass.effects.extend(catching_up);
+    let in_step = catching_up.is_none() || late;
+    pass.effects.extend(catching_up);
+    if in_step && let Some(taint) = evicting_taint(node) {
+        pass.effects.push(Effect::StopEvicting {
+            name: node_name(node),
+            uid: node.metadata.uid.clone().unwrap_or_default(),
+            taint,
+        });
+    }
+    if ready && in_step {
         if can_nominate {
             nominate(view, node, false, pass);
         }
@@ -264,13 +272,19 @@ fn register(
         AWAITING_READINESS,
         "Node is kept closed until it, and the machines bought with it, are ready for their pods",
     );
-    pass.effects.extend(catching_up);
     if !late {
         pass.again_in(OPENING_WINDOW.saturating_sub(waited));
     }
     if let Some(wait) = peers_wait {
         pass.again_in(wait);
     }
+}
+
+/// Where our taint is, while it still evicts. Beside one that does not evict it may stay until it is taken off.
+fn evicting_taint(node: &Node) -> Option<usize> {
+    let at = taint_position(node, taints::UNREGISTERED)?;
+    let evicts = node.spec.as_ref()?.taints.as_ref()?[at].effect == taints::unregistered().effect;
+    (evicts && count_taints(node, taints::UNREGISTERED) == 1).then_some(at)
 }
 
 /// How long a ready node may still wait for other machines of its plan; None: no longer.

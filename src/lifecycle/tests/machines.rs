@@ -176,6 +176,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
             Effect::PatchNode { patch, .. } => {
                 format!("patch node {} {}", keys(&patch["metadata"]), keys(&patch["spec"]))
             }
+            Effect::StopEvicting { taint, .. } => format!("stop evicting, taint {taint}"),
             Effect::OpenNode { taint, .. } => format!("open node, taint {taint}"),
             Effect::DeleteNode { .. } => "delete node".into(),
             Effect::Nominate { pod, .. } => format!("nominate {pod}"),
@@ -359,16 +360,39 @@ fn a_node_opens_once_it_is_ready_and_its_pods_are_nominated() {
     };
     let effects = step(&with_promise(in_step("True")), at(1)).effects;
     assert_eq!(
-        names(&effects)[..2],
-        ["nominate default/p", "open node, taint 1"],
+        names(&effects)[..3],
+        [
+            "stop evicting, taint 1",
+            "nominate default/p",
+            "open node, taint 1"
+        ],
         "opened after the nomination"
+    );
+    let not_yet = step(&with_promise(in_step("False")), at(1)).effects;
+    assert_eq!(
+        names(&not_yet),
+        ["stop evicting, taint 1", "status"],
+        "while it waits for the node, so that it need not be waited for later"
+    );
+    let harmless = |mut node: Node| {
+        node.spec.as_mut().unwrap().taints.as_mut().unwrap()[1].effect = "NoSchedule".into();
+        with_promise(node)
+    };
+    assert_eq!(
+        names(&step(&harmless(in_step("True")), at(1)).effects)[..2],
+        ["nominate default/p", "open node, taint 1"],
+        "once is enough"
     );
     assert_eq!(written(&effects, "Registered"), is("True", "Registered"));
 
     let late = step(&with_promise(in_step("False")), at(15)).effects;
     assert_eq!(
-        names(&late)[..2],
-        ["nominate default/p", "open node, taint 1"],
+        names(&late)[..3],
+        [
+            "stop evicting, taint 1",
+            "nominate default/p",
+            "open node, taint 1"
+        ],
         "the window is over: opened although not ready"
     );
 }

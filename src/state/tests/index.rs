@@ -250,7 +250,7 @@ fn requests_count_sidecars_init_steps_pod_level_amounts_and_overhead() {
 }
 
 #[test]
-fn what_planning_does_not_look_at_never_enters_memory() {
+fn what_nobody_looks_at_never_enters_memory() {
     let secret = "CANARY";
     let pod: Pod = pending(
         "a",
@@ -260,7 +260,7 @@ fn what_planning_does_not_look_at_never_enters_memory() {
                 "managedFields": [{ "manager": secret }],
             },
             "spec": {
-                "containers": [{ "name": "main", "image": secret, "command": [secret], "args": [secret],
+                "containers": [{ "name": "main", "image": "shop/web:1", "command": [secret], "args": [secret],
                     "env": [{ "name": "PASSWORD", "value": secret }], "envFrom": [{ "secretRef": { "name": secret } }] }],
                 "initContainers": [{ "name": "init", "env": [{ "name": "TOKEN", "value": secret }] }],
                 "volumes": [{ "name": "v", "secret": { "secretName": secret } }],
