@@ -68,7 +68,8 @@ impl AwsCloud {
         };
         for class in classes {
             let name = class.metadata.name.clone();
-            match self.pass_over_class(class).await {
+            // A trial launch is tens of kilobytes.
+            match Box::pin(self.pass_over_class(class)).await {
                 Ok(false) => {}
                 Ok(true) => self.changed.notify_one(),
                 Err(PassError::Kubernetes(kube::Error::Api(status))) if status.is_conflict() => {}

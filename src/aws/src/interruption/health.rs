@@ -6,7 +6,8 @@ use std::{
 };
 
 use aws_sdk_ec2::types::{
-    EventCode, Filter, InstanceStatus, InstanceStatusDetails, StatusType, SummaryStatus,
+    EventCode, Filter, InstanceStatus, InstanceStatusDetails, InstanceStatusSummary, StatusType,
+    SummaryStatus,
 };
 use jiff::Timestamp;
 use plimsoll_provider::{Answer, Interruption, ProviderError};
@@ -103,7 +104,7 @@ fn judge(status: &InstanceStatus, now: Timestamp) -> Vec<Interruption> {
         ("instance_status", "instance", status.instance_status()),
         ("system_status", "system", status.system_status()),
     ] {
-        let details = summary.map(|s| s.details()).unwrap_or_default();
+        let details = summary.map(InstanceStatusSummary::details).unwrap_or_default();
         if details.iter().any(|check| has_failed(check, now)) {
             let note = format!("EC2's {what} status check has failed for two minutes and more");
             all.push(about(kind, note, Answer::End));
@@ -128,7 +129,7 @@ fn has_failed(check: &InstanceStatusDetails, now: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_ec2::types::{InstanceStatusEvent, InstanceStatusSummary};
+    use aws_sdk_ec2::types::InstanceStatusEvent;
     use aws_smithy_types::DateTime;
 
     use super::*;
