@@ -118,7 +118,7 @@ impl AwsCloud {
         };
         queue.forget();
         tokio::select! {
-            found = self.next_of_queue(queue) => found,
+            found = self.read_queue(queue) => found,
             found = self.health.next() => found,
         }
     }
@@ -145,7 +145,7 @@ impl AwsCloud {
         }
     }
 
-    async fn next_of_queue(&self, queue: &Queue) -> Vec<Interruption> {
+    async fn read_queue(&self, queue: &Queue) -> Vec<Interruption> {
         let events = queue.receive().await;
         let taken_back = events.iter().filter(|e| e.kind == SPOT);
         let notes = futures::future::join_all(taken_back.map(|e| self.note_taken_back(&e.machine_id)));

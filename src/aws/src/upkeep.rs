@@ -68,6 +68,7 @@ impl AwsCloud {
         };
         for class in classes {
             let name = class.metadata.name.clone();
+            // A trial launch is tens of kilobytes.
             match Box::pin(self.pass_over_class(class)).await {
                 Ok(false) => {}
                 Ok(true) => self.changed.notify_one(),

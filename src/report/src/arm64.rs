@@ -228,15 +228,15 @@ fn joins_arm64(cluster: &Cluster, class: &PodClass) -> bool {
     };
     let meets = |pool: &Pool, type_: &InstanceType, wanted: &Requirement| {
         let key = labels::normalize(&wanted.key);
-        let of = |list: &[Requirement]| list.iter().find(|r| *r.key == *key).cloned();
-        if DECIDED_LATER.contains(&&*key) {
+        let of = |list: &[Requirement]| list.iter().find(|r| &*r.key == key).cloned();
+        if DECIDED_LATER.contains(&key) {
             true
         } else if let Some(own) = of(&type_.requirements) {
             own.values.iter().any(|value| wanted.matches(Some(value)))
         } else if of(&pool.requirements).is_some() {
             true
         } else {
-            wanted.matches(pool.labels.get(&*key).map(|v| &**v))
+            wanted.matches(pool.labels.get(key).map(|v| &**v))
         }
     };
     cluster.snapshot.pools.iter().any(|pool| {

@@ -129,7 +129,7 @@ fn has_failed(check: &InstanceStatusDetails, now: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_ec2::types::{InstanceStatusEvent, InstanceStatusSummary};
+    use aws_sdk_ec2::types::InstanceStatusEvent;
     use aws_smithy_types::DateTime;
 
     use super::*;
