@@ -74,6 +74,8 @@ impl Judge<'_> {
         let old = self.now.duration_since(created).unsigned_abs() > TYPE_BELIEVED_AFTER;
         let sold = info.is_some_and(|info| match label(labels::CAPACITY_TYPE).map(String::as_str) {
             Some(labels::CAPACITY_SPOT) => info.spot,
+            // A capacity block is of a type that may not be sold in another way.
+            Some(labels::CAPACITY_RESERVED) => true,
             _ => info.on_demand,
         });
         if old && !sold {

@@ -20,6 +20,8 @@ use crate::{
 
 /// What EC2 says where the call would have been made.
 const WOULD_SUCCEED: &str = "DryRunOperation";
+/// Stands for the pool of a class that none uses: an empty tag may count as a missing one.
+const NO_POOL: &str = "none";
 /// Types tried for a class that no pool uses, one for each architecture, as upstream.
 const USUAL: [&str; 2] = ["m5.large", "m6g.large"];
 
@@ -54,7 +56,7 @@ impl AwsCloud {
         let class_name = class.metadata.name.as_deref().unwrap_or_default();
         let pool = pools.first().and_then(|pool| pool.metadata.name.as_deref());
         let of_user = class.spec.tags.as_ref();
-        let tags = launch_tags(&self.cluster.name, class_name, pool.unwrap_or_default(), of_user);
+        let tags = launch_tags(&self.cluster.name, class_name, pool.unwrap_or(NO_POOL), of_user);
         let content = async {
             let dns = self.cluster_dns().await?;
             let claim = NodeClaim::new("", Default::default());
@@ -73,7 +75,7 @@ impl AwsCloud {
                 ipv6: dns.first().is_some_and(|ip| ip.contains(':')),
                 tenancy,
                 reservation: None,
-                class: class.spec.clone(),
+                class: self.spec_of(class),
             })
         };
         let content = content.await.map_err(|e: ProviderError| failed(&e))?;
@@ -137,7 +139,13 @@ impl AwsCloud {
             }
             match request.send().await {
                 Err(error) if code(&error) != WOULD_SUCCEED => {
-                    first.get_or_insert(provider_error("ec2:RunInstances", &error));
+                    let error = provider_error("ec2:RunInstances", &error);
+                    let same_elsewhere =
+                        matches!(error, ProviderError::Denied(_) | ProviderError::Throttled(_));
+                    first.get_or_insert(error);
+                    if same_elsewhere {
+                        break;
+                    }
                 }
                 // One subnet is enough.
                 _ => return Ok(()),

@@ -117,9 +117,13 @@ impl AwsCloud {
             return self.health.next().await;
         };
         queue.forget();
-        tokio::select! {
-            found = self.read_queue(queue) => found,
-            found = self.health.next() => found,
+        // Not a race: messages whose reading is broken off after they were handed out would be deleted unread. What the
+        // checks say can wait for the end of a long poll.
+        let found = self.health.take();
+        if found.is_empty() {
+            self.read_queue(queue).await
+        } else {
+            found
         }
     }
 

@@ -7,7 +7,12 @@ use std::{
 };
 
 use jiff::Timestamp;
-use plimsoll_api::{conditions, ec2nodeclass::EC2NodeClass, labels, nodeclaim::NodeClaim};
+use plimsoll_api::{
+    conditions,
+    ec2nodeclass::{EC2NodeClass, EC2NodeClassSpec},
+    labels,
+    nodeclaim::NodeClaim,
+};
 use plimsoll_core::resources::format_amount;
 use plimsoll_provider::{LaunchRequest, Machine, NodeClassReadiness, ProviderError, machine_labels};
 use tokio::time::Instant;
@@ -260,6 +265,15 @@ impl AwsCloud {
         Ok((chosen.capacity_type, offers))
     }
 
+    /// What counts of a class.
+    pub(crate) fn spec_of(&self, class: &EC2NodeClass) -> EC2NodeClassSpec {
+        let mut spec = class.spec.clone();
+        if !self.settings.reserved_capacity {
+            spec.capacity_reservation_selector_terms = None;
+        }
+        spec
+    }
+
     /// Those of the class's types that are `wanted` by name.
     pub(crate) async fn types(
         &self,
@@ -327,7 +341,7 @@ impl AwsCloud {
                     ipv6: dns.first().is_some_and(|ip| ip.contains(':')),
                     tenancy: Tenancy::of(&request.requirements),
                     reservation: key.3.clone(),
-                    class: class.spec.clone(),
+                    class: self.spec_of(class),
                 };
                 let name = self.templates.ensure(&content).await?;
                 names.insert(key, name.clone());
@@ -596,7 +610,7 @@ fn summary(errors: &[crate::fleet::Refused]) -> String {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-    use plimsoll_api::ec2nodeclass::{EC2NodeClassSpec, EC2NodeClassStatus};
+    use plimsoll_api::ec2nodeclass::EC2NodeClassStatus;
 
     use super::*;
     use crate::fleet::Refused;

@@ -7,7 +7,7 @@ pub const RIGHTS: [Right; 4] = [
     Right::cluster(
         "karpenter.k8s.aws",
         "ec2nodeclasses",
-        &["get", "list", "patch"],
+        &["get", "list", "watch", "patch"],
         "aws: what machines are made of; their hash and finalizer",
     ),
     Right::cluster(

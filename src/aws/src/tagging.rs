@@ -8,6 +8,7 @@ use kube::{
     api::{Patch, PatchParams},
 };
 use plimsoll_api::nodeclaim::NodeClaim;
+use plimsoll_provider::ProviderError;
 use serde_json::json;
 
 use crate::{
@@ -20,22 +21,35 @@ const TAGGED: &str = "karpenter.k8s.aws/tagged";
 const CLUSTER_NAME_TAGGED: &str = "compatibility.karpenter.k8s.aws/cluster-name-tagged";
 /// CreateTags draws on the same allowance as the launches, so there is at most one a second, as upstream.
 const PACE: Duration = Duration::from_secs(1);
-/// What failed is most likely not allowed, and that is the same for every instance.
+/// What is not allowed, or too much, is so for every instance.
 const PAUSE: Duration = Duration::from_mins(1);
+/// Instances tagged before other things are attended to.
+const AT_ONCE: usize = 20;
 
 impl AwsCloud {
     /// Names the instances that are new, after their Nodes.
     pub(crate) async fn keep_tagged(&self, machines: &[(Arc<NodeClaim>, Arc<Node>)]) {
-        for (claim, _) in machines {
-            let Some((provider_id, tags)) = wanted(claim, &self.cluster.name) else {
-                continue;
-            };
-            if let Err(error) = self.instances.add_tags(provider_id, tags).await {
-                tracing::warn!(nodeclaim = claim.metadata.name, %error, "instance not tagged, trying again");
-                tokio::time::sleep(PAUSE).await;
+        let new = machines
+            .iter()
+            .filter_map(|(claim, _)| Some((claim, wanted(claim, &self.cluster.name)?)));
+        let mut tagged = 0;
+        for (claim, (provider_id, tags)) in new {
+            match self.instances.add_tags(provider_id, tags).await {
+                Ok(()) => self.mark_tagged(claim).await,
+                Err(error) => {
+                    tracing::warn!(nodeclaim = claim.metadata.name, %error, "instance not tagged, trying again");
+                    if matches!(error, ProviderError::Denied(_) | ProviderError::Throttled(_)) {
+                        tokio::time::sleep(PAUSE).await;
+                        return;
+                    }
+                    // One that cannot be tagged must not keep the others from it.
+                    continue;
+                }
+            }
+            tagged += 1;
+            if tagged == AT_ONCE {
                 return;
             }
-            self.mark_tagged(claim).await;
             tokio::time::sleep(PACE).await;
         }
     }

@@ -242,14 +242,15 @@ fn register(
     let catching_up = node_patch(claim, node);
     let in_step = catching_up.is_none() || late;
     pass.effects.extend(catching_up);
-    if in_step && let Some(taint) = evicting_taint(node) {
-        pass.effects.push(Effect::StopEvicting {
-            name: node_name(node),
-            uid: node.metadata.uid.clone().unwrap_or_default(),
-            taint,
-        });
-    }
     if ready && in_step {
+        // Not sooner: Karpenter, should it take over meanwhile, knows the taint only as it is while it evicts.
+        if let Some(taint) = evicting_taint(node) {
+            pass.effects.push(Effect::StopEvicting {
+                name: node_name(node),
+                uid: node.metadata.uid.clone().unwrap_or_default(),
+                taint,
+            });
+        }
         if can_nominate {
             nominate(view, node, false, pass);
         }

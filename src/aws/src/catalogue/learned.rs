@@ -7,6 +7,8 @@ use super::types::TypeInfo;
 /// Images remembered for each type, the newest; machines of more live at once are rare, and then the estimate serves.
 const IMAGES_MAX: usize = 16;
 const MIB: i64 = 1 << 20;
+/// Hypervisor and firmware keep a few percent, of the smallest types a tenth.
+const LEAST_PERCENT: i64 = 75;
 
 /// The least memory that machines of a type showed, in bytes, by type and image. What is remembered is on the Nodes too,
 /// so a new process learns it anew as soon as it has read them.
@@ -25,8 +27,9 @@ impl Learned {
 
     /// Takes note of a machine's memory. True when that changes what is known.
     pub(crate) fn note(&mut self, info: &TypeInfo, image_id: &str, bytes: i64) -> bool {
-        // More than EC2 says the type has, or nothing, is a mistake of whoever wrote it.
-        if bytes <= 0 || bytes > info.memory_mib * MIB {
+        // More than EC2 says the type has, or far less, is a mistake of whoever wrote it, and would make the type useless.
+        let all = info.memory_mib * MIB;
+        if bytes > all || bytes < all / 100 * LEAST_PERCENT {
             return false;
         }
         let images = self.by_type.entry(info.name.clone()).or_default();
@@ -65,9 +68,9 @@ mod tests {
             None,
             "another image keeps more or less"
         );
-        assert!(!learned.note(&info, "ami-2", 8_193 * MIB) && !learned.note(&info, "ami-2", 0));
+        assert!(!learned.note(&info, "ami-2", 8_193 * MIB) && !learned.note(&info, "ami-2", 4_000 * MIB));
         for image in 0..IMAGES_MAX {
-            assert!(learned.note(&info, &format!("ami-new-{image}"), MIB));
+            assert!(learned.note(&info, &format!("ami-new-{image}"), 7_000 * MIB));
         }
         assert_eq!(learned.memory("m5.large", "ami-1"), None, "the oldest went");
     }

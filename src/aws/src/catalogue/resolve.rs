@@ -30,8 +30,9 @@ use crate::unavailable::Unavailable;
 const RESERVATION_ID: &str = "karpenter.k8s.aws/capacity-reservation-id";
 const RESERVATION_TYPE: &str = "karpenter.k8s.aws/capacity-reservation-type";
 const RESERVATION_INTERRUPTIBLE: &str = "karpenter.k8s.aws/capacity-reservation-interruptible";
-/// Upstream's: what is reserved costs next to nothing.
-const RESERVED_PRICE_DIVISOR: i64 = 10_000_000;
+/// What is reserved costs next to nothing, but keeps its order: prices are whole micro-dollars, so this is less than
+/// upstream's ten million.
+const RESERVED_PRICE_DIVISOR: i64 = 10_000;
 
 /// A type as a class would launch it.
 #[derive(Clone, Debug)]
@@ -144,7 +145,8 @@ impl Resolver<'_> {
             for reservation in reservations_for(status, &info.name, zone) {
                 let remaining = self.reserved.get(&reservation.id).copied().unwrap_or(0);
                 // It is paid for whether it is used or not; dearer types still come after cheaper ones.
-                let price = MicroDollars(on_demand.map_or(0, |price| price.0 / RESERVED_PRICE_DIVISOR));
+                let price =
+                    MicroDollars(on_demand.map_or(1, |price| (price.0 / RESERVED_PRICE_DIVISOR).max(1)));
                 let mut reserved = offering(words.of(labels::CAPACITY_RESERVED), price, remaining > 0);
                 let id = words.of(&reservation.id);
                 for (key, value) in [
@@ -419,9 +421,9 @@ mod tests {
             offers(&types, "m5.large"),
             [
                 "a on-demand 100",
-                "a reserved 0",
+                "a reserved 1",
                 "b on-demand 100",
-                "b reserved 0 refused",
+                "b reserved 1 refused",
                 "b spot 30"
             ]
         );
@@ -448,9 +450,9 @@ mod tests {
             offers(&types, "m5.large"),
             [
                 "a on-demand 100 refused",
-                "a reserved 0 refused",
+                "a reserved 1 refused",
                 "b on-demand 100",
-                "b reserved 0 refused",
+                "b reserved 1 refused",
                 "b spot 30 refused"
             ],
             "zone b has another subnet"

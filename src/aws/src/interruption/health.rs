@@ -25,7 +25,7 @@ const PAGE: i32 = 1_000;
 /// EC2 leaves an event that is over on the instance for a week, and says so in its description.
 const OVER: &[&str] = &["[Completed]", "[Canceled]"];
 
-/// Instances that must go, as of the last look.
+/// Instances that must go, as of the last look, until somebody has heard of them.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     found: Mutex<Vec<Interruption>>,
@@ -33,10 +33,15 @@ pub(crate) struct Health {
 }
 
 impl Health {
+    /// What the last look found, once.
+    pub(crate) fn take(&self) -> Vec<Interruption> {
+        std::mem::take(&mut *self.found.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Waits for the next look that finds something.
     pub(crate) async fn next(&self) -> Vec<Interruption> {
         self.news.notified().await;
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.take()
     }
 
     /// Looks once at all instances of the account: EC2 cannot filter statuses by tag. Those of others are dropped by

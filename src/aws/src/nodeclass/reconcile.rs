@@ -42,8 +42,10 @@ const SECURITY_GROUPS_INTERVAL: Duration = Duration::from_mins(5);
 /// Upstream's interval: what is left of them changes with every launch, and others launch, too.
 const RESERVATIONS_INTERVAL: Duration = Duration::from_mins(1);
 const PROFILE_INTERVAL: Duration = Duration::from_mins(15);
-/// Upstream's interval for trial launches that succeed. Others are repeated soon: a person may grant what is missing.
+/// Upstream's interval for trial launches that succeed.
 const TRIAL_INTERVAL: Duration = Duration::from_mins(30);
+/// Others are repeated sooner: a person may grant what is missing.
+const TRIAL_RETRY: Duration = Duration::from_mins(1);
 /// A lookup that found nothing, or failed, is made again soon.
 const RETRY: Duration = Duration::from_secs(15);
 
@@ -128,6 +130,9 @@ impl Pass {
         let known = self.memory.trial.take().filter(|known| known.of == self.trial_of);
         let mut slot = known.map(|known| known.outcome);
         keep(&mut slot, outcome, TRIAL_INTERVAL, now);
+        if let Some(failed) = slot.as_mut().filter(|trial| trial.found.is_err()) {
+            failed.due = now + TRIAL_RETRY;
+        }
         let of = std::mem::take(&mut self.trial_of);
         self.memory.trial = slot.map(|outcome| Trial { of, outcome });
     }
