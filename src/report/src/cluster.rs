@@ -109,6 +109,16 @@ pub struct Cluster {
 impl Cluster {
     /// Reads an index as it stood at `taken`.
     pub fn read(index: &Index, prices: &Prices, taken: Timestamp) -> Self {
+        Self::read_at(index, prices, |_| (), taken)
+    }
+
+    /// The same at other prices.
+    pub fn read_at(
+        index: &Index,
+        prices: &Prices,
+        reprice: impl FnOnce(&mut Catalog),
+        taken: Timestamp,
+    ) -> Self {
         let mut lowered = index.snapshot(&Catalog::default(), taken).snapshot;
         let waits = |place| place == Place::Pending;
         let waiting = lowered.pods.iter().filter(|p| waits(p.place));
@@ -137,7 +147,7 @@ impl Cluster {
             })
             .collect();
         complete_daemon_sets(&mut lowered, &states);
-        let fleet = fleet::matched(index, &mut lowered, prices);
+        let fleet = fleet::matched(index, &mut lowered, prices, reprice);
         Self {
             taken,
             snapshot: lowered,

@@ -77,12 +77,18 @@ pub(crate) struct Fleet {
 }
 
 /// Gives every machine Karpenter's labels and a price, and makes up a pool for each group of machines without one.
-pub(crate) fn matched(index: &Index, snapshot: &mut Snapshot, prices: &Prices) -> Fleet {
+pub(crate) fn matched(
+    index: &Index,
+    snapshot: &mut Snapshot,
+    prices: &Prices,
+    reprice: impl FnOnce(&mut Catalog),
+) -> Fleet {
     for node in &mut snapshot.nodes {
         translate(&mut node.labels);
     }
     let offline = matches!(prices, Prices::Aws);
     let mut catalog = catalog(index, prices);
+    reprice(&mut catalog);
     let objects: BTreeMap<&str, &KubeNode> = index
         .nodes()
         .filter_map(|n| Some((n.metadata.name.as_deref()?, &**n)))

@@ -316,6 +316,15 @@ pub fn report(cluster: &Cluster, prices: &Prices, images: &Arm64Images, policy: 
     }
 }
 
+/// `reachable` of the report alone.
+pub fn reachable(cluster: &Cluster, policy: &Policy) -> MicroDollars {
+    let nothing = |_: usize| false;
+    let pinned = restraints::pins(cluster, &restraints::all(cluster), nothing, nothing);
+    Planner::new(cluster, policy, Spot::AsToday)
+        .cheapest(&pinned)
+        .price
+}
+
 /// What is allowed in the second is allowed in the first too.
 fn cheaper(found: Arrangement, allowed: &Arrangement) -> Arrangement {
     if allowed.price < found.price {

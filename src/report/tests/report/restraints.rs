@@ -1,5 +1,8 @@
 //! What each restraint costs.
 
+use plimsoll_report::{savings::reachable, what_if::WhatIf};
+use plimsoll_state::Index;
+
 use super::*;
 
 fn month_of(report: &SavingsReport, kind: RestraintKind, subject: &str) -> f64 {
@@ -185,4 +188,26 @@ fn pods_without_requests_are_counted() {
         ]
     );
     assert_eq!(report.totals.pods_without_requests, 1);
+}
+
+#[test]
+fn taking_a_budget_away_in_a_what_if_saves_what_the_report_says() {
+    let items = [half_empty(), vec![budget()]].concat();
+    let report = report_of(&items);
+    let mut without = budget();
+    merge(
+        &mut without,
+        json!({ "metadata": { "annotations": { "plimsoll.dev/what-if": "delete" } } }),
+    );
+    let changes = WhatIf::read(without.to_string().as_bytes()).unwrap();
+    let of = |index: &Index| reachable(&Cluster::read(index, &Prices::Aws, taken()), &policy()).dollars();
+    let dump = read(&items);
+    let now = of(&dump.index);
+    let then = of(&changes.apply(dump.index).unwrap());
+    assert!(close(now, report.reachable.cost.per_hour));
+    let saved = month_of(&report, RestraintKind::PodDisruptionBudget, "shop/web");
+    assert!(
+        saved > 0.0 && close((now - then) * 730.0, saved),
+        "{saved}, {now} -> {then}"
+    );
 }
