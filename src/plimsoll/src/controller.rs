@@ -1,6 +1,7 @@
 //! `plimsoll controller`.
 
 use std::{
+    error::Error,
     hash::{BuildHasher, RandomState},
     sync::Arc,
 };
@@ -69,9 +70,13 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 pub(crate) async fn kubeconfig() -> anyhow::Result<KubeConfig> {
-    KubeConfig::infer()
-        .await
-        .context("no cluster: set KUBECONFIG, or run inside one with a service account")
+    KubeConfig::infer().await.map_err(|error| {
+        // Its words hold those of its cause, and those the words of theirs.
+        let why = error
+            .source()
+            .map_or_else(|| error.to_string(), ToString::to_string);
+        anyhow!("no cluster: {why}; set KUBECONFIG, or run inside one with a service account")
+    })
 }
 
 pub(crate) fn policy(planning: &Planning) -> Policy {

@@ -54,8 +54,10 @@ pub(crate) fn run(options: &ReportOptions) -> anyhow::Result<()> {
 }
 
 fn arm64_images(path: &Path) -> anyhow::Result<Arm64Images> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    text.parse().with_context(|| path.display().to_string())
+    let name = path.display();
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("--arm64-images: cannot read {name}"))?;
+    text.parse().with_context(|| format!("--arm64-images: {name}"))
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {

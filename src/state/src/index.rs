@@ -154,6 +154,16 @@ impl Index {
         self.pods.get(key)
     }
 
+    /// Whether there is a PodDisruptionBudget of this `namespace/name`.
+    pub fn has_budget(&self, key: &str) -> bool {
+        self.pdbs.contains_key(key)
+    }
+
+    /// Whether there is a DaemonSet of this `namespace/name`.
+    pub fn has_daemon_set(&self, key: &str) -> bool {
+        self.daemon_sets.contains_key(key)
+    }
+
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<PodState>> {
         self.pods_by_node
             .get(node)

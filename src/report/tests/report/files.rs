@@ -34,6 +34,23 @@ fn what_is_not_a_dump_says_so() {
         DumpError::Empty
     ));
     assert!(matches!(error("key: [unclosed"), DumpError::Yaml(_)));
+    // Kinds that no report looks at, and what is no object at all, are not taken for an empty cluster.
+    let service = "{\"apiVersion\": \"v1\", \"kind\": \"Service\", \"metadata\": {\"name\": \"s\"}}";
+    assert!(matches!(error(service), DumpError::Empty));
+    assert!(matches!(error("a: b"), DumpError::Kind));
+    assert!(matches!(error("{\"a\": \"b\"}"), DumpError::Kind));
+    let nameless = "{\"kind\": \"List\", \"items\": [{\"a\": \"b\"}]}";
+    assert!(matches!(error(nameless), DumpError::Unreadable(why) if why == "an item without kind"));
+    assert!(matches!(error("- a: b"), DumpError::NotObject("a bare list")));
+    assert!(matches!(
+        error("hello, world"),
+        DumpError::NotObject("plain text")
+    ));
+    let gzip = dump::read([0x1f, 0x8b, 8, 0].as_slice()).unwrap_err();
+    assert!(
+        matches!(gzip, DumpError::Gzip) && gzip.to_string().contains("gunzip"),
+        "{gzip}"
+    );
     let newer = "{\"kind\": \"Snapshot\", \"version\": 99, \"items\": []}";
     assert!(matches!(error(newer), DumpError::Version(99)));
     let broken = read(&[
