@@ -12,6 +12,11 @@ use tokio::time::{Instant, sleep};
 
 const POLL: std::time::Duration = std::time::Duration::from_millis(200);
 
+async fn classes(aws: &AwsFixture) -> Result<Api<DynamicObject>> {
+    let cluster = aws.fixture.cluster();
+    cluster.api_of("karpenter.k8s.aws/v1", "EC2NodeClass", None).await
+}
+
 /// One pod on one machine of a pool that removes nothing while the test looks.
 async fn with_one_machine(test: &str) -> Result<AwsFixture> {
     let aws = AwsFixture::start(test).await?;
@@ -152,11 +157,7 @@ async fn drift_is_said_and_taken_back() -> Result<()> {
     aws.fixture.wait_running(1).await?;
     wait_drift(&aws, None).await?;
 
-    let classes = aws
-        .fixture
-        .cluster()
-        .api_of("karpenter.k8s.aws/v1", "EC2NodeClass", None)
-        .await?;
+    let classes = classes(&aws).await?;
     patch(
         &classes,
         "default",
@@ -237,11 +238,7 @@ async fn a_missing_right_is_found_before_the_first_launch() -> Result<()> {
         .set_faults(&json!({ "deny": [{ "principal": "*assumed-role/*", "action": "ec2:RunInstances" }] }))
         .await?;
     let controller = aws.controller().await?;
-    let classes = aws
-        .fixture
-        .cluster()
-        .api_of("karpenter.k8s.aws/v1", "EC2NodeClass", None)
-        .await?;
+    let classes = classes(&aws).await?;
     aws.fixture
         .cluster()
         .wait_for("a class that may not launch", classes, PATIENCE, |classes| {
@@ -297,11 +294,7 @@ async fn a_reservation_is_filled_before_anything_is_bought() -> Result<()> {
     ]);
     aws.fixture.apply(pool).await?;
     let controller = aws.controller().await?;
-    let classes = aws
-        .fixture
-        .cluster()
-        .api_of("karpenter.k8s.aws/v1", "EC2NodeClass", None)
-        .await?;
+    let classes = classes(&aws).await?;
     aws.fixture
         .cluster()
         .wait_for("a class with a reservation", classes, PATIENCE, |classes| {

@@ -171,11 +171,10 @@ pub(crate) fn known(cluster: &Cluster, listed: &Arm64Images) -> Known {
         pods[at] = !there[at];
     }
     basis.daemon_sets_unknown = daemon_sets_unknown(cluster, there.contains(&true), is_known);
-    let images: BTreeSet<&Arc<str>> = cluster.pods.iter().flat_map(|p| p.images.iter()).collect();
-    let in_vain = listed
-        .0
-        .iter()
-        .filter(|line| !images.iter().any(|image| names(line, image)));
+    let in_vain = listed.0.iter().filter(|line| {
+        let mut images = cluster.pods.iter().flat_map(|p| p.images.iter());
+        !images.any(|image| names(line, image))
+    });
     basis.listed_in_vain = in_vain.cloned().collect();
     let mut unknown: Vec<UnknownImage> = unknown
         .into_iter()
@@ -228,12 +227,11 @@ fn joins_arm64(cluster: &Cluster, class: &PodClass) -> bool {
     };
     let meets = |pool: &Pool, type_: &InstanceType, wanted: &Requirement| {
         let key = labels::normalize(&wanted.key);
-        let of = |list: &[Requirement]| list.iter().find(|r| &*r.key == key).cloned();
         if DECIDED_LATER.contains(&key) {
             true
-        } else if let Some(own) = of(&type_.requirements) {
+        } else if let Some(own) = type_.requirements.iter().find(|r| &*r.key == key) {
             own.values.iter().any(|value| wanted.matches(Some(value)))
-        } else if of(&pool.requirements).is_some() {
+        } else if pool.requirements.iter().any(|r| &*r.key == key) {
             true
         } else {
             wanted.matches(pool.labels.get(key).map(|v| &**v))
@@ -253,28 +251,28 @@ fn of_arch(r: &Requirement) -> bool {
     labels::normalize(&r.key) == labels::ARCH
 }
 
+/// The architecture its node selector names.
+fn selected_arch(class: &PodClass) -> Option<&str> {
+    let mut selected = class.node_selector.iter();
+    let (_, arch) = selected.find(|(key, _)| labels::normalize(key) == labels::ARCH)?;
+    Some(arch)
+}
+
 /// Whoever wrote it has thought of arm64.
 fn names_arm64(class: &PodClass) -> bool {
     let named = |r: &Requirement| r.operator == Operator::In && r.matches(Some(labels::ARCH_ARM64));
-    let selected = class.node_selector.iter();
-    let by_selector = selected
-        .filter(|(key, _)| labels::normalize(key) == labels::ARCH)
-        .any(|(_, value)| &**value == labels::ARCH_ARM64);
     let mut terms = class.node_affinity.iter().flatten();
-    by_selector || terms.any(|r| of_arch(r) && named(r))
+    selected_arch(class) == Some(labels::ARCH_ARM64) || terms.any(|r| of_arch(r) && named(r))
 }
 
 /// Its own words keep it off arm64.
 fn bars_arm64(class: &PodClass) -> bool {
-    let selected = class.node_selector.iter();
-    let by_selector = selected
-        .filter(|(key, _)| labels::normalize(key) == labels::ARCH)
-        .any(|(_, value)| &**value != labels::ARCH_ARM64);
     let bars = |term: &Vec<Requirement>| {
         let mut of_it = term.iter().filter(|r| of_arch(r));
         of_it.any(|r| !r.matches(Some(labels::ARCH_ARM64)))
     };
-    by_selector || (!class.node_affinity.is_empty() && class.node_affinity.iter().all(bars))
+    selected_arch(class).is_some_and(|arch| arch != labels::ARCH_ARM64)
+        || (!class.node_affinity.is_empty() && class.node_affinity.iter().all(bars))
 }
 
 impl Arm64 {
