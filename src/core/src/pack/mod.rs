@@ -9,6 +9,7 @@
 mod bound;
 mod columns;
 mod compile;
+mod cut;
 mod digest;
 mod domains;
 mod exact;

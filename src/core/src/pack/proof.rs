@@ -6,9 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
+
 use super::{
     fit::times,
-    knapsack::{Found, Knapsack},
+    knapsack::{Found, Knapsack, VARIETY_MAX},
 };
 
 /// States after which the proof stops and settles for a weaker bound.
@@ -22,9 +24,9 @@ const WORK_PER_STATE: u64 = 30;
 #[derive(Clone, Debug)]
 struct State {
     worth: i64,
-    room: Vec<i64>,
+    room: SmallVec<[i64; 6]>,
     /// What each line has left.
-    left: Vec<f64>,
+    left: SmallVec<[f64; 12]>,
     /// The last link of how it came about.
     trail: u32,
 }
@@ -44,12 +46,17 @@ impl Knapsack<'_> {
         steps_max: u64,
     ) -> Found {
         let upper = self.tighten(shape, values, counts, floor, ROUNDS);
-        if upper <= floor {
+        if upper <= floor || self.variety > VARIETY_MAX {
             return Found {
                 upper,
                 ..Found::default()
             };
         }
+        // What takes a slot comes last: until then all contents leave the same slots.
+        let mix = self.mix;
+        let slots = mix.n_res - mix.n_slots..mix.n_res;
+        self.entries
+            .sort_by_key(|e| mix.request(e.item as usize)[slots.clone()].iter().any(|n| *n > 0));
         let lines = self.lines(shape);
         let hope = |at: usize, state: &State| -> i64 {
             let bounds = lines
@@ -65,7 +72,7 @@ impl Knapsack<'_> {
         let start = State {
             trail: 0,
             worth: 0,
-            room: self.mix.room(shape).to_vec(),
+            room: self.mix.room(shape).into(),
             left: lines.iter().map(|line| line.room).collect(),
         };
         let mut states = vec![start];
@@ -176,7 +183,9 @@ impl Knapsack<'_> {
 
 /// Drops states that another one beats in worth and in every active resource.
 fn undominated(mut states: Vec<State>, active: &[usize]) -> Vec<State> {
-    let key = |s: &State| -> Vec<i64> { active.iter().map(|r| s.room[*r]).collect() };
+    let differ = |r: &usize| states.windows(2).any(|pair| pair[0].room[*r] != pair[1].room[*r]);
+    let active: &Vec<usize> = &active.iter().copied().filter(differ).collect();
+    let key = |s: &State| -> SmallVec<[i64; 6]> { active.iter().map(|r| s.room[*r]).collect() };
     states.sort_by_cached_key(|s| (std::cmp::Reverse(s.worth), std::cmp::Reverse(key(s))));
     if active.len() > 2 {
         return undominated_slowly(states, active);
