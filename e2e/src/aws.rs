@@ -1,9 +1,11 @@
 //! What a test of `--provider aws` begins and ends with: a cluster, the stand-in that its instances join, an
 //! EC2NodeClass and a NodePool, and the proof that nothing is left in EC2.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -119,28 +121,69 @@ impl AwsFixture {
 }
 
 /// How many calls of which action, and how many of them were refused for their number.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize)]
 pub struct Calls {
     pub all: usize,
     pub throttled: usize,
+    /// `CreateFleet` that was let through, without dry runs.
     pub launches: usize,
+    /// All of them by action, dry runs apart.
+    pub by_action: BTreeMap<String, usize>,
+    /// Those that were refused for another reason, by action and code.
+    pub errors: BTreeMap<String, usize>,
 }
 
 impl Calls {
-    /// Of the identities of the controller; the test's own are left out.
+    /// Counts.
     pub fn of(requests: &[Request]) -> Self {
         let mut calls = Self::default();
         for request in requests {
             calls.all += 1;
-            if matches!(
-                request.error.as_deref(),
-                Some("RequestLimitExceeded" | "ThrottlingException")
-            ) {
-                calls.throttled += 1;
-            } else if request.action == "ec2:CreateFleet" {
-                calls.launches += 1;
+            calls.throttled += usize::from(request.is_throttled());
+            calls.launches += usize::from(request.is_launch());
+            let dry_run = if request.dry_run { " (dry run)" } else { "" };
+            let name = format!("{}{dry_run}", request.action);
+            *calls.by_action.entry(name).or_default() += 1;
+            if let Some(code) = request.error.as_deref()
+                && !request.is_throttled()
+                && code != "DryRunOperation"
+            {
+                let name = format!("{} {code}", request.action);
+                *calls.errors.entry(name).or_default() += 1;
             }
         }
         calls
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dry_runs_and_throttled_calls_launch_nothing() {
+        let request = |dry_run: bool, error: Value| {
+            serde_json::from_value(serde_json::json!({
+                "number": 1, "at": "2026-11-22T17:31:02.114Z", "seconds": 0.1, "action": "ec2:CreateFleet",
+                "mutating": true, "dry_run": dry_run, "principal": "", "session": null, "resources": [],
+                "request_tags": {}, "parameters": {}, "error": error, "answered": true,
+            }))
+            .unwrap()
+        };
+        let requests: [Request; 4] = [
+            request(false, Value::Null),
+            request(true, "DryRunOperation".into()),
+            request(false, "RequestLimitExceeded".into()),
+            request(false, "InternalError".into()),
+        ];
+        let calls = Calls::of(&requests);
+        assert_eq!((calls.all, calls.throttled, calls.launches), (4, 1, 2));
+        assert_eq!(calls.by_action["ec2:CreateFleet"], 3);
+        assert_eq!(calls.by_action["ec2:CreateFleet (dry run)"], 1);
+        assert_eq!(
+            calls.errors,
+            [("ec2:CreateFleet InternalError".to_owned(), 1)].into()
+        );
+        assert_eq!(requests[0].arrived().unwrap().as_millisecond() % 1000, 114);
     }
 }

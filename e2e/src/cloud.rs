@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use http::Method;
+use k8s_openapi::jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -57,6 +58,8 @@ pub struct Ready {
     pub operator: Keys,
     /// May do everything.
     pub admin: Keys,
+    /// For Karpenter's own controller; its policy allows everything.
+    pub karpenter: Keys,
     pub queue: String,
     pub queue_url: String,
     pub price_date: String,
@@ -94,6 +97,8 @@ pub struct Instance {
     pub tags: BTreeMap<String, String>,
     pub private_dns_name: String,
     pub launch_template: Option<String>,
+    /// The capacity reservation it was launched into.
+    pub reservation: Option<String>,
     pub instance_profile: Option<String>,
     pub user_data: String,
     /// The name of its Node, once it has joined.
@@ -124,6 +129,26 @@ pub struct Request {
     pub error: Option<String>,
     /// False when the call was made and its answer was lost.
     pub answered: bool,
+}
+
+impl Request {
+    /// Refused because there were too many.
+    pub fn is_throttled(&self) -> bool {
+        matches!(
+            self.error.as_deref(),
+            Some("RequestLimitExceeded" | "ThrottlingException" | "Throttling")
+        )
+    }
+
+    /// A request for machines that was let through.
+    pub fn is_launch(&self) -> bool {
+        self.action == "ec2:CreateFleet" && !self.dry_run && !self.is_throttled()
+    }
+
+    /// When it arrived, to the millisecond.
+    pub fn arrived(&self) -> Result<Timestamp> {
+        self.at.parse().with_context(|| self.at.clone())
+    }
 }
 
 /// The session of an assumed role.
@@ -207,6 +232,18 @@ impl Cloud {
             ("CLUSTER_NAME", ready.cluster.clone()),
             ("ASSUME_ROLE_ARN", ready.controller_role_arn.clone()),
             ("ASSUME_ROLE_EXTERNAL_ID", ready.external_id.clone()),
+            ("INTERRUPTION_QUEUE", ready.queue.clone()),
+        ]);
+        all
+    }
+
+    /// The environment of Karpenter's own controller, which assumes no role.
+    pub fn karpenter_environment(&self) -> Vec<(&'static str, String)> {
+        let ready = &self.ready;
+        let mut all = self.environment(&ready.karpenter);
+        all.extend([
+            ("CLUSTER_NAME", ready.cluster.clone()),
+            ("CLUSTER_ENDPOINT", ready.cluster_endpoint.clone()),
             ("INTERRUPTION_QUEUE", ready.queue.clone()),
         ]);
         all

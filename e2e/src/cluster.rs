@@ -23,7 +23,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::testbed;
+use crate::{conditions, testbed};
 
 /// The field manager of everything a test applies.
 const FIELD_MANAGER: &str = "plimsoll-e2e";
@@ -285,6 +285,26 @@ impl Cluster {
                 Ok(None) => bail!("the watch ended while waiting for {what}"),
                 Err(_) => bail!("not within {within:?}: {what}\n{}", self.dump().await),
             }
+        }
+    }
+
+    /// Waits until the controller has found a NodePool and its class usable.
+    pub async fn wait_node_pool_ready(&self, name: &str, within: Duration) -> Result<()> {
+        let pools = self.api_of("karpenter.sh/v1", "NodePool", None).await?;
+        let deadline = Instant::now() + within;
+        loop {
+            let pool = pools.get(name).await?;
+            if conditions::is_true(&pool, "Ready") {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!(
+                    "the NodePool {name} is not ready after {within:?}: {}\n{}",
+                    pool.data["status"],
+                    self.dump().await
+                );
+            }
+            sleep(POLL).await;
         }
     }
 

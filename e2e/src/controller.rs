@@ -63,6 +63,8 @@ impl Controller {
             ("METRICS_PORT".to_owned(), metrics_port.to_string().into()),
             ("HEALTH_PROBE_PORT".to_owned(), health_port.to_string().into()),
             ("LEADER_ELECTION_NAMESPACE".to_owned(), "kube-system".into()),
+            // As in the image, see hack/image.
+            ("MALLOC_ARENA_MAX".to_owned(), "2".into()),
             // What nearly every test is about. One that observes says so.
             ("MODE".to_owned(), "automate".into()),
         ];

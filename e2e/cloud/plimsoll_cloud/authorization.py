@@ -4,6 +4,7 @@ Follows AWS's service authorization reference for the calls a node provider make
 on `*` with the keys every request has.
 """
 
+from . import reservations
 from .cloud import Cloud
 from .iam import Check, Context
 from .sessions import Principal
@@ -348,6 +349,8 @@ def _legs(cloud, collected, data, overrides, template_id, tags, spot, by) -> Non
     for group in _groups(data):
         found = cloud.ec2.get_security_group_from_id(group)
         collected.ec2(run, "security-group", group, vpc=found.vpc_id if found else None)
+    if reservation := reservations.target(data):
+        collected.ec2(run, "capacity-reservation", reservation)
     if template_id:
         collected.ec2(run, "launch-template", template_id)
     for kind in kinds:

@@ -62,6 +62,8 @@ class Cloud:
         self.tokens: dict = {}
         self.free_addresses: dict[str, int] = {}
         self.terminations: list[tuple[datetime, str]] = []
+        self.health: dict = {}
+        self.reservations: dict = {}
         self.releases = 0
         self.seeded: dict = {}
         self.kept: dict[str, set[str]] = {}

@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 from moto.core.exceptions import ServiceException
 from moto.core.utils import utcnow
 
-from . import events, images, instances, pricing
+from . import events, health, images, instances, pricing, reservations
 from .cloud import Cloud, now
 from .faults import BadFault
 
@@ -194,10 +194,12 @@ ROUTES = {
     ("PUT", "faults"): _set_faults,
     ("DELETE", "faults"): _clear_faults,
     ("PUT", "capacity"): _set_capacity,
+    ("PUT", "reservations"): lambda cloud, body, query: reservations.put(cloud, body),
     ("PUT", "subnets"): _set_subnets,
     ("POST", "prices"): _set_prices,
     ("GET", "instances"): _list_instances,
     ("POST", "interruptions"): _interrupt,
+    ("PUT", "health"): lambda cloud, body, query: health.put(cloud, body),
     ("POST", "messages"): _put_message,
     ("GET", "requests"): _requests,
     ("GET", "leftovers"): _leftovers,

@@ -7,7 +7,7 @@ from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.responses import EC2Response
 from moto.ec2.utils import random_fleet_id
 
-from . import instances
+from . import instances, reservations
 from .authorization import request_tags
 from .cloud import Cloud
 
@@ -88,7 +88,9 @@ def create(cloud: Cloud, request: dict) -> dict:
             )
             for kind, id_ in _tagged(instance):
                 cloud.ec2.create_tags([id_], all_tags.get(kind, {}))
-            cloud.pools.take((candidate.instance_type, candidate.zone, capacity_type))
+            if reservations.target(candidate.data) is None:
+                pool = (candidate.instance_type, candidate.zone, capacity_type)
+                cloud.pools.take(pool)
             launched.setdefault(index, []).append(instance.id)
             break
     return {
@@ -233,6 +235,8 @@ def _obstacle(
             "InsufficientFreeAddressesInSubnet",
             f"There are not enough free addresses in subnet '{candidate.subnet.id}' to satisfy the requested number of instances.",
         )
+    if id_ := reservations.target(candidate.data):
+        return reservations.obstacle(cloud, id_, type_, zone)
     if (quota := cloud.faults.quota.get(capacity_type)) is not None:
         running = sum(
             instances.vcpus(cloud, record.pool[0])

@@ -5,7 +5,7 @@ from moto.ec2.models import EC2Backend
 from moto.ec2.responses import EC2Response
 from moto.iam.responses import IamResponse
 
-from . import fleet, instances
+from . import fleet, health, instances, reservations
 from .cloud import Cloud, now
 
 PRODUCTS = ["Linux/UNIX", "Linux/UNIX (Amazon VPC)"]
@@ -58,14 +58,13 @@ def install(cloud: Cloud) -> None:
     EC2Response.describe_instance_types = instance_types
     EC2Response.describe_spot_price_history = spot_price_history
     EC2Response.describe_launch_templates = launch_templates
-    EC2Response.describe_capacity_reservations = lambda response: ActionResult(
-        {"CapacityReservations": []}
-    )
     EC2Response.describe_placement_groups = lambda response: ActionResult(
         {"PlacementGroups": []}
     )
     fleet.install(cloud)
     instances.install(cloud)
+    health.install(cloud)
+    reservations.install(cloud)
 
 
 def _page(parameters: dict, name: str, entries: list, default: int) -> dict:

@@ -41,6 +41,7 @@ class Launch:
     capacity_type: str
     pool: tuple[str, str, str]
     launch_template: str | None = None
+    reservation: str | None = None
     gone_at: datetime | None = None
     node: str | None = None
     join_error: str | None = None
@@ -120,6 +121,11 @@ def launch(
     record.capacity_type = capacity_type
     record.pool = (instance.instance_type, instance.availability_zone, capacity_type)
     record.launch_template = template.name
+    if specification := data.get("CapacityReservationSpecification"):
+        instance.capacity_reservation_specification = specification
+        target = specification.get("CapacityReservationTarget") or {}
+        if id_ := target.get("CapacityReservationId"):
+            instance.capacity_reservation_id = record.reservation = id_
     return instance
 
 
@@ -216,6 +222,7 @@ def describe(cloud: Cloud, record: Launch) -> dict:
         "private_ip": instance.kept_private_ip,
         "private_dns_name": private_dns_name(cloud, instance),
         "launch_template": record.launch_template,
+        "reservation": record.reservation,
         "instance_profile": profile["Arn"] if profile else None,
         "launched_at": timestamp(record.at),
         "visible_at": timestamp(record.visible_at),
@@ -281,7 +288,8 @@ def install(cloud: Cloud) -> None:
             return InstanceState(instance.state, instance.state_code)
         previous = terminate(instance)
         record.gone_at = now()
-        cloud.pools.give_back(record.pool)
+        if record.reservation is None:
+            cloud.pools.give_back(record.pool)
         if instance.subnet_id in cloud.free_addresses:
             cloud.free_addresses[instance.subnet_id] += 1
         _set_state(cloud, instance, "shutting-down", 32)

@@ -56,6 +56,8 @@ def controller(
             ],
             None,
         ),
+        # A reservation may be another account's, shared with this one.
+        ("LaunchReserved", launches, [ec2("capacity-reservation", owner="*")], None),
         ("LaunchInto", launches, [ec2("subnet"), ec2("security-group")], in_vpc),
         (
             "LaunchInterface",
@@ -218,4 +220,11 @@ def may_assume(role_arns: list[str]) -> dict:
                 "Resource": role_arns,
             }
         ],
+    }
+
+
+def everything() -> dict:
+    return {
+        "Version": "2012-10-17",
+        "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}],
     }

@@ -123,6 +123,7 @@ def _roles(cloud: Cloud, vpc: str) -> dict:
 
     operator = _user(cloud, "operator")
     admin = _user(cloud, "admin")
+    karpenter = _user(cloud, "karpenter")
     pod_role = f"plimsoll-pod-{cluster}"
     web_identity = {
         "Effect": "Allow",
@@ -153,6 +154,7 @@ def _roles(cloud: Cloud, vpc: str) -> dict:
     may_assume = json.dumps(policies.may_assume([controller_arn, denied_arn]))
     iam.put_role_policy(pod_role, "assume", may_assume)
     iam.put_user_policy("operator", "assume", may_assume)
+    iam.put_user_policy("karpenter", "all", json.dumps(policies.everything()))
     return {
         "node_role": node_role,
         "node_role_arn": node_role_arn,
@@ -164,6 +166,7 @@ def _roles(cloud: Cloud, vpc: str) -> dict:
         "pod_role_arn": pod_role_arn,
         "operator": operator,
         "admin": admin,
+        "karpenter": karpenter,
     }
 
 

@@ -295,3 +295,17 @@ def test_messages_are_deleted_together_with_the_right_to_delete_one(cloud):
     ]
     answer = sqs.delete_message_batch(QueueUrl=url, Entries=entries)
     assert len(answer["Successful"]) == len(messages)
+
+
+def test_karpenter_s_own_controller_may_do_everything_by_its_policy(cloud):
+    ec2 = cloud.client("ec2", cloud.ready["karpenter"])
+    template = cloud.template(ec2)
+    assert (
+        refusal(cloud.fleet, ec2, template, tags=[], DryRun=True)[0]
+        == "DryRunOperation"
+    )
+    principals = {
+        entry["principal"]
+        for entry in cloud.control("GET", "requests?action=ec2:CreateFleet")
+    }
+    assert f"arn:aws:iam::{cloud.ready['account']}:user/karpenter" in principals

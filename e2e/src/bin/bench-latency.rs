@@ -14,6 +14,7 @@ use plimsoll_e2e::cluster::PodCounts;
 use plimsoll_e2e::conditions;
 use plimsoll_e2e::demo::{Observer, View};
 use plimsoll_e2e::fixture::{Fixture, PATIENCE};
+use plimsoll_e2e::latencies::Latencies;
 use plimsoll_e2e::{machine_load, objects};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -33,11 +34,8 @@ struct Arguments {
 
 #[derive(Debug, Serialize)]
 struct Figures {
-    median_ms: f64,
-    min_ms: f64,
-    max_ms: f64,
-    /// In the order of the runs.
-    runs_ms: Vec<f64>,
+    #[serde(flatten)]
+    latencies: Latencies,
     /// Processes that wanted a processor, on average over the minute before the first run and before the end.
     load_before: f64,
     load_after: f64,
@@ -72,16 +70,21 @@ async fn bench(arguments: &Arguments) -> Result<()> {
         eprintln!("run {run:3}: {:7.1} ms", latency.as_secs_f64() * 1000.0);
         runs_ms.push(latency.as_secs_f64() * 1000.0);
     }
-    let figures = figures(runs_ms, load_before)?;
+    let figures = Figures {
+        latencies: Latencies::of(runs_ms).context("--runs must be at least 1")?,
+        load_before,
+        load_after: machine_load::one_minute()?,
+        processors: std::thread::available_parallelism()?.get(),
+    };
     fixture.finish().await?;
     writeln!(
         std::io::stdout(),
         "pod visible → NodeClaim visible, {} times: median {:.1} ms, min {:.1} ms, max {:.1} ms \
          (load {:.1} to {:.1} on {} processors)",
-        figures.runs_ms.len(),
-        figures.median_ms,
-        figures.min_ms,
-        figures.max_ms,
+        figures.latencies.runs_ms.len(),
+        figures.latencies.median_ms,
+        figures.latencies.min_ms,
+        figures.latencies.max_ms,
         figures.load_before,
         figures.load_after,
         figures.processors,
@@ -131,27 +134,4 @@ async fn one_pod(fixture: &Fixture, observer: &mut Observer, name: &str) -> Resu
         bail!("the machine of {name} stays\n{}", fixture.cluster().dump().await);
     }
     Ok(claim_seen - pod_seen)
-}
-
-fn figures(runs_ms: Vec<f64>, load_before: f64) -> Result<Figures> {
-    let mut sorted = runs_ms.clone();
-    sorted.sort_by(f64::total_cmp);
-    let (Some(min), Some(max)) = (sorted.first(), sorted.last()) else {
-        bail!("--runs must be at least 1")
-    };
-    let middle = sorted.len() / 2;
-    let median = if sorted.len() % 2 == 1 {
-        sorted[middle]
-    } else {
-        f64::midpoint(sorted[middle - 1], sorted[middle])
-    };
-    Ok(Figures {
-        median_ms: median,
-        min_ms: *min,
-        max_ms: *max,
-        runs_ms,
-        load_before,
-        load_after: machine_load::one_minute()?,
-        processors: std::thread::available_parallelism()?.get(),
-    })
 }

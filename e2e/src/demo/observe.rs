@@ -49,6 +49,15 @@ impl View {
         self.machines().count()
     }
 
+    /// Machines whose kubelet says that it is ready.
+    pub fn ready_nodes(&self) -> usize {
+        let is_ready = |node: &&Node| {
+            let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+            conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+        };
+        self.machines().filter(is_ready).count()
+    }
+
     pub fn claims(&self) -> usize {
         self.claims.len()
     }

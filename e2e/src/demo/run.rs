@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{CloudReport, Observer, Report, View, Workload};
 use crate::cloud::Cloud;
 use crate::cluster::Cluster;
-use crate::conditions;
 use crate::controller::{self, Controller};
 use crate::objects;
 use crate::testbed::Testbed;
@@ -255,22 +254,7 @@ async fn apply_node_pool(cluster: &Cluster, cloud: Option<&Cloud>) -> Result<()>
             cluster.apply_file(&crate::paths::manifest(file), None).await?;
         }
     }
-    let pools = cluster.api_of("karpenter.sh/v1", "NodePool", None).await?;
-    let deadline = Instant::now() + READY_TIMEOUT;
-    loop {
-        let pool = pools.get("default").await?;
-        if conditions::is_true(&pool, "Ready") {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            bail!(
-                "the NodePool is not ready after {READY_TIMEOUT:?}: {}\n{}",
-                pool.data["status"],
-                cluster.dump().await
-            );
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    cluster.wait_node_pool_ready("default", READY_TIMEOUT).await
 }
 
 async fn scale_down(

@@ -11,4 +11,6 @@ mod localstack;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod service;
+#[cfg(test)]
 mod startup;

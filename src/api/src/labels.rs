@@ -42,6 +42,11 @@ pub const HOSTNAME: &str = "kubernetes.io/hostname";
 /// Label: the build of Windows.
 pub const WINDOWS_BUILD: &str = "node.kubernetes.io/windows-build";
 
+/// Value of [`ARCH`].
+pub const ARCH_AMD64: &str = "amd64";
+/// Value of [`ARCH`].
+pub const ARCH_ARM64: &str = "arm64";
+
 /// Value of [`CAPACITY_TYPE`].
 pub const CAPACITY_SPOT: &str = "spot";
 /// Value of [`CAPACITY_TYPE`].

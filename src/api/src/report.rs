@@ -88,6 +88,9 @@ pub struct ReportStatus {
     pub reachable: Money,
     /// The same with spot for every pod that tolerates it.
     pub reachable_with_spot: Money,
+    /// The same as reachable with arm64 machines for every pod that is known to run on them.
+    #[serde(default)]
+    pub reachable_with_arm64: Money,
     /// The same as reachable if nothing forbade an eviction.
     pub unblocked: Money,
     /// No arrangement of the same pods costs less.

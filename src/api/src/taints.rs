@@ -8,7 +8,8 @@ pub const UNREGISTERED: &str = "karpenter.sh/unregistered";
 pub const DISRUPTED: &str = "karpenter.sh/disrupted";
 
 const NO_EXECUTE: &str = "NoExecute";
-const NO_SCHEDULE: &str = "NoSchedule";
+/// Effect of a taint that keeps pods away and lets those be that are there.
+pub const NO_SCHEDULE: &str = "NoSchedule";
 
 /// The taint a machine registers with; removed at registration.
 pub fn unregistered() -> Taint {

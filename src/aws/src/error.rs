@@ -28,6 +28,7 @@ const DENIED: &[&str] = &[
 
 /// Codes by which AWS says that something does not exist.
 const NOT_FOUND: &[&str] = &[
+    "InvalidCapacityReservationId.NotFound",
     "InvalidInstanceID.NotFound",
     "InvalidLaunchTemplateName.NotFoundException",
     "InvalidLaunchTemplateId.NotFound",
@@ -96,18 +97,6 @@ fn invalid_reason(code: &str, message: &str) -> Option<&'static str> {
         "PendingVerification" => "AccountPendingVerification",
         _ => return None,
     })
-}
-
-/// An error with everything that caused it, for messages.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }
 
 #[cfg(test)]

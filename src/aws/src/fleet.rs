@@ -6,7 +6,7 @@ use std::{
 };
 
 use aws_sdk_ec2::{
-    operation::create_fleet::CreateFleetOutput,
+    operation::create_fleet::{CreateFleetOutput, builders::CreateFleetFluentBuilder},
     types::{
         CreateFleetError, DefaultTargetCapacityType, FleetLaunchTemplateConfigRequest,
         FleetLaunchTemplateOverridesRequest, FleetLaunchTemplateSpecificationRequest,
@@ -36,6 +36,36 @@ const EXOTIC: &[&str] = &[
     "aws.amazon.com/neuron",
 ];
 
+/// How a machine is paid for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Bought {
+    Spot,
+    OnDemand,
+    /// In the capacity reservation of this id.
+    Reserved(String),
+}
+
+impl Bought {
+    /// Value of the label.
+    pub(crate) fn capacity_type(&self) -> &'static str {
+        match self {
+            Self::Spot => labels::CAPACITY_SPOT,
+            Self::OnDemand => labels::CAPACITY_ON_DEMAND,
+            Self::Reserved(_) => labels::CAPACITY_RESERVED,
+        }
+    }
+
+    /// Whether an offering is for this.
+    pub(crate) fn is(&self, offering: &Offering) -> bool {
+        let reservation = offering.reservation.as_ref().map(|r| &*r.id);
+        *offering.capacity_type == *self.capacity_type()
+            && match self {
+                Self::Reserved(id) => reservation == Some(id.as_str()),
+                Self::Spot | Self::OnDemand => true,
+            }
+    }
+}
+
 /// One type in one zone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer<'a> {
@@ -47,12 +77,21 @@ impl Offer<'_> {
     fn name(&self) -> &str {
         &self.type_.instance_type.name
     }
+
+    fn bought(&self) -> Bought {
+        match &self.offering.reservation {
+            Some(reservation) => Bought::Reserved(reservation.id.to_string()),
+            None if &*self.offering.capacity_type == labels::CAPACITY_SPOT => Bought::Spot,
+            None => Bought::OnDemand,
+        }
+    }
 }
 
 /// What a launch may take: one capacity type, cheapest first.
 #[derive(Debug)]
 pub(crate) struct Candidates<'a> {
-    pub(crate) spot: bool,
+    /// Label value.
+    pub(crate) capacity_type: &'static str,
     pub(crate) offers: Vec<Offer<'a>>,
 }
 
@@ -63,6 +102,7 @@ pub(crate) struct Chosen {
     pub(crate) type_: Arc<str>,
     pub(crate) zone: Arc<str>,
     pub(crate) price: MicroDollars,
+    pub(crate) bought: Bought,
     pub(crate) image_id: String,
     pub(crate) max_pods: i64,
     /// Interfaces of the type, whether they are asked for or not.
@@ -76,6 +116,7 @@ impl From<&Offer<'_>> for Chosen {
             type_: type_.name.clone(),
             zone: offer.offering.zone.clone(),
             price: offer.offering.price,
+            bought: offer.bought(),
             image_id: offer.type_.image_id.clone(),
             max_pods: offer.type_.max_pods,
             efa_interfaces: type_.capacity.get(EFA).copied().unwrap_or(0),
@@ -83,8 +124,9 @@ impl From<&Offer<'_>> for Chosen {
     }
 }
 
-/// Chooses among the types of a class. Spot before on demand, no exotic machine that is not needed, no spot machine
-/// dearer than one on demand, and at most [`TYPES_MAX`] types, the cheapest.
+/// Chooses among the types of a class. What is reserved is paid for already and comes first, then spot, then on demand;
+/// no exotic machine that is not needed, no spot machine dearer than one on demand, and at most [`TYPES_MAX`] types, the
+/// cheapest.
 pub(crate) fn candidates<'a>(
     types: &'a [ResolvedType],
     request: &LaunchRequest,
@@ -109,6 +151,10 @@ pub(crate) fn candidates<'a>(
             all = plain;
         }
     }
+    let reserved = of_most_left(&all);
+    if !reserved.is_empty() {
+        return limited(labels::CAPACITY_RESERVED, reserved, request);
+    }
     let is_spot = |o: &Offer<'_>| &*o.offering.capacity_type == labels::CAPACITY_SPOT;
     let spot = all.iter().any(is_spot);
     let cheapest_on_demand = all.iter().filter(|o| !is_spot(o)).map(|o| o.offering.price).min();
@@ -119,11 +165,42 @@ pub(crate) fn candidates<'a>(
         .copied()
         .collect();
     // Every spot offering is dearer than one on demand.
-    let (spot, mut chosen) = if worth_it.is_empty() {
-        (false, all.into_iter().filter(|o| !is_spot(o)).collect())
+    if worth_it.is_empty() {
+        let on_demand = all.into_iter().filter(|o| !is_spot(o)).collect();
+        return limited(labels::CAPACITY_ON_DEMAND, on_demand, request);
+    }
+    let capacity_type = if spot {
+        labels::CAPACITY_SPOT
     } else {
-        (spot, worth_it)
+        labels::CAPACITY_ON_DEMAND
     };
+    limited(capacity_type, worth_it, request)
+}
+
+/// The reserved offers; of several for one type in one zone the one with most machines left.
+fn of_most_left<'a>(all: &[Offer<'a>]) -> Vec<Offer<'a>> {
+    let mut best: BTreeMap<(&str, &str), (u32, Offer<'a>)> = BTreeMap::new();
+    for offer in all {
+        let Some(reservation) = &offer.offering.reservation else {
+            continue;
+        };
+        let place = (&*offer.type_.instance_type.name, &*offer.offering.zone);
+        if best
+            .get(&place)
+            .is_none_or(|(most, _)| reservation.remaining > *most)
+        {
+            best.insert(place, (reservation.remaining, *offer));
+        }
+    }
+    best.into_values().map(|(_, offer)| offer).collect()
+}
+
+/// The cheapest, within the limits of one request.
+fn limited<'a>(
+    capacity_type: &'static str,
+    mut chosen: Vec<Offer<'a>>,
+    request: &LaunchRequest,
+) -> Result<Candidates<'a>, ProviderError> {
     chosen.sort_by(|a, b| {
         let key = |o: &Offer<'_>| {
             (
@@ -143,18 +220,21 @@ pub(crate) fn candidates<'a>(
     });
     let relaxed = annotation(&request.claim, labels::MIN_VALUES_RELAXED) == Some("true");
     if !relaxed && let Some(key) = too_few_values(&chosen, request) {
-        return none(&format!(
+        return Err(ProviderError::InsufficientCapacity(format!(
             "minValues of {key} cannot be met with what is available"
-        ));
+        )));
     }
-    Ok(Candidates { spot, offers: chosen })
+    Ok(Candidates {
+        capacity_type,
+        offers: chosen,
+    })
 }
 
 fn annotation<'a>(claim: &'a NodeClaim, key: &str) -> Option<&'a str> {
     claim.metadata.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
-fn is_exotic(type_: &ResolvedType) -> bool {
+pub(crate) fn is_exotic(type_: &ResolvedType) -> bool {
     let metal = type_
         .instance_type
         .name
@@ -195,6 +275,7 @@ pub(crate) struct Override {
     pub(crate) subnet_id: String,
     /// Dollars per hour; EC2 takes it as the priority.
     pub(crate) price: f64,
+    pub(crate) bought: Bought,
     /// Addresses that a machine of this type may take.
     pub(crate) max_pods: i64,
 }
@@ -222,6 +303,11 @@ impl FleetRequest {
         CreateFleetOutput,
         aws_sdk_ec2::error::SdkError<aws_sdk_ec2::operation::create_fleet::CreateFleetError>,
     > {
+        self.request(ec2).client_token(&self.token).send().await
+    }
+
+    /// The request without its token.
+    pub(crate) fn request(&self, ec2: &aws_sdk_ec2::Client) -> CreateFleetFluentBuilder {
         let capacity = if self.spot {
             DefaultTargetCapacityType::Spot
         } else {
@@ -233,7 +319,6 @@ impl FleetRequest {
             .build();
         let mut request = ec2
             .create_fleet()
-            .client_token(&self.token)
             .r#type(FleetType::Instant)
             .target_capacity_specification(target)
             .set_launch_template_configs(Some(self.configs()))
@@ -241,7 +326,7 @@ impl FleetRequest {
         for kind in [ResourceType::Fleet, ResourceType::Instance, ResourceType::Volume] {
             request = request.tag_specifications(tags::specification(kind, &self.tags));
         }
-        request = if self.spot {
+        if self.spot {
             let strategy = SpotAllocationStrategy::PriceCapacityOptimized;
             request.spot_options(
                 SpotOptionsRequest::builder()
@@ -255,8 +340,7 @@ impl FleetRequest {
                     .allocation_strategy(strategy)
                     .build(),
             )
-        };
-        request.send().await
+        }
     }
 
     fn configs(&self) -> Vec<FleetLaunchTemplateConfigRequest> {
@@ -344,7 +428,7 @@ pub(crate) fn refused(errors: &[CreateFleetError]) -> Vec<Refused> {
 #[cfg(test)]
 mod tests {
     use plimsoll_core::{
-        catalog::InstanceType,
+        catalog::{InstanceType, Reservation},
         requirement::{Operator, Requirement},
         resources::{CPU, Resources},
     };
@@ -412,7 +496,7 @@ mod tests {
             ),
         ];
         let chosen = candidates(&types, &request(vec![])).unwrap();
-        assert!(chosen.spot);
+        assert_eq!(chosen.capacity_type, "spot");
         assert_eq!(
             shown(&chosen),
             ["b.large z1", "a.large z1"],
@@ -420,7 +504,7 @@ mod tests {
         );
         let on_demand = Requirement::new(labels::CAPACITY_TYPE, Operator::In, ["on-demand".into()]);
         let chosen = candidates(&types, &request(vec![on_demand])).unwrap();
-        assert!(!chosen.spot);
+        assert_eq!(chosen.capacity_type, "on-demand");
         assert_eq!(shown(&chosen), ["b.large z1", "a.large z1"]);
         let dear = [resolved(
             "a.large",
@@ -429,7 +513,36 @@ mod tests {
             &[("z1", "on-demand", 100), ("z1", "spot", 140)],
         )];
         let chosen = candidates(&dear, &request(vec![])).unwrap();
-        assert!(!chosen.spot, "no spot offering is worth it");
+        assert_eq!(chosen.capacity_type, "on-demand", "no spot offering is worth it");
+    }
+
+    #[test]
+    fn what_is_reserved_comes_first_and_most_of_it() {
+        let mut type_ = resolved(
+            "a.large",
+            2000,
+            None,
+            &[("z1", "spot", 1), ("z1", "on-demand", 100)],
+        );
+        for (id, remaining, available) in [("cr-1", 1, true), ("cr-2", 3, true), ("cr-3", 9, false)] {
+            let mut offering = type_.instance_type.offerings[1].clone();
+            offering.capacity_type = "reserved".into();
+            offering.price = MicroDollars(0);
+            offering.available = available;
+            offering.reservation = Some(Reservation {
+                id: id.into(),
+                remaining,
+            });
+            type_.instance_type.offerings.push(offering);
+        }
+        let types = [type_];
+        let chosen = candidates(&types, &request(vec![])).unwrap();
+        assert_eq!(chosen.capacity_type, "reserved");
+        let bought: Vec<_> = chosen.offers.iter().map(Offer::bought).collect();
+        assert_eq!(bought, [Bought::Reserved("cr-2".into())]);
+        let not_reserved = Requirement::new(labels::CAPACITY_TYPE, Operator::NotIn, ["reserved".into()]);
+        let chosen = candidates(&types, &request(vec![not_reserved])).unwrap();
+        assert_eq!(chosen.capacity_type, "spot");
     }
 
     #[test]
@@ -512,6 +625,7 @@ mod tests {
             zone: "z1".into(),
             subnet_id: "subnet-1".into(),
             price: 0.1,
+            bought: Bought::OnDemand,
             max_pods: 10,
         };
         let request = FleetRequest {

@@ -1,8 +1,8 @@
 //! Instances: looked up, listed and ended, and only if they are this cluster's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use aws_sdk_ec2::types::{Filter, Instance, InstanceStateName};
+use aws_sdk_ec2::types::{CapacityReservationPreference, Filter, Instance, InstanceStateName};
 use jiff::Timestamp;
 use plimsoll_provider::ProviderError;
 
@@ -10,6 +10,7 @@ use crate::{
     batch::Batch,
     cluster::Cluster,
     error::{is_not_found, provider_error},
+    fleet::Bought,
     tags::{self, EC2NODECLASS, EKS_CLUSTER_NAME, NODECLAIM_UID, NODEPOOL, OWNED, Tags, cluster_tag},
 };
 
@@ -23,8 +24,12 @@ pub(crate) struct Found {
     pub(crate) zone: String,
     pub(crate) state: State,
     pub(crate) spot: bool,
+    /// The capacity reservation it was launched into by name; one that merely matches an open reservation is on demand.
+    pub(crate) reservation: Option<String>,
     pub(crate) image_id: Option<String>,
     pub(crate) vpc_id: Option<String>,
+    pub(crate) subnet_id: Option<String>,
+    pub(crate) security_groups: BTreeSet<String>,
     pub(crate) tags: Tags,
     pub(crate) launched: Timestamp,
 }
@@ -48,6 +53,14 @@ pub(crate) enum Ended {
 }
 
 impl Found {
+    pub(crate) fn bought(&self) -> Bought {
+        match &self.reservation {
+            _ if self.spot => Bought::Spot,
+            Some(id) => Bought::Reserved(id.clone()),
+            None => Bought::OnDemand,
+        }
+    }
+
     /// As in the Node's `spec.providerID`.
     pub(crate) fn provider_id(&self) -> String {
         provider_id(&self.zone, &self.id)
@@ -93,8 +106,19 @@ impl Found {
                 .to_owned(),
             state,
             spot: instance.spot_instance_request_id().is_some(),
+            reservation: instance
+                .capacity_reservation_specification()
+                .and_then(|s| s.capacity_reservation_preference())
+                .filter(|p| **p == CapacityReservationPreference::CapacityReservationsOnly)
+                .and_then(|_| instance.capacity_reservation_id().map(str::to_owned)),
             image_id: instance.image_id().map(str::to_owned),
             vpc_id: instance.vpc_id().map(str::to_owned),
+            subnet_id: instance.subnet_id().map(str::to_owned),
+            security_groups: instance
+                .security_groups()
+                .iter()
+                .filter_map(|group| group.group_id().map(str::to_owned))
+                .collect(),
             tags: tags::from_ec2(instance.tags()),
             launched: Timestamp::from_second(launched).unwrap_or_default(),
         })
@@ -216,28 +240,51 @@ impl Instances {
     }
 }
 
+impl Instances {
+    /// Adds tags to an instance of this cluster, but none whose key it carries already.
+    pub(crate) async fn add_tags(&self, provider_id: &str, mut tags: Tags) -> Result<(), ProviderError> {
+        let not_ours = |why: String| ProviderError::NotOurs {
+            provider_id: provider_id.to_owned(),
+            why,
+        };
+        let id = instance_id(provider_id)
+            .ok_or_else(|| not_ours("it is not the provider id of an EC2 instance".into()))?;
+        let found = self.get(id).await?;
+        let found = found.ok_or_else(|| ProviderError::Transient(format!("EC2 does not show {id}")))?;
+        if let Some(why) = found.not_ours(&self.cluster) {
+            return Err(not_ours(why));
+        }
+        tags.retain(|key, _| !found.tags.contains_key(key));
+        if tags.is_empty() || found.state != State::Alive {
+            return Ok(());
+        }
+        let request = self.ec2.create_tags().resources(id);
+        let answer = request.set_tags(Some(tags::ec2_tags(&tags))).send().await;
+        answer
+            .map(|_| ())
+            .map_err(|error| provider_error("ec2:CreateTags", &error))
+    }
+}
+
 /// Ends all. One that vanished, or must not be ended, makes EC2 refuse the rest, so those are then ended one by one.
 async fn terminate(
     ec2: &aws_sdk_ec2::Client,
     ids: Vec<String>,
 ) -> Result<BTreeMap<String, Option<Result<Ended, ProviderError>>>, ProviderError> {
-    let action = "ec2:TerminateInstances";
-    let started = |id: String| (id, Some(Ok(Ended::ShuttingDown)));
-    let all = ec2.terminate_instances().set_instance_ids(Some(ids.clone()));
-    let Err(error) = all.send().await else {
-        return Ok(ids.into_iter().map(started).collect());
-    };
-    let error = provider_error(action, &error);
-    if matches!(error, ProviderError::Throttled(_)) {
-        return Err(error);
+    let end =
+        async |ids: Vec<String>| match ec2.terminate_instances().set_instance_ids(Some(ids)).send().await {
+            Ok(_) => Ok(Ended::ShuttingDown),
+            Err(error) if is_not_found(&error) => Ok(Ended::Terminated),
+            Err(error) => Err(provider_error("ec2:TerminateInstances", &error)),
+        };
+    let of_all = end(ids.clone()).await;
+    let holds_for_each = matches!(of_all, Ok(Ended::ShuttingDown) | Err(ProviderError::Throttled(_)));
+    if ids.len() == 1 || holds_for_each {
+        return Ok(ids.into_iter().map(|id| (id, Some(of_all.clone()))).collect());
     }
     let mut answers = BTreeMap::new();
     for id in ids {
-        let answer = match ec2.terminate_instances().instance_ids(&id).send().await {
-            Ok(_) => Ok(Ended::ShuttingDown),
-            Err(error) if is_not_found(&error) => Ok(Ended::Terminated),
-            Err(error) => Err(provider_error(action, &error)),
-        };
+        let answer = end(vec![id.clone()]).await;
         answers.insert(id, Some(answer));
     }
     Ok(answers)

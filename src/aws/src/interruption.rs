@@ -1,6 +1,7 @@
-//! Interruptions: EventBridge events that arrive in an SQS queue.
+//! Interruptions: EventBridge events that arrive in an SQS queue, and what EC2 says of its instances' health.
 
 mod event;
+mod health;
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -10,11 +11,12 @@ use std::{
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 use jiff::Timestamp;
 use plimsoll_api::labels;
-use plimsoll_provider::Interruption;
+use plimsoll_provider::{Interruption, ProviderError};
 
 use crate::{AwsCloud, error::provider_error, unavailable::Refusal};
 
 use event::{SPOT, parse};
+pub(crate) use health::Health;
 
 /// SQS' most.
 const MESSAGES: i32 = 10;
@@ -42,6 +44,14 @@ impl Queue {
             url,
             handed_out: Mutex::default(),
         }
+    }
+
+    /// What was handed out and not deleted comes again.
+    fn forget(&self) {
+        self.handed_out
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     /// What the next messages say. Waits for up to 20 s.
@@ -102,7 +112,44 @@ impl Queue {
 
 impl AwsCloud {
     /// The next interruptions, of this cluster's machines and others': the queue may serve the whole account.
-    pub(crate) async fn next_interruptions(&self, queue: &Queue) -> Vec<Interruption> {
+    pub(crate) async fn next_interruptions(&self) -> Vec<Interruption> {
+        let Some(queue) = &self.queue else {
+            return self.health.next().await;
+        };
+        queue.forget();
+        // Not a race: messages whose reading is broken off after they were handed out would be deleted unread. What the
+        // checks say can wait for the end of a long poll.
+        let found = self.health.take();
+        if found.is_empty() {
+            self.read_queue(queue).await
+        } else {
+            found
+        }
+    }
+
+    /// Looks at the health of instances, for ever.
+    pub(crate) async fn keep_health(&self) {
+        let mut denied = false;
+        loop {
+            let answer = self.health.look(&self.ec2, Timestamp::now()).await;
+            let was_denied = denied;
+            denied = matches!(answer, Err(ProviderError::Denied(_)));
+            match answer {
+                Err(error) if !was_denied => {
+                    tracing::warn!(%error, "the health of instances is not known, trying again");
+                }
+                _ => {}
+            }
+            let wait = if denied {
+                health::DENIED_INTERVAL
+            } else {
+                health::INTERVAL
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn read_queue(&self, queue: &Queue) -> Vec<Interruption> {
         let events = queue.receive().await;
         let taken_back = events.iter().filter(|e| e.kind == SPOT);
         let notes = futures::future::join_all(taken_back.map(|e| self.note_taken_back(&e.machine_id)));

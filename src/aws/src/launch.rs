@@ -7,17 +7,22 @@ use std::{
 };
 
 use jiff::Timestamp;
-use plimsoll_api::{conditions, ec2nodeclass::EC2NodeClass, labels, nodeclaim::NodeClaim};
+use plimsoll_api::{
+    conditions,
+    ec2nodeclass::{EC2NodeClass, EC2NodeClassSpec},
+    labels,
+    nodeclaim::NodeClaim,
+};
 use plimsoll_core::resources::format_amount;
 use plimsoll_provider::{LaunchRequest, Machine, NodeClassReadiness, ProviderError, machine_labels};
 use tokio::time::Instant;
 
 use crate::{
     AwsCloud,
-    catalogue::{ResolvedType, Resolver, Words},
+    catalogue::{ResolvedType, Tenancy, Words},
     cluster::Cluster,
     error::{code, is_not_found, of_code, provider_error},
-    fleet::{Chosen, EFA, FleetRequest, Offer, Override, candidates, launched, refused},
+    fleet::{Bought, Chosen, EFA, FleetRequest, Offer, Override, candidates, launched, refused},
     instances::provider_id,
     launch_template::Content,
     nodeclass::{HASH, HASH_VERSION, PROFILE_ANNOTATION, VERSION, class_hash},
@@ -163,12 +168,16 @@ impl AwsCloud {
         class: &EC2NodeClass,
         uid: &str,
     ) -> Result<Machine, ProviderError> {
-        let (spot, chosen) = self.choose(request, class).await?;
-        let mut fleet = self.fleet_request(request, class, spot, &chosen, uid).await?;
+        let (capacity_type, chosen) = self.choose(request, class).await?;
+        let mut fleet = self
+            .fleet_request(request, class, capacity_type, &chosen, uid)
+            .await?;
         let answer = match fleet.send(&self.ec2).await {
             Err(error) if code(&error) == TEMPLATE_NOT_FOUND => {
                 self.templates.forget(fleet.templates());
-                fleet = self.fleet_request(request, class, spot, &chosen, uid).await?;
+                fleet = self
+                    .fleet_request(request, class, capacity_type, &chosen, uid)
+                    .await?;
                 fleet.send(&self.ec2).await
             }
             answer => answer,
@@ -216,11 +225,15 @@ impl AwsCloud {
             .ok_or_else(unasked)?;
         self.take_address(&launched.subnet_id, asked.max_pods);
         let id = provider_id(&asked.zone, &launched.instance_id);
+        if let Bought::Reserved(id) = &asked.bought {
+            self.classes.take_reserved(id);
+            self.changed.notify_one();
+        }
         self.machine_of(
             id,
             &asked.type_,
             &asked.zone,
-            spot,
+            &asked.bought,
             request,
             class,
             Timestamp::now(),
@@ -229,12 +242,12 @@ impl AwsCloud {
         .ok_or_else(unasked)
     }
 
-    /// What this launch may take, cheapest first, and whether it is for spot machines.
+    /// The capacity type this launch takes, and its offers, cheapest first.
     async fn choose(
         &self,
         request: &LaunchRequest,
         class: &EC2NodeClass,
-    ) -> Result<(bool, Vec<Chosen>), ProviderError> {
+    ) -> Result<(&'static str, Vec<Chosen>), ProviderError> {
         let named: Option<BTreeSet<&str>> = request
             .requirements
             .iter()
@@ -243,29 +256,35 @@ impl AwsCloud {
             })
             .map(|r| r.values.iter().map(|v| &**v).collect());
         let types = self
-            .types(class, |name| named.as_ref().is_none_or(|n| n.contains(name)))
+            .types(class, Tenancy::of(&request.requirements), |name| {
+                named.as_ref().is_none_or(|n| n.contains(name))
+            })
             .await?;
         let chosen = candidates(&types, request)?;
-        Ok((chosen.spot, chosen.offers.iter().map(Chosen::from).collect()))
+        let offers = chosen.offers.iter().map(Chosen::from).collect();
+        Ok((chosen.capacity_type, offers))
+    }
+
+    /// What counts of a class.
+    pub(crate) fn spec_of(&self, class: &EC2NodeClass) -> EC2NodeClassSpec {
+        let mut spec = class.spec.clone();
+        if !self.settings.reserved_capacity {
+            spec.capacity_reservation_selector_terms = None;
+        }
+        spec
     }
 
     /// Those of the class's types that are `wanted` by name.
-    async fn types(
+    pub(crate) async fn types(
         &self,
         class: &EC2NodeClass,
+        tenancy: Tenancy,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<ResolvedType>, ProviderError> {
         let now = Timestamp::now();
         let goods = self.market.goods(now).await?;
-        let unavailable = self.unavailable();
-        let resolver = Resolver {
-            region: &goods.region,
-            region_name: &self.cluster.region,
-            prices: &goods.prices,
-            unavailable: &unavailable,
-            density: self.density,
-            now,
-        };
+        let noted = self.noted();
+        let resolver = self.resolver(&goods, &noted, tenancy, now);
         let mut words = Words::default();
         let infos = goods.region.types.values().filter(|info| wanted(&info.name));
         Ok(infos
@@ -277,7 +296,7 @@ impl AwsCloud {
         &self,
         request: &LaunchRequest,
         class: &EC2NodeClass,
-        spot: bool,
+        capacity_type: &'static str,
         chosen: &[Chosen],
         uid: &str,
     ) -> Result<FleetRequest, ProviderError> {
@@ -289,16 +308,21 @@ impl AwsCloud {
         let subnets = self.subnet_of_each_zone(class);
         let efa = request.requests.get(EFA).is_some_and(|n| *n > 0);
         let dns = self.cluster_dns().await?;
+        let spot = capacity_type == labels::CAPACITY_SPOT;
 
         // Types that start alike share a template.
-        let mut names: BTreeMap<(String, i64, i64), String> = BTreeMap::new();
+        let mut names: BTreeMap<(String, i64, i64, Option<String>), String> = BTreeMap::new();
         let mut overrides = Vec::with_capacity(chosen.len());
         for offer in chosen {
             let Some(subnet_id) = subnets.get(&*offer.zone) else {
                 continue;
             };
             let interfaces = if efa { offer.efa_interfaces } else { 0 };
-            let key = (offer.image_id.clone(), offer.max_pods, interfaces);
+            let reservation = match &offer.bought {
+                Bought::Reserved(id) => Some(id.clone()),
+                Bought::Spot | Bought::OnDemand => None,
+            };
+            let key = (offer.image_id.clone(), offer.max_pods, interfaces, reservation);
             let template = if let Some(name) = names.get(&key) {
                 name.clone()
             } else {
@@ -309,13 +333,15 @@ impl AwsCloud {
                         .as_ref()
                         .and_then(|s| s.instance_profile.clone())
                         .unwrap_or_default(),
-                    user_data: self.user_data(claim, class, spot, offer.max_pods, &dns)?,
+                    user_data: self.user_data(claim, class, capacity_type, offer.max_pods, &dns)?,
                     security_groups: security_groups(class),
                     tags: tags.clone(),
                     spot,
                     efa_interfaces: interfaces,
                     ipv6: dns.first().is_some_and(|ip| ip.contains(':')),
-                    class: class.spec.clone(),
+                    tenancy: Tenancy::of(&request.requirements),
+                    reservation: key.3.clone(),
+                    class: self.spec_of(class),
                 };
                 let name = self.templates.ensure(&content).await?;
                 names.insert(key, name.clone());
@@ -328,6 +354,7 @@ impl AwsCloud {
                 zone: offer.zone.to_string(),
                 subnet_id: subnet_id.clone(),
                 price: offer.price.dollars(),
+                bought: offer.bought.clone(),
                 max_pods: offer.max_pods,
             });
         }
@@ -343,16 +370,16 @@ impl AwsCloud {
         })
     }
 
-    fn user_data(
+    pub(crate) fn user_data(
         &self,
         claim: &NodeClaim,
         class: &EC2NodeClass,
-        spot: bool,
+        capacity_type: &str,
         max_pods: i64,
         dns: &[String],
     ) -> Result<String, ProviderError> {
         let mut node_labels = claim.metadata.labels.clone().unwrap_or_default();
-        node_labels.insert(labels::CAPACITY_TYPE.into(), capacity_type(spot).into());
+        node_labels.insert(labels::CAPACITY_TYPE.into(), capacity_type.into());
         let of_claim = claim.spec.taints.iter().flatten();
         let taints: Vec<_> = of_claim
             .chain(claim.spec.startup_taints.iter().flatten())
@@ -372,7 +399,7 @@ impl AwsCloud {
             raid0: class.spec.instance_store_policy.is_some(),
             custom: class.spec.user_data.as_deref(),
         })
-        .map_err(|error| ProviderError::NodeClassNotReady(crate::error::chain(&error)))
+        .map_err(|error| ProviderError::NodeClassNotReady(plimsoll_provider::chain(&error)))
     }
 
     /// In each zone the subnet with the most free addresses, by what is known now.
@@ -405,7 +432,6 @@ impl AwsCloud {
     fn note_refusals(&self, errors: &[crate::fleet::Refused], fleet: &FleetRequest) -> bool {
         let now = Timestamp::now();
         let mut told_apart = false;
-        let capacity_type = capacity_type(fleet.spot);
         {
             let mut unavailable = self.unavailable();
             for error in errors {
@@ -429,9 +455,16 @@ impl AwsCloud {
                     let in_place = error.zone.as_ref().is_some_and(|z| *z == tried.zone)
                         || error.subnet_id.as_ref().is_some_and(|id| *id == tried.subnet_id);
                     // A quota is the account's, wherever it was met.
-                    if tried.type_ == *type_ && (in_place || why == Refusal::Quota) {
-                        unavailable.offering(type_, &tried.zone, capacity_type, why, now);
-                        told_apart = true;
+                    if tried.type_ != *type_ || !(in_place || why == Refusal::Quota) {
+                        continue;
+                    }
+                    told_apart = true;
+                    match &tried.bought {
+                        // Nobody else's machines of this type say anything about the reservation, nor it about them.
+                        Bought::Reserved(id) => self.classes.reservation_is_used_up(id),
+                        bought => {
+                            unavailable.offering(type_, &tried.zone, bought.capacity_type(), why, now);
+                        }
                     }
                 }
             }
@@ -454,7 +487,7 @@ impl AwsCloud {
             if let Some(found) = self.instances.of_claim(uid).await? {
                 let (id, at) = (found.provider_id(), found.launched);
                 let machine = self
-                    .machine_of(id, &found.type_, &found.zone, found.spot, request, class, at)
+                    .machine_of(id, &found.type_, &found.zone, &found.bought(), request, class, at)
                     .await?;
                 return machine.ok_or_else(|| {
                     ProviderError::Transient(format!(
@@ -483,20 +516,18 @@ impl AwsCloud {
         provider_id: String,
         type_: &str,
         zone: &str,
-        spot: bool,
+        bought: &Bought,
         request: &LaunchRequest,
         class: &EC2NodeClass,
         launched: Timestamp,
     ) -> Result<Option<Machine>, ProviderError> {
-        let types = self.types(class, |name| name == type_).await?;
-        let capacity_type = capacity_type(spot);
-        let offers = types.iter().flat_map(|type_| {
+        let tenancy = Tenancy::of(&request.requirements);
+        let types = self.types(class, tenancy, |name| name == type_).await?;
+        let mut offers = types.iter().flat_map(|type_| {
             let offerings = type_.instance_type.offerings.iter();
             offerings.map(move |offering| Offer { type_, offering })
         });
-        let offer = offers
-            .into_iter()
-            .find(|o| &*o.offering.zone == zone && &*o.offering.capacity_type == capacity_type);
+        let offer = offers.find(|o| &*o.offering.zone == zone && bought.is(o.offering));
         Ok(offer.map(|offer| Self::machine(provider_id, request, class, &self.cluster, offer, launched)))
     }
 
@@ -545,15 +576,7 @@ impl AwsCloud {
     }
 }
 
-pub(crate) fn capacity_type(spot: bool) -> &'static str {
-    if spot {
-        labels::CAPACITY_SPOT
-    } else {
-        labels::CAPACITY_ON_DEMAND
-    }
-}
-
-fn security_groups(class: &EC2NodeClass) -> Vec<String> {
+pub(crate) fn security_groups(class: &EC2NodeClass) -> Vec<String> {
     let groups = class.status.iter().flat_map(|s| &s.security_groups);
     groups.map(|g| g.id.clone()).collect()
 }
@@ -587,7 +610,7 @@ fn summary(errors: &[crate::fleet::Refused]) -> String {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-    use plimsoll_api::ec2nodeclass::{EC2NodeClassSpec, EC2NodeClassStatus};
+    use plimsoll_api::ec2nodeclass::EC2NodeClassStatus;
 
     use super::*;
     use crate::fleet::Refused;

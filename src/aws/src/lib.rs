@@ -7,6 +7,8 @@ mod batch;
 mod catalogue;
 mod cluster;
 mod credentials;
+mod drift;
+mod dry_run;
 mod error;
 mod fleet;
 mod instances;
@@ -19,6 +21,7 @@ mod rights;
 mod session_policy;
 mod settings;
 mod startup;
+mod tagging;
 mod tags;
 mod unavailable;
 mod upkeep;
@@ -34,7 +37,7 @@ use std::{
 
 use aws_config::SdkConfig;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use kube::{Api, Client};
 use plimsoll_api::{
     ec2nodeclass::EC2NodeClass,
@@ -42,20 +45,24 @@ use plimsoll_api::{
     nodeclaim::NodeClaim,
     nodepool::{NodeClassReference, NodePool},
 };
-use plimsoll_core::catalog::{Catalog, TypeId};
+use plimsoll_core::{
+    catalog::{Catalog, TypeId},
+    resources::{MEMORY, amount},
+};
 use plimsoll_provider::{
-    CloudProvider, Interruption, LaunchRequest, Machine, NodeClassReadiness, ProviderError, Termination,
+    CloudProvider, Drift, Interruption, LaunchRequest, Machine, NodeClassReadiness, PriceList, ProviderError,
+    Termination,
 };
 use tokio::sync::Notify;
 
 use crate::{
-    catalogue::{Density, Resolver, Words, class_types, pricing_region},
+    catalogue::{Density, Learned, Resolver, Tenancy, Words, class_types, pool_requirement, pricing_region},
     cluster::Cluster,
     instances::{Ended, Found, Instances, State},
-    interruption::Queue,
+    interruption::{Health, Queue},
     launch::{Launches, readiness},
     launch_template::LaunchTemplates,
-    market::Market,
+    market::{Goods, Market},
     nodeclass::Classes,
     tags::NODECLAIM,
     unavailable::Unavailable,
@@ -82,11 +89,24 @@ pub struct AwsCloud {
     templates: Arc<LaunchTemplates>,
     classes: Classes,
     launches: Launches,
+    /// Locked before `learned`, and that before what is left of the reservations, where they are together.
     unavailable: Mutex<Unavailable>,
+    learned: Mutex<Learned>,
     /// The catalogue is no longer what was last answered.
     changed: Notify,
     revision: AtomicU64,
     queue: Option<Queue>,
+    health: Health,
+    /// The pools of the last catalogue; None before the first.
+    pools: Mutex<Option<Vec<Arc<NodePool>>>>,
+    pools_changed: Notify,
+}
+
+/// What this process has noted of the market, held while a catalogue is made of it.
+struct Noted<'a> {
+    unavailable: MutexGuard<'a, Unavailable>,
+    learned: MutexGuard<'a, Learned>,
+    reserved: MutexGuard<'a, BTreeMap<String, u32>>,
 }
 
 impl AwsCloud {
@@ -126,11 +146,15 @@ impl AwsCloud {
                 settings.clone(),
                 templates.clone(),
             ),
+            health: Health::default(),
+            pools: Mutex::default(),
+            pools_changed: Notify::new(),
             queue: queue_url.map(|url| Queue::new(aws_sdk_sqs::Client::new(config), url)),
             client: nodeclass::KubeClient(client),
             templates,
             launches: Launches::default(),
             unavailable: Mutex::default(),
+            learned: Mutex::default(),
             changed: Notify::new(),
             revision: AtomicU64::new(0),
             settings,
@@ -142,6 +166,75 @@ impl AwsCloud {
 
     fn unavailable(&self) -> MutexGuard<'_, Unavailable> {
         self.unavailable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn noted(&self) -> Noted<'_> {
+        Noted {
+            unavailable: self.unavailable(),
+            learned: self.learned(),
+            reserved: self.classes.reserved(),
+        }
+    }
+
+    /// What can be bought of these goods now.
+    fn resolver<'a>(
+        &'a self,
+        goods: &'a Goods,
+        noted: &'a Noted<'_>,
+        tenancy: Tenancy,
+        now: Timestamp,
+    ) -> Resolver<'a> {
+        Resolver {
+            region: &goods.region,
+            region_name: &self.cluster.region,
+            prices: &goods.prices,
+            unavailable: &noted.unavailable,
+            learned: &noted.learned,
+            reserved: &noted.reserved,
+            density: self.density,
+            tenancy,
+            now,
+        }
+    }
+
+    fn learned(&self) -> MutexGuard<'_, Learned> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_pools(&self, pools: &[Arc<NodePool>]) {
+        let mut known = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let version = |pool: &Arc<NodePool>| (pool.metadata.uid.clone(), pool.metadata.generation);
+        let same = known
+            .as_ref()
+            .is_some_and(|known| known.iter().map(version).eq(pools.iter().map(version)));
+        if !same {
+            *known = Some(pools.to_vec());
+            self.pools_changed.notify_one();
+        }
+    }
+
+    /// Takes note of the memory that machines in service show.
+    async fn learn_memory(&self, machines: &[(Arc<NodeClaim>, Arc<Node>)]) {
+        let Ok(goods) = self.market.goods(Timestamp::now()).await else {
+            return;
+        };
+        let mut learned = self.learned();
+        let mut changed = false;
+        for (claim, node) in machines {
+            let shown = || {
+                let label = claim.metadata.labels.as_ref()?.get(labels::INSTANCE_TYPE)?;
+                let info = goods.region.types.get(label.as_str())?;
+                let image_id = claim.status.as_ref()?.image_id.as_deref()?;
+                let memory = node.status.as_ref()?.capacity.as_ref()?.get(MEMORY)?;
+                Some((info, image_id, amount(MEMORY, &memory.0).ok()?))
+            };
+            if let Some((info, image_id, bytes)) = shown() {
+                changed |= learned.note(info, image_id, bytes);
+            }
+        }
+        if changed {
+            self.changed.notify_one();
+        }
     }
 
     async fn class(&self, name: &str) -> Result<Option<EC2NodeClass>, ProviderError> {
@@ -175,7 +268,7 @@ impl AwsCloud {
 
     /// A machine as a list shows it: what it is and whose, without its shape.
     fn listed(found: &Found) -> Machine {
-        let capacity_type = launch::capacity_type(found.spot);
+        let capacity_type = found.bought().capacity_type();
         Machine {
             provider_id: found.provider_id(),
             image_id: found.image_id.clone(),
@@ -233,46 +326,45 @@ impl CloudProvider for AwsCloud {
     }
 
     async fn catalog(&self, pools: &[Arc<NodePool>]) -> Result<Catalog, ProviderError> {
+        self.note_pools(pools);
         let now = Timestamp::now();
         let goods = self.market.goods(now).await?;
-        let mut by_class: BTreeMap<&str, Vec<Arc<str>>> = BTreeMap::new();
+        // A type is labelled with its tenancy, which the pool decides: one entry for each that is asked for.
+        let mut by_class: BTreeMap<(&str, Tenancy), Vec<Arc<str>>> = BTreeMap::new();
         for pool in pools {
             let class = &pool.spec.template.spec.node_class_ref;
             if self.supports(&class.group, &class.kind)
                 && let Some(name) = &pool.metadata.name
             {
+                let requirements = &pool.spec.template.spec.requirements;
+                let requirements: Vec<_> = requirements.iter().map(pool_requirement).collect();
                 by_class
-                    .entry(&class.name)
+                    .entry((&class.name, Tenancy::of(&requirements)))
                     .or_default()
                     .push(name.as_str().into());
             }
         }
         let mut classes = Vec::new();
-        for (name, pools) in by_class {
+        for ((name, tenancy), pools) in by_class {
             match self.class(name).await? {
-                Some(class) if readiness(&class) == NodeClassReadiness::Ready => classes.push((class, pools)),
+                Some(class) if readiness(&class) == NodeClassReadiness::Ready => {
+                    classes.push((class, tenancy, pools));
+                }
                 _ => {}
             }
         }
-        let unavailable = self.unavailable();
-        let resolver = Resolver {
-            region: &goods.region,
-            region_name: &self.cluster.region,
-            prices: &goods.prices,
-            unavailable: &unavailable,
-            density: self.density,
-            now,
-        };
+        let noted = self.noted();
         let mut words = Words::default();
         let mut types = Vec::new();
-        for (at, (class, _)) in classes.iter().enumerate() {
+        for (at, (class, tenancy, _)) in classes.iter().enumerate() {
+            let resolver = self.resolver(&goods, &noted, *tenancy, now);
             let of_class = class_types(resolver, class, &mut words);
             types.extend(of_class.into_iter().map(|t| (t.instance_type, at)));
         }
         // Two classes may shape a type differently; each has its own entry under the same name.
         types.sort_by(|(a, of_a), (b, of_b)| a.name.cmp(&b.name).then(of_a.cmp(of_b)));
         let mut by_pool: BTreeMap<Arc<str>, Vec<TypeId>> = BTreeMap::new();
-        for (at, (_, pools)) in classes.iter().enumerate() {
+        for (at, (_, _, pools)) in classes.iter().enumerate() {
             let ids: Vec<TypeId> = types
                 .iter()
                 .enumerate()
@@ -299,6 +391,10 @@ impl CloudProvider for AwsCloud {
         })
     }
 
+    async fn drift(&self, claims: &[Arc<NodeClaim>]) -> Result<BTreeMap<String, Drift>, ProviderError> {
+        self.drift_of(claims).await
+    }
+
     fn supports(&self, group: &str, kind: &str) -> bool {
         group == GROUP && kind == KIND
     }
@@ -309,7 +405,17 @@ impl CloudProvider for AwsCloud {
             self.keep_market(),
             self.keep_offerings(),
             self.keep_clean(),
+            self.keep_health(),
         );
+    }
+
+    fn price_lists(&self) -> Vec<PriceList> {
+        self.market.price_lists()
+    }
+
+    async fn attend(&self, machines: &[(Arc<NodeClaim>, Arc<Node>)]) {
+        self.learn_memory(machines).await;
+        self.keep_tagged(machines).await;
     }
 
     async fn catalog_changed(&self) {
@@ -317,10 +423,7 @@ impl CloudProvider for AwsCloud {
     }
 
     async fn interruptions(&self) -> Vec<Interruption> {
-        match &self.queue {
-            None => std::future::pending().await,
-            Some(queue) => self.next_interruptions(queue).await,
-        }
+        self.next_interruptions().await
     }
 
     async fn interruptions_handled(&self) {

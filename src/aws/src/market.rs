@@ -6,7 +6,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use plimsoll_provider::ProviderError;
+use plimsoll_provider::{PriceList, ProviderError};
 use tokio::sync::OnceCell;
 
 use crate::catalogue::{Labels, Prices, Region, describe_types, describe_zones, fetch_on_demand, fetch_spot};
@@ -101,6 +101,12 @@ impl Market {
             zones,
             labels: Labels::default(),
         })
+    }
+
+    pub(crate) fn price_lists(&self) -> Vec<PriceList> {
+        self.known()
+            .map(|goods| goods.prices.lists(&self.region_name))
+            .unwrap_or_default()
     }
 
     /// How long nothing will be due.

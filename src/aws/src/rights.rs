@@ -7,7 +7,7 @@ pub const RIGHTS: [Right; 4] = [
     Right::cluster(
         "karpenter.k8s.aws",
         "ec2nodeclasses",
-        &["get", "list", "patch"],
+        &["get", "list", "watch", "patch"],
         "aws: what machines are made of; their hash and finalizer",
     ),
     Right::cluster(
@@ -20,7 +20,7 @@ pub const RIGHTS: [Right; 4] = [
         "karpenter.sh",
         "nodeclaims",
         &["list", "patch"],
-        "aws: which class is in use; hashes of claims of another version",
+        "aws: which class is in use; hashes of claims of another version; that an instance is tagged",
     ),
     Right {
         names: &["kube-dns"],

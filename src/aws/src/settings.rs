@@ -25,6 +25,10 @@ pub struct Settings {
     pub prefix_delegation: bool,
     /// Name of the SQS queue that brings interruptions. None: not listened to.
     pub interruption_queue: Option<String>,
+    /// Capacity reservations that classes name are launched into.
+    pub reserved_capacity: bool,
+    /// A class is taken for able to launch without asking EC2.
+    pub disable_dry_run: bool,
     /// How often images are looked up.
     pub ami_refresh_interval: Duration,
     /// How often subnets are looked up.

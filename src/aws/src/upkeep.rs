@@ -1,6 +1,10 @@
 //! What the provider does by itself while it leads.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use kube::{
@@ -8,10 +12,11 @@ use kube::{
     api::ListParams,
     runtime::{WatchStreamExt, watcher},
 };
-use plimsoll_api::nodeclaim::NodeClaim;
+use plimsoll_api::{ec2nodeclass::EC2NodeClass, nodeclaim::NodeClaim, nodepool::NodePool};
 
 use crate::{
     AwsCloud,
+    dry_run::pools_of,
     nodeclass::{PROFILE_ANNOTATION, PassError, collect_profiles},
 };
 
@@ -45,8 +50,11 @@ impl AwsCloud {
                     }
                 }
             };
-            // Running into the limit is the other reason to look.
-            let _ = tokio::time::timeout(CLASSES_INTERVAL, wait).await;
+            tokio::select! {
+                () = wait => {}
+                () = self.pools_changed.notified() => {}
+                () = tokio::time::sleep(CLASSES_INTERVAL) => {}
+            }
         }
     }
 
@@ -60,7 +68,8 @@ impl AwsCloud {
         };
         for class in classes {
             let name = class.metadata.name.clone();
-            match self.classes.reconcile(class, Timestamp::now()).await {
+            // A trial launch is tens of kilobytes.
+            match Box::pin(self.pass_over_class(class)).await {
                 Ok(false) => {}
                 Ok(true) => self.changed.notify_one(),
                 Err(PassError::Kubernetes(kube::Error::Api(status))) if status.is_conflict() => {}
@@ -69,6 +78,33 @@ impl AwsCloud {
                 }
             }
         }
+    }
+
+    /// True when its status changed.
+    async fn pass_over_class(&self, class: EC2NodeClass) -> Result<bool, PassError> {
+        let name = class.metadata.name.clone().unwrap_or_default();
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let pools = pools.map(|all| pools_of(&all, &name).cloned().collect::<Vec<_>>());
+        let version = |pool: &Arc<NodePool>| {
+            let (uid, generation) = (&pool.metadata.uid, pool.metadata.generation);
+            format!(
+                "{}@{}",
+                uid.as_deref().unwrap_or_default(),
+                generation.unwrap_or(0)
+            )
+        };
+        let versions = pools
+            .as_ref()
+            .map(|all| all.iter().map(version).collect::<Vec<_>>());
+        let now = Timestamp::now();
+        let Some(mut pass) = self.classes.begin(class, versions.as_deref(), now).await? else {
+            return Ok(true);
+        };
+        if let (Some(class), Some(pools)) = (pass.to_try.take(), pools) {
+            let outcome = self.try_launch(&class, &pools).await;
+            pass.tried(outcome, now);
+        }
+        self.classes.end(pass, now).await
     }
 
     pub(crate) async fn keep_market(&self) {

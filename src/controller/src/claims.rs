@@ -3,13 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use plimsoll_api::labels;
-use plimsoll_provider::CloudProvider;
+use plimsoll_lifecycle::Pool;
+use plimsoll_provider::{CloudProvider, chain};
 
-use crate::{
-    context::Context,
-    perform::{PerformError, chain},
-};
+use crate::{context::Context, perform::PerformError};
 
 /// Passes under way at once: bounds calls to the API server and the cloud. The machines of one plan open together.
 pub(crate) const WORKERS: usize = 160;
@@ -34,7 +31,7 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
 }
 
 async fn pass<P: CloudProvider>(context: &Context<P>, name: &str) -> Result<(), PerformError> {
-    let (view, consolidate_after) = {
+    let (view, pool) = {
         let index = context.index();
         let Some(view) = index.view(name) else {
             return Ok(());
@@ -43,18 +40,15 @@ async fn pass<P: CloudProvider>(context: &Context<P>, name: &str) -> Result<(), 
         if !context.provider.supports(&class.group, &class.kind) {
             return Ok(());
         }
-        let pool = view
-            .claim
-            .metadata
-            .labels
-            .as_ref()
-            .and_then(|l| l.get(labels::NODEPOOL));
-        let after = pool
-            .and_then(|pool| index.node_pool(pool))
-            .and_then(|pool| pool.spec.disruption.consolidate_after.as_duration());
-        (view, after)
+        let pool = index
+            .pool_of(&view.claim)
+            .map_or_else(Pool::default, |pool| Pool {
+                consolidate_after: pool.spec.disruption.consolidate_after.as_duration(),
+                drift: context.drift.of(&view.claim, pool),
+            });
+        (view, pool)
     };
-    let pass = plimsoll_lifecycle::reconcile(&view, consolidate_after, context.settings, Timestamp::now());
+    let pass = plimsoll_lifecycle::reconcile(&view, pool, context.settings, Timestamp::now());
     context.perform_all(pass.effects).await?;
     if let Some(delay) = pass.again {
         context.claims.later(name.to_owned(), delay);

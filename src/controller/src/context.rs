@@ -10,7 +10,7 @@ use plimsoll_state::Index;
 use tokio::sync::Notify;
 
 use crate::{
-    claims, config::Config, events::Recorder, eviction::Evictions, metrics::Metrics,
+    claims, config::Config, drift::Verdicts, events::Recorder, eviction::Evictions, metrics::Metrics,
     nominations::Nominations, queue::Queue,
 };
 
@@ -33,6 +33,7 @@ pub(crate) struct Context<P> {
     pub(crate) disrupt: Notify,
     pub(crate) pools: Notify,
     pub(crate) nominations: Nominations,
+    pub(crate) drift: Verdicts,
     index: Mutex<Index>,
     catalog: Mutex<Arc<Catalog>>,
 }
@@ -67,6 +68,7 @@ impl<P> Context<P> {
             disrupt: Notify::new(),
             pools: Notify::new(),
             nominations: Nominations::default(),
+            drift: Verdicts::default(),
             index: Mutex::new(index),
             catalog: Mutex::default(),
         })
@@ -93,6 +95,7 @@ impl<P> Context<P> {
 
     pub(crate) fn set_catalog(&self, catalog: Arc<Catalog>) {
         *self.catalog.lock().unwrap_or_else(PoisonError::into_inner) = catalog;
+        self.drift.look();
     }
 
     /// Changes the index and wakes whoever what changed concerns.

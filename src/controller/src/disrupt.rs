@@ -11,13 +11,10 @@ use k8s_openapi::api::core::v1::Node;
 use plimsoll_api::taints;
 use plimsoll_core::{catalog::MicroDollars, disrupt, report::KeepReason, snapshot::Snapshot};
 use plimsoll_lifecycle::{Effect, EventType, Subject, disruption};
-use plimsoll_provider::CloudProvider;
+use plimsoll_provider::{CloudProvider, chain};
 use plimsoll_state::node::has_taint;
 
-use crate::{
-    context::Context,
-    perform::{PerformError, chain},
-};
+use crate::{context::Context, perform::PerformError};
 
 /// A full pass even without a wake (upstream's poll).
 const PERIOD: Duration = Duration::from_secs(10);

@@ -12,11 +12,11 @@ use kube::{
     api::{EvictParams, PostParams},
 };
 use plimsoll_lifecycle::{EventType, Subject};
-use plimsoll_provider::CloudProvider;
+use plimsoll_provider::{CloudProvider, chain};
 
 use crate::{
     context::Context,
-    perform::{PerformError, bounded, chain, with_uid},
+    perform::{PerformError, bounded, with_uid},
     queue::Queue,
 };
 

@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use plimsoll_provider::CloudProvider;
+use plimsoll_provider::{CloudProvider, chain};
 
-use crate::{context::Context, perform::chain};
+use crate::context::Context;
 
 /// Upstream's interval.
 const PERIOD: Duration = Duration::from_secs(120);

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use plimsoll_provider::CloudProvider;
+use jiff::Timestamp;
+use plimsoll_provider::{CloudProvider, chain};
 
-use crate::{context::Context, perform::chain};
+use crate::context::Context;
 
 pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
     loop {
@@ -16,7 +17,7 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
                 note = interruption.note,
                 "the cloud speaks about a machine"
             );
-            let effects = plimsoll_lifecycle::interrupted(&context.index(), &interruption);
+            let effects = plimsoll_lifecycle::interrupted(&context.index(), &interruption, Timestamp::now());
             if let Err(error) = context.perform_all(effects).await {
                 tracing::warn!(
                     error = chain(&error),

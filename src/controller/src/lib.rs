@@ -4,11 +4,13 @@
 //! decided in `core` and `lifecycle`; this crate does it. It names no cloud.
 
 mod admin;
+mod attend;
 mod catalog;
 mod claims;
 mod config;
 mod context;
 mod disrupt;
+mod drift;
 mod events;
 mod eviction;
 mod garbage;

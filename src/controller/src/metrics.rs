@@ -2,11 +2,13 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use jiff::Timestamp;
 use plimsoll_api::{labels, nodeclaim::NodeClaim};
 use plimsoll_core::{
     resources::{CPU, Resources},
     snapshot::Pool,
 };
+use plimsoll_provider::PriceList;
 use plimsoll_report::SavingsReport;
 use plimsoll_state::NodeView;
 use prometheus_client::{
@@ -81,6 +83,11 @@ label_set!(CloudError {
 label_set!(LeaseLabels { name });
 label_set!(ByArrangement { arrangement });
 label_set!(BySource { source });
+label_set!(PriceLabels {
+    capacity_type,
+    region,
+    source
+});
 
 type Float = Gauge<f64, std::sync::atomic::AtomicU64>;
 
@@ -119,6 +126,7 @@ struct Families {
     restraint: Family<ByKind, Float>,
     unpriced: Gauge,
     price_age: Family<BySource, Gauge>,
+    prices_age: Family<PriceLabels, Float>,
     report_time: Float,
     report_took: Float,
     would_buy: Gauge,
@@ -158,6 +166,7 @@ impl Metrics {
             restraint: Default::default(),
             unpriced: Default::default(),
             price_age: Default::default(),
+            prices_age: Default::default(),
             report_time: Default::default(),
             report_took: Default::default(),
             would_buy: Default::default(),
@@ -302,6 +311,12 @@ impl Metrics {
             "price_list_age_days",
             "Age of the price list, where it has a date",
             f.price_age.clone(),
+        );
+        own.register_with_unit(
+            "prices_age",
+            "Time since the provider's prices were fetched, or their list was made",
+            Unit::Seconds,
+            f.prices_age.clone(),
         );
         own.register_with_unit(
             "report_timestamp",
@@ -489,6 +504,20 @@ impl Metrics {
         self.families.decisions.get_or_create(&labels).inc();
     }
 
+    /// A list that is no longer in use is not shown.
+    pub(crate) fn price_lists(&self, lists: &[PriceList], now: Timestamp) {
+        self.families.prices_age.clear();
+        for list in lists {
+            let labels = PriceLabels {
+                capacity_type: list.capacity_type.into(),
+                region: list.region.clone(),
+                source: list.source.into(),
+            };
+            let age = now.duration_since(list.at).as_secs_f64();
+            self.families.prices_age.get_or_create(&labels).set(age);
+        }
+    }
+
     pub(crate) fn cloud_call(&self, provider: &str, method: &str, took: Duration, error: Option<&str>) {
         let (controller, method, provider) = (String::new(), method.to_owned(), provider.to_owned());
         if let Some(error) = error {
@@ -533,6 +562,7 @@ impl Metrics {
             ("now", report.now),
             ("reachable", report.reachable.cost),
             ("reachable_with_spot", report.reachable_with_spot.cost),
+            ("reachable_with_arm64", report.reachable_with_arm64.cost),
             ("unblocked", report.unblocked.cost),
             ("bound", report.bound),
         ];

@@ -12,7 +12,7 @@ use kube::{
 };
 use plimsoll_api::{conditions, nodeclaim::NodeClaim, taints};
 use plimsoll_lifecycle::Effect;
-use plimsoll_provider::{CloudProvider, LaunchRequest, ProviderError, Termination};
+use plimsoll_provider::{CloudProvider, LaunchRequest, ProviderError, Termination, chain};
 use plimsoll_state::{Observe, pod::PodState};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -58,6 +58,10 @@ impl PerformError {
     }
 }
 
+/// How long kube-controller-manager may take to hear that a taint no longer evicts. Passes over a claim follow each
+/// other, so this is waited for whether the next step belongs to the same pass or not.
+const EVICTIONS_STOP: Duration = Duration::from_millis(500);
+
 impl<P: CloudProvider> Context<P> {
     /// Performs effects in order; the first that fails ends it. Nominations that follow each other go out together,
     /// and kube-scheduler gets the time to take them in before the node they are for opens.
@@ -65,7 +69,11 @@ impl<P: CloudProvider> Context<P> {
         let (mut together, mut effects) = (Vec::new(), effects.into_iter().peekable());
         while let Some(effect) = effects.next() {
             if !matches!(effect, Effect::Nominate { .. }) {
+                let stops_evicting = matches!(effect, Effect::StopEvicting { .. });
                 self.perform(effect).await?;
+                if stops_evicting {
+                    tokio::time::sleep(EVICTIONS_STOP).await;
+                }
                 continue;
             }
             together.push(self.perform(effect));
@@ -126,7 +134,21 @@ impl<P: CloudProvider> Context<P> {
                 Ok(())
             }
             Effect::DeleteClaim { name, uid, reason } => self.delete_claim(&name, uid, reason).await,
-            Effect::OpenNode { name, uid, taint } => self.open_node(&name, &uid, taint).await,
+            Effect::StopEvicting { name, uid, taint } => {
+                let effect = format!("/spec/taints/{taint}/effect");
+                let steps = json!([
+                    { "op": "test", "path": effect, "value": taints::unregistered().effect },
+                    { "op": "replace", "path": effect, "value": taints::NO_SCHEDULE },
+                ]);
+                self.change_taint(&name, &uid, taint, steps).await
+            }
+            Effect::OpenNode { name, uid, taint } => {
+                let steps = json!([
+                    { "op": "remove", "path": format!("/spec/taints/{taint}") },
+                    { "op": "add", "path": "/metadata/labels/karpenter.sh~1registered", "value": "true" },
+                ]);
+                self.change_taint(&name, &uid, taint, steps).await
+            }
             Effect::DeleteNode { name, uid } => {
                 let api = Api::<Node>::all(self.client.clone());
                 gone_is_fine(bounded("delete a Node", api.delete(&name, &with_uid(&uid))).await)
@@ -308,17 +330,29 @@ impl<P: CloudProvider> Context<P> {
         self.perform_all(effects).await
     }
 
-    async fn open_node(&self, name: &str, uid: &str, taint: usize) -> Result<(), PerformError> {
-        let steps = json!([
+    /// Takes these steps if the taint at that place is ours.
+    async fn change_taint(
+        &self,
+        name: &str,
+        uid: &str,
+        taint: usize,
+        steps: Value,
+    ) -> Result<(), PerformError> {
+        let mut patch = json!([
             { "op": "test", "path": "/metadata/uid", "value": uid },
             { "op": "test", "path": format!("/spec/taints/{taint}/key"), "value": taints::UNREGISTERED },
-            { "op": "remove", "path": format!("/spec/taints/{taint}") },
-            { "op": "add", "path": "/metadata/labels/karpenter.sh~1registered", "value": "true" },
         ]);
-        let steps = serde_json::from_value(steps).expect("these are operations of a JSON Patch");
+        let list = patch.as_array_mut().expect("it is an array");
+        list.extend(steps.as_array().into_iter().flatten().cloned());
+        let patch = serde_json::from_value(patch).expect("these are operations of a JSON Patch");
         let api = Api::<Node>::all(self.client.clone());
-        let patch = Patch::Json::<()>(steps);
-        match bounded("open a Node", api.patch(name, &PatchParams::default(), &patch)).await {
+        let patch = Patch::Json::<()>(patch);
+        match bounded(
+            "change a Node's taint",
+            api.patch(name, &PatchParams::default(), &patch),
+        )
+        .await
+        {
             Ok(node) => self.observe(Some(node)),
             // A test failed, or the Node has gone: the list of taints is not what it was.
             Err(PerformError::Api {
@@ -473,16 +507,4 @@ pub(crate) fn with_uid(uid: &str) -> DeleteParams {
         preconditions: Some(preconditions),
         ..DeleteParams::default()
     }
-}
-
-/// An error with everything that caused it, for logs.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }

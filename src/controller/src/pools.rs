@@ -7,15 +7,15 @@ use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use plimsoll_api::{nodepool::NodePool, validate};
+use plimsoll_api::{labels, nodepool::NodePool, validate};
 use plimsoll_core::{disrupt, snapshot::DisruptionReason};
-use plimsoll_lifecycle::nodepool::reconcile;
-use plimsoll_provider::{CloudProvider, NodeClassReadiness};
+use plimsoll_lifecycle::nodepool::{migrate, reconcile};
+use plimsoll_provider::{CloudProvider, NodeClassReadiness, chain};
 
 use crate::{
     catalog,
     context::Context,
-    perform::{PerformError, bounded, chain},
+    perform::{PerformError, bounded},
 };
 
 /// The least time between two passes, so that a burst of node events costs one status write.
@@ -24,7 +24,7 @@ const GAP: Duration = Duration::from_secs(1);
 const PERIOD: Duration = Duration::from_secs(5);
 
 pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
-    let mut known = Vec::new();
+    let (mut known, mut known_hashes) = (Vec::new(), Vec::new());
     loop {
         let pools: Vec<Arc<NodePool>> = context.index().node_pools().cloned().collect();
         let names: Vec<_> = pools
@@ -46,9 +46,24 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
             }
             known = names;
         }
+        let hash = |p: &Arc<NodePool>| {
+            p.metadata
+                .annotations
+                .as_ref()?
+                .get(labels::NODEPOOL_HASH)
+                .cloned()
+        };
+        let hashes: Vec<_> = pools.iter().map(hash).collect();
+        if hashes != known_hashes {
+            context.drift.look();
+            known_hashes = hashes;
+        }
         let catalog = context.catalog();
         let lowered = context.index().snapshot(&catalog, Timestamp::now());
         let usage = plimsoll_state::pool_usage(&lowered.snapshot);
+        context
+            .metrics
+            .price_lists(&context.provider.price_lists(), Timestamp::now());
         context.metrics.set_nodes(lowered.snapshot.nodes.len());
         for pool in &pools {
             let name = pool.metadata.name.as_deref().unwrap_or_default();
@@ -102,6 +117,8 @@ async fn pass<P: CloudProvider>(
     let api = Api::<NodePool>::all(context.client.clone());
     let params = PatchParams::default();
     if let Some(patch) = patches.metadata {
+        let stamps = migrate(pool, context.index().claims());
+        context.perform_all(stamps).await?;
         let patch = Patch::Merge(patch);
         bounded("patch a NodePool", api.patch(name, &params, &patch)).await?;
         // The status patch below carries the version of the object that was just changed.

@@ -17,11 +17,11 @@ use plimsoll_core::{
     snapshot::{NodeStage, Snapshot},
 };
 use plimsoll_lifecycle::{Effect, EventType, Subject, order};
-use plimsoll_provider::CloudProvider;
+use plimsoll_provider::{CloudProvider, chain};
 use plimsoll_state::Lowered;
 use tokio::time::Instant;
 
-use crate::{context::Context, events::NOMINATED, nominations, perform::chain};
+use crate::{context::Context, events::NOMINATED, nominations};
 
 /// A full pass even without a wake: promises expire, prices change.
 const PERIOD: Duration = Duration::from_secs(10);

@@ -5,12 +5,13 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 use kube::{Api, api::PostParams};
 use plimsoll_api::report::{NAME, Report, ReportSpec, ReportStatus};
-use plimsoll_report::{Cluster, Prices, SavingsReport, report, report_status};
+use plimsoll_provider::chain;
+use plimsoll_report::{Arm64Images, Cluster, Prices, SavingsReport, report, report_status};
 use tokio::time::Instant;
 
 use crate::{
     context::Context,
-    perform::{PerformError, bounded, chain},
+    perform::{PerformError, bounded},
 };
 
 /// A report takes a plan of the whole cluster or several. On a cluster so large that this takes long, the next one waits
@@ -67,7 +68,7 @@ async fn make<P: Send + Sync + 'static>(context: &Arc<Context<P>>, prices: Price
     let of = context.clone();
     let made = tokio::task::spawn_blocking(move || {
         let cluster = Cluster::read(&of.index(), &prices, Timestamp::now());
-        report(&cluster, &prices, &of.config.policy)
+        report(&cluster, &prices, &Arm64Images::default(), &of.config.policy)
     });
     match made.await {
         Ok(made) => Some(made),

@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admin::{self, LogFilter},
-    catalog, claims,
+    attend, catalog, claims,
     config::Config,
     context::Context,
-    disrupt,
+    disrupt, drift,
     events::Recorder,
     eviction::{self, Evictions},
     garbage, intention, interruption,
@@ -187,10 +187,12 @@ async fn supervise<P: Send + std::marker::Sync + 'static>(
 }
 
 fn spawn_loops<P: CloudProvider>(tasks: &mut JoinSet<()>, context: &Arc<Context<P>>) {
+    tasks.spawn(attend::work(context.clone()));
     tasks.spawn(catalog::work(context.clone()));
     tasks.spawn(pools::work(context.clone()));
     tasks.spawn(provision::work(context.clone()));
     tasks.spawn(disrupt::work(context.clone()));
+    tasks.spawn(drift::work(context.clone()));
     tasks.spawn(garbage::work(context.clone()));
     tasks.spawn(interruption::work(context.clone()));
     tasks.spawn({

@@ -13,7 +13,7 @@ use plimsoll_api::{
     nodeclaim::{NodeClaim, NodeClaimStatus},
     taints,
 };
-use plimsoll_provider::{Machine, ProviderError};
+use plimsoll_provider::{Drift, Machine, ProviderError};
 use plimsoll_state::{
     NodeView,
     node::{accepts_pods, has_label, has_taint, is_ready, ready_since, taint_position},
@@ -21,6 +21,7 @@ use plimsoll_state::{
 use serde_json::{Map, Value, json};
 
 use crate::{
+    drift,
     effect::{Effect, EventType, Pass, Subject},
     termination,
 };
@@ -53,13 +54,17 @@ pub struct Settings {
     pub nominate: bool,
 }
 
+/// What a claim's pool says about it today.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pool {
+    /// None: never, or there is no such pool.
+    pub consolidate_after: Option<Duration>,
+    /// As [`drift::judge`] found.
+    pub drift: Drift,
+}
+
 /// One step for one claim at `now`.
-pub fn reconcile(
-    view: &NodeView,
-    consolidate_after: Option<Duration>,
-    settings: Settings,
-    now: Timestamp,
-) -> Pass {
+pub fn reconcile(view: &NodeView, pool: Pool, settings: Settings, now: Timestamp) -> Pass {
     let claim = &view.claim;
     let mut pass = Pass::default();
     if claim.metadata.deletion_timestamp.is_some() {
@@ -96,7 +101,8 @@ pub fn reconcile(
         register(view, settings, now, &mut status, &mut pass);
         initialize(view, now, &mut status, &mut pass);
         renew_nominations(view, settings, &mut pass);
-        settle(view, consolidate_after, now, &mut status, &mut pass);
+        settle(view, pool.consolidate_after, now, &mut status, &mut pass);
+        drift::mark(pool.drift, &mut edit(claim, &mut status, now));
         push_status(claim, &status, &mut pass);
         give_up(
             claim,
@@ -234,8 +240,17 @@ fn register(
     };
     let ready = !can_nominate || !closed || (accepts_pods(node) && peers_wait.is_none()) || late;
     let catching_up = node_patch(claim, node);
-    if ready && (catching_up.is_none() || late) {
-        pass.effects.extend(catching_up);
+    let in_step = catching_up.is_none() || late;
+    pass.effects.extend(catching_up);
+    if ready && in_step {
+        // Not sooner: Karpenter, should it take over meanwhile, knows the taint only as it is while it evicts.
+        if let Some(taint) = evicting_taint(node) {
+            pass.effects.push(Effect::StopEvicting {
+                name: node_name(node),
+                uid: node.metadata.uid.clone().unwrap_or_default(),
+                taint,
+            });
+        }
         if can_nominate {
             nominate(view, node, false, pass);
         }
@@ -258,13 +273,19 @@ fn register(
         AWAITING_READINESS,
         "Node is kept closed until it, and the machines bought with it, are ready for their pods",
     );
-    pass.effects.extend(catching_up);
     if !late {
         pass.again_in(OPENING_WINDOW.saturating_sub(waited));
     }
     if let Some(wait) = peers_wait {
         pass.again_in(wait);
     }
+}
+
+/// Where our taint is, while it still evicts. Beside one that does not evict it may stay until it is taken off.
+fn evicting_taint(node: &Node) -> Option<usize> {
+    let at = taint_position(node, taints::UNREGISTERED)?;
+    let evicts = node.spec.as_ref()?.taints.as_ref()?[at].effect == taints::unregistered().effect;
+    (evicts && count_taints(node, taints::UNREGISTERED) == 1).then_some(at)
 }
 
 /// How long a ready node may still wait for other machines of its plan; None: no longer.

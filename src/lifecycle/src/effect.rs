@@ -41,6 +41,15 @@ pub enum Effect {
         name: String,
         patch: Value,
     },
+    /// Make our taint one that only keeps pods away. kube-controller-manager hears of nodes and of pods through two
+    /// watches: were a Node opened while its taint still evicts, a pod could be bound before the taint is known to be
+    /// gone, and be deleted. What comes after this waits until that is known.
+    StopEvicting {
+        name: String,
+        uid: String,
+        /// Where the taint is in `spec.taints`.
+        taint: usize,
+    },
     /// Take our taint off a Node that is in step with its claim otherwise. Unlike [`Effect::PatchNode`] it cannot
     /// conflict with what others write: while its pods are nominated and it is closed, every scheduling attempt
     /// undoes a nomination.

@@ -1,18 +1,20 @@
 //! What follows when the cloud says that it takes a machine away.
 
-use plimsoll_api::nodeclaim::NodeClaim;
-use plimsoll_provider::Interruption;
+use jiff::Timestamp;
+use plimsoll_api::{labels, nodeclaim::NodeClaim};
+use plimsoll_provider::{Answer, Interruption};
 use plimsoll_state::Index;
+use serde_json::json;
 
 use crate::{
-    claim::{delete, event},
+    claim::{delete, event, locked, name},
     effect::{Effect, EventType, Subject},
 };
 
-/// Tells claim and node, and deletes the claim when its machine must be drained. The pods of a claim that is being
+/// Tells claim and node, and deletes the claim when its machine must go. The pods of a claim that is being
 /// deleted count as waiting, so their new machines are bought while the old one is still being drained. A machine that
 /// no claim stands for is another's.
-pub fn interrupted(index: &Index, interruption: &Interruption) -> Vec<Effect> {
+pub fn interrupted(index: &Index, interruption: &Interruption, now: Timestamp) -> Vec<Effect> {
     let provider_id = |claim: &NodeClaim| claim.status.as_ref()?.provider_id.clone();
     let is_meant = |id: String| id.rsplit('/').next() == Some(&*interruption.machine_id);
     let claim = index.claims().find(|c| provider_id(c).is_some_and(is_meant));
@@ -35,7 +37,17 @@ pub fn interrupted(index: &Index, interruption: &Interruption) -> Vec<Effect> {
             note: interruption.note.clone(),
         });
     }
-    if interruption.drain && claim.metadata.deletion_timestamp.is_none() {
+    let annotations = claim.metadata.annotations.as_ref();
+    let bounded = annotations.is_some_and(|a| a.contains_key(labels::TERMINATION_TIMESTAMP));
+    if interruption.answer == Answer::End && !bounded {
+        let at = Timestamp::from_second(now.as_second()).unwrap_or(now);
+        let annotations = json!({ "annotations": { labels::TERMINATION_TIMESTAMP: at.to_string() } });
+        effects.push(Effect::PatchClaim {
+            name: name(claim),
+            patch: locked(claim, annotations),
+        });
+    }
+    if interruption.answer != Answer::Nothing && claim.metadata.deletion_timestamp.is_none() {
         effects.push(delete(claim, interruption.kind));
     }
     effects
@@ -43,11 +55,11 @@ pub fn interrupted(index: &Index, interruption: &Interruption) -> Vec<Effect> {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
     use plimsoll_state::Observe;
-    use serde_json::json;
 
     use super::*;
+
+    const NOW: Timestamp = Timestamp::UNIX_EPOCH;
 
     fn index(deleting: bool) -> Index {
         let mut claim = json!({
@@ -70,19 +82,19 @@ mod tests {
         index
     }
 
-    fn interruption(machine_id: &str, drain: bool) -> Interruption {
+    fn interruption(machine_id: &str, answer: Answer) -> Interruption {
         Interruption {
             machine_id: machine_id.into(),
             kind: "spot_interrupted",
             event: "SpotInterrupted",
             note: "it goes".into(),
-            drain,
+            answer,
         }
     }
 
     #[test]
     fn a_machine_that_goes_is_drained_once() {
-        let effects = interrupted(&index(false), &interruption("i-1", true));
+        let effects = interrupted(&index(false), &interruption("i-1", Answer::Drain), NOW);
         assert!(matches!(
             &effects[0],
             Effect::Event {
@@ -96,14 +108,39 @@ mod tests {
                 .any(|e| matches!(e, Effect::DeleteClaim { name, uid, reason: "spot_interrupted" } if name == "general-x" && uid == "u-1"))
         };
         assert!(deletes(&effects));
-        let again = interrupted(&index(true), &interruption("i-1", true));
+        let again = interrupted(&index(true), &interruption("i-1", Answer::Drain), NOW);
         assert!(!deletes(&again) && !again.is_empty());
-        let advice = interrupted(&index(false), &interruption("i-1", false));
+        let advice = interrupted(&index(false), &interruption("i-1", Answer::Nothing), NOW);
         assert!(!deletes(&advice) && !advice.is_empty());
     }
 
     #[test]
+    fn a_broken_machine_is_not_waited_for() {
+        let deadline = |effects: &[Effect]| {
+            effects.iter().find_map(|e| match e {
+                Effect::PatchClaim { patch, .. } => {
+                    Some(patch["metadata"]["annotations"][labels::TERMINATION_TIMESTAMP].clone())
+                }
+                _ => None,
+            })
+        };
+        let effects = interrupted(&index(false), &interruption("i-1", Answer::End), NOW);
+        assert_eq!(deadline(&effects), Some(json!("1970-01-01T00:00:00Z")));
+        assert!(
+            matches!(effects.last(), Some(Effect::DeleteClaim { .. })),
+            "{effects:?}"
+        );
+        let effects = interrupted(&index(true), &interruption("i-1", Answer::End), NOW);
+        assert!(deadline(&effects).is_some(), "a drain under way ends, too");
+        let drained = interrupted(&index(false), &interruption("i-1", Answer::Drain), NOW);
+        assert_eq!(deadline(&drained), None);
+    }
+
+    #[test]
     fn another_clusters_machine_is_nobodys_business() {
-        assert_eq!(interrupted(&index(false), &interruption("i-2", true)), []);
+        assert_eq!(
+            interrupted(&index(false), &interruption("i-2", Answer::Drain), NOW),
+            []
+        );
     }
 }

@@ -9,6 +9,7 @@
 mod claim;
 pub mod disruption;
 mod drain;
+pub mod drift;
 mod effect;
 pub mod garbage;
 mod interruption;
@@ -16,7 +17,7 @@ pub mod nodepool;
 pub mod order;
 mod termination;
 
-pub use claim::{Settings, launched, reconcile};
+pub use claim::{Pool, Settings, launched, reconcile};
 pub use effect::{Effect, EventType, Pass, Subject};
 pub use interruption::interrupted;
 pub use termination::{drained, release_node, terminated};

@@ -17,6 +17,7 @@ use plimsoll_core::{
     requirement::{Operator, Requirement},
     resources::format_amount,
 };
+use plimsoll_state::typed_requirement;
 
 /// The NodeClaim of a launch. Its name is left to the API server (`generateName`).
 pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str) -> NodeClaim {
@@ -37,6 +38,18 @@ pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str)
             && labels::restricted(&requirement.key).is_none()
         {
             claim_labels.insert(requirement.key.to_string(), only.to_string());
+        }
+    }
+    // A key the pool requires and nobody cares about needs a value all the same, or the machine has drifted from its
+    // pool at once.
+    for requirement in &template.spec.requirements {
+        let key = labels::normalize(&requirement.key);
+        if !labels::is_well_known(key)
+            && labels::restricted(key).is_none()
+            && !claim_labels.contains_key(key)
+            && let Some(value) = some_value(key, pool, launch)
+        {
+            claim_labels.insert(key.to_owned(), value);
         }
     }
 
@@ -81,6 +94,30 @@ pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str)
         },
         status: None,
     }
+}
+
+/// A value that pool and launch allow for a key. None: it may be absent, or nothing is allowed.
+fn some_value(key: &str, pool: &NodePool, launch: &Launch) -> Option<String> {
+    let of_pool = pool.spec.template.spec.requirements.iter().map(typed_requirement);
+    let all: Vec<Requirement> = of_pool
+        .chain(launch.requirements.iter().cloned())
+        .filter(|r| *r.key == *key)
+        .collect();
+    if all.iter().all(|r| r.matches(None)) {
+        return None;
+    }
+    let next_to = |r: &Requirement, by: i64| Some((r.values.first()?.parse::<i64>().ok()? + by).to_string());
+    let values = all.iter().flat_map(|r| match r.operator {
+        Operator::In => r.values.iter().map(ToString::to_string).collect(),
+        Operator::Gt => Vec::from_iter(next_to(r, 1)),
+        Operator::Lt => Vec::from_iter(next_to(r, -1)),
+        Operator::Gte | Operator::Lte => Vec::from_iter(next_to(r, 0)),
+        Operator::Exists => vec!["0".to_owned()],
+        Operator::NotIn | Operator::DoesNotExist => Vec::new(),
+    });
+    values
+        .into_iter()
+        .find(|value| all.iter().all(|r| r.matches(Some(value))))
 }
 
 /// The pool's requirements, the launch's and the types, one after the other: on the wire a list of
@@ -163,4 +200,60 @@ fn requests(launch: &Launch) -> BTreeMap<String, Quantity> {
         .iter()
         .map(|(resource, amount)| (resource.to_string(), Quantity(format_amount(resource, *amount))))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_core::{catalog::MicroDollars, plan::Offered, resources::Resources};
+
+    use super::*;
+
+    #[test]
+    fn a_required_label_that_nobody_mentions_gets_a_value() {
+        let pool: NodePool = serde_json::from_value(serde_json::json!({
+            "metadata": { "name": "p" },
+            "spec": { "template": { "spec": {
+                "requirements": [
+                    { "key": "team", "operator": "In", "values": ["b", "c"] },
+                    { "key": "team", "operator": "NotIn", "values": ["b"] },
+                    { "key": "rank", "operator": "Gt", "values": ["4"] },
+                    { "key": "any", "operator": "Exists" },
+                    { "key": "none", "operator": "DoesNotExist" },
+                    { "key": "topology.kubernetes.io/zone", "operator": "In", "values": ["z"] },
+                ],
+                "nodeClassRef": { "group": "g", "kind": "K", "name": "default" },
+            } } },
+        }))
+        .unwrap();
+        let launch = Launch {
+            pool: "p".into(),
+            requirements: Vec::new(),
+            types: Vec::new(),
+            offering: Offered {
+                instance_type: "m5.large".into(),
+                zone: "z".into(),
+                capacity_type: "on-demand".into(),
+                price: MicroDollars(0),
+            },
+            requests: Resources::new(),
+            pods: Vec::new(),
+            runner_up: None,
+            min_values_relaxed: false,
+            settled: false,
+        };
+        let made = claim(&launch, &pool, &Catalog::default(), "plan");
+        let has = made.metadata.labels.as_ref().unwrap();
+        let value = |key: &str| has.get(key).map(String::as_str);
+        assert_eq!(value("team"), Some("c"));
+        assert_eq!(value("rank"), Some("5"));
+        assert!(value("any").is_some());
+        assert_eq!(value("none"), None);
+        assert_eq!(value("topology.kubernetes.io/zone"), None, "the provider says it");
+        let holds = crate::drift::requirements_hold(&made, &pool);
+        assert!(!holds, "the provider has not labelled it");
+        let mut launched = made;
+        let labels = launched.metadata.labels.as_mut().unwrap();
+        labels.insert("topology.kubernetes.io/zone".into(), "z".into());
+        assert!(crate::drift::requirements_hold(&launched, &pool));
+    }
 }

@@ -99,6 +99,9 @@ pub(crate) struct ReportOptions {
     pub(crate) source: Source,
     #[command(flatten)]
     pub(crate) planning: Planning,
+    /// Images that are known to have an arm64 variant, one a line; `*` at the end stands for any rest.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) arm64_images: Option<PathBuf>,
     /// Write the report as one HTML file.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,

@@ -57,6 +57,12 @@ pub(crate) struct AwsOptions {
     /// Name of the SQS queue that brings interruptions. Default: none is listened to.
     #[arg(long, env = "INTERRUPTION_QUEUE")]
     interruption_queue: Option<String>,
+    /// Karpenter's gates; of these ReservedCapacity can be closed.
+    #[arg(long, env = "FEATURE_GATES", default_value = "ReservedCapacity=true")]
+    feature_gates: String,
+    /// Take classes for able to launch without asking EC2 by dry runs.
+    #[arg(long, env = "DISABLE_DRY_RUN", default_value_t = false, action = ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    disable_dry_run: bool,
     #[arg(long, env = "AMI_REFRESH_INTERVAL", default_value = "1m", value_parser = duration)]
     ami_refresh_interval: Duration,
     #[arg(long, env = "SUBNET_REFRESH_INTERVAL", default_value = "1m", value_parser = duration)]
@@ -95,6 +101,11 @@ impl AwsOptions {
             reserved_enis: i64::from(self.reserved_enis),
             prefix_delegation: self.prefix_delegation,
             interruption_queue: named(&self.interruption_queue),
+            reserved_capacity: !self
+                .feature_gates
+                .split(',')
+                .any(|gate| gate.trim() == "ReservedCapacity=false"),
+            disable_dry_run: self.disable_dry_run,
             ami_refresh_interval: self.ami_refresh_interval,
             subnet_refresh_interval: self.subnet_refresh_interval,
         })

@@ -1,6 +1,7 @@
 //! `plimsoll controller`.
 
 use std::{
+    error::Error,
     hash::{BuildHasher, RandomState},
     sync::Arc,
 };
@@ -20,7 +21,7 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, reload, util::Subscrib
 
 use crate::{
     args::{ControllerOptions, LogFormat, MinValues, Mode, Planning, Preferences, Provider},
-    source,
+    inert, source,
 };
 
 /// Most that core may offer per claim, as upstream.
@@ -28,6 +29,9 @@ const TYPES_PER_LAUNCH_MAX: usize = 600;
 
 pub(crate) fn run(options: ControllerOptions) -> anyhow::Result<()> {
     let log = start_logging(&options.log_level, options.log_format)?;
+    for line in inert::lines(|name| std::env::var(name).ok()) {
+        tracing::warn!("{line}");
+    }
     runtime()?.block_on(async {
         let kubeconfig = kubeconfig().await?;
         let config = config(&options, &kubeconfig);
@@ -66,9 +70,13 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 pub(crate) async fn kubeconfig() -> anyhow::Result<KubeConfig> {
-    KubeConfig::infer()
-        .await
-        .context("no cluster: set KUBECONFIG, or run inside one with a service account")
+    KubeConfig::infer().await.map_err(|error| {
+        // Its words hold those of its cause, and those the words of theirs.
+        let why = error
+            .source()
+            .map_or_else(|| error.to_string(), ToString::to_string);
+        anyhow!("no cluster: {why}; set KUBECONFIG, or run inside one with a service account")
+    })
 }
 
 pub(crate) fn policy(planning: &Planning) -> Policy {

@@ -6,12 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use http::Request;
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
-    core::v1::{Container, Pod},
+    core::v1::{Container, EnvVar, Pod},
     networking::v1::NetworkPolicy,
     rbac::v1::{ClusterRole, PolicyRule},
 };
@@ -90,8 +91,13 @@ async fn facts(options: &DoctorOptions) -> anyhow::Result<Facts> {
         .clone()
         .or_else(|| installed.map(|i| i.namespace.clone()))
         .unwrap_or(default_namespace);
-    facts.rights = review(&Client::try_from(reviewed)?, mode, options.provider, &namespace).await;
-    facts.kinds = kinds(&client, mode, options.provider).await;
+    // Only who acts needs one.
+    let provider = options.provider.or_else(|| {
+        let acts = installed.filter(|_| mode == Mode::Automate)?;
+        provider(&acts.provider)
+    });
+    facts.rights = review(&Client::try_from(reviewed)?, mode, provider, &namespace).await;
+    facts.kinds = kinds(&client, mode, provider).await;
     facts.autoscalers = autoscalers(&client).await;
     let pools = Api::<NodePool>::all(client.clone())
         .list(&ListParams::default())
@@ -188,14 +194,23 @@ fn title(resource: &str, group: &str, name: &str) -> String {
     format!("{resource}{name}{group}")
 }
 
+/// The provider an installation names, if this program has it.
+fn provider(name: &str) -> Option<Provider> {
+    Provider::from_str(name, false).ok()
+}
+
 async fn kinds(client: &Client, mode: Mode, provider: Option<Provider>) -> Vec<KindFact> {
+    let node_class = match provider {
+        #[cfg(feature = "aws")]
+        Some(Provider::Aws) => "ec2nodeclasses",
+        Some(Provider::Kwok) => "kwoknodeclasses",
+        None => "",
+    };
     let groups = client.list_api_groups().await.ok();
     let mut facts = Vec::new();
     for crd in plimsoll_api::crds() {
         let (group, plural) = (&crd.spec.group, &crd.spec.names.plural);
-        let of_karpenter = ["nodepools", "nodeclaims"].contains(&plural.as_str());
-        let of_provider = provider == Some(Provider::Kwok) && plural == "kwoknodeclasses";
-        if !of_karpenter && !of_provider && plural != "reports" {
+        if !["nodepools", "nodeclaims", "reports", node_class].contains(&plural.as_str()) {
             continue;
         }
         let wanted = crd
@@ -252,34 +267,47 @@ async fn installations(client: &Client) -> Option<Vec<Installation>> {
         let Some(spec) = deployment.spec else { continue };
         let labels = spec.template.metadata.and_then(|m| m.labels).unwrap_or_default();
         let containers = spec.template.spec.map(|s| s.containers).unwrap_or_default();
-        let mode = variable(&containers, "MODE").unwrap_or("observe").to_owned();
-        let provider = variable(&containers, "PROVIDER")
-            .filter(|p| *p == "kwok")
-            .map(|_| Provider::Kwok);
+        let variables: Vec<&EnvVar> = containers.iter().flat_map(|c| c.env.iter().flatten()).collect();
+        let value = |name: &str| variables.iter().find(|v| v.name == name)?.value.clone();
+        let mode = value("MODE").unwrap_or_else(|| "observe".to_owned());
+        let provider = value("PROVIDER").unwrap_or_default();
         found.push(Installation {
-            keys_in_environment: KEYS
-                .iter()
-                .filter(|key| {
-                    containers
-                        .iter()
-                        .flat_map(|c| c.env.iter().flatten())
-                        .any(|v| v.name == **key)
-                })
-                .map(ToString::to_string)
-                .collect(),
+            keys_in_environment: names(&variables, |v| KEYS.contains(&v.name.as_str())),
+            literals: names(&variables, |v| {
+                v.value.as_ref().is_some_and(|text| !text.is_empty())
+            }),
+            from_secrets: from_secrets(&containers),
             network_policies: policies(client, &namespace, &labels).await,
             replicas: spec.replicas.unwrap_or(1),
-            rules_beyond: beyond(client, &mode, provider, instance.as_deref()).await,
+            rules_beyond: beyond(client, &mode, &provider, instance.as_deref()).await,
             namespace,
             mode,
+            provider,
         });
     }
     Some(found)
 }
 
-fn variable<'a>(containers: &'a [Container], name: &str) -> Option<&'a str> {
-    let mut all = containers.iter().flat_map(|c| c.env.iter().flatten());
-    all.find(|v| v.name == name)?.value.as_deref()
+fn names(variables: &[&EnvVar], wanted: impl Fn(&EnvVar) -> bool) -> Vec<String> {
+    let wanted = variables.iter().filter(|v| wanted(v));
+    wanted.map(|v| v.name.clone()).collect()
+}
+
+/// Variables that come from Secrets; a Secret that is taken in whole does not show its variables.
+fn from_secrets(containers: &[Container]) -> Vec<String> {
+    let mut found = Vec::new();
+    for container in containers {
+        for variable in container.env.iter().flatten() {
+            let source = variable.value_from.as_ref();
+            if source.is_some_and(|s| s.secret_key_ref.is_some()) {
+                found.push(variable.name.clone());
+            }
+        }
+        let whole = container.env_from.iter().flatten();
+        let secrets = whole.filter_map(|source| source.secret_ref.as_ref());
+        found.extend(secrets.map(|secret| format!("all of Secret {}", secret.name)));
+    }
+    found
 }
 
 /// NetworkPolicies that select pods with these labels.
@@ -299,7 +327,7 @@ async fn policies(client: &Client, namespace: &str, labels: &BTreeMap<String, St
 async fn beyond(
     client: &Client,
     mode: &str,
-    provider: Option<Provider>,
+    provider_name: &str,
     instance: Option<&str>,
 ) -> Option<Vec<String>> {
     let mode = plimsoll_controller::MODES
@@ -312,6 +340,10 @@ async fn beyond(
     let roles = Api::<ClusterRole>::all(client.clone());
     let roles = roles.list(&ListParams::default().labels(&labels)).await.ok()?;
     if roles.items.is_empty() {
+        return None;
+    }
+    let provider = provider(provider_name);
+    if provider.is_none() && !provider_name.is_empty() {
         return None;
     }
     let mut table = BTreeSet::new();

@@ -7,7 +7,8 @@ use plimsoll_core::{
     catalog::Catalog, plan::Plan, provision::provision, repack, report::Report, snapshot::Snapshot,
 };
 use plimsoll_report::{
-    fleet, plan_json, plan_summary, plan_text,
+    Cluster, fleet, plan_json, plan_summary, plan_text,
+    savings::reachable,
     what_if::{Made, WhatIf, difference},
 };
 
@@ -31,11 +32,21 @@ pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if let Some(path) = &options.what_if {
         let changes = what_if(path).with_context(|| path.display().to_string())?;
+        let policy = policy(&options.planning);
+        let now = reachable(&Cluster::read(&read.index, &read.prices, read.taken), &policy).dollars();
         read.index = changes
             .apply(read.index)
             .with_context(|| path.display().to_string())?;
         let then = plan(options, &read, Some(&changes));
         write!(out, "{}", difference(made(&planned), made(&then)))?;
+        let changed = |catalog: &mut Catalog| changes.reprice(catalog);
+        let changed = Cluster::read_at(&read.index, &read.prices, changed, read.taken);
+        let reached = reachable(&changed, &policy).dollars();
+        writeln!(
+            out,
+            "reachable by moving pods ${now:.4}/h -> ${reached:.4}/h ({:+.4})",
+            reached - now
+        )?;
         writeln!(out, "{}", plan_summary(&then.plan, &then.catalog.price_source))?;
         return Ok(());
     }

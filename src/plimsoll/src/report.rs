@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Context;
-use plimsoll_report::{Cluster, Colour, CsvTable, commands, csv, html, report, text};
+use plimsoll_report::{Arm64Images, Cluster, Colour, CsvTable, commands, csv, html, report, text};
 
 use crate::{
     args::{ReportOptions, Table},
@@ -17,7 +17,11 @@ use crate::{
 pub(crate) fn run(options: &ReportOptions) -> anyhow::Result<()> {
     let read = source::read(&options.source)?;
     let cluster = Cluster::read(&read.index, &read.prices, read.taken);
-    let mut report = report(&cluster, &read.prices, &policy(&options.planning));
+    let images = options
+        .arm64_images
+        .as_deref()
+        .map_or(Ok(Arm64Images::default()), arm64_images)?;
+    let mut report = report(&cluster, &read.prices, &images, &policy(&options.planning));
     report.notes.extend(read.caveats);
     if let Some(path) = &options.html {
         write(path, &html(&report))?;
@@ -47,6 +51,13 @@ pub(crate) fn run(options: &ReportOptions) -> anyhow::Result<()> {
         write!(out, "{}", text(&report, colour))?;
     }
     Ok(())
+}
+
+fn arm64_images(path: &Path) -> anyhow::Result<Arm64Images> {
+    let name = path.display();
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("--arm64-images: cannot read {name}"))?;
+    text.parse().with_context(|| format!("--arm64-images: {name}"))
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {

@@ -14,7 +14,7 @@ use plimsoll_report::{redact::Redactor, snapshot};
 use crate::{
     args::SnapshotOptions,
     controller::{kubeconfig, runtime},
-    live,
+    live, source,
 };
 
 pub(crate) fn run(options: &SnapshotOptions) -> anyhow::Result<()> {
@@ -45,7 +45,7 @@ pub(crate) fn run(options: &SnapshotOptions) -> anyhow::Result<()> {
 
 fn from_cluster() -> anyhow::Result<Redactor> {
     runtime()?.block_on(async {
-        let client = Client::try_from(kubeconfig().await?)?;
+        let client = Client::try_from(kubeconfig().await.context(source::NO_FILE)?)?;
         let mut redactor = Redactor::default();
         let missing = live::each_object(&client, |kind, object| {
             snapshot::take(&mut redactor, &kind.api_version(), kind.kind, object);

@@ -22,6 +22,9 @@ use crate::{
 /// Unreadable objects named one by one; the rest is counted.
 const COMPLAINTS_MAX: usize = 5;
 
+/// Said when no cluster is found either.
+pub(crate) const NO_FILE: &str = "no file is given by --from, so the cluster of KUBECONFIG is read";
+
 pub(crate) struct Read {
     pub(crate) index: Index,
     pub(crate) taken: Timestamp,
@@ -35,7 +38,7 @@ pub(crate) fn read(source: &Source) -> anyhow::Result<Read> {
     let (dump, mut caveats) = match &source.from {
         Some(path) => (from_file(path)?, Vec::new()),
         None => runtime()?.block_on(async {
-            let client = Client::try_from(kubeconfig().await?)?;
+            let client = Client::try_from(kubeconfig().await.context(NO_FILE)?)?;
             live::dump(&client).await
         })?,
     };

@@ -6,16 +6,16 @@
     reason = "the makers of test objects are tests too"
 )]
 
+mod stand_in;
+
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, Write},
-    net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
     process::{Command, Output},
-    sync::{Arc, Mutex},
 };
 
 use serde_json::{Value, json};
+
+use stand_in::{Answer, ApiServer, Scratch, failure, plimsoll};
 
 /// Six machines of a node group, each with one pod; a third of them would do.
 fn cluster() -> Vec<Value> {
@@ -43,38 +43,6 @@ fn cluster() -> Vec<Value> {
     items
 }
 
-/// A directory that goes away with the test.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("plimsoll-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn write(&self, name: &str, text: &str) -> PathBuf {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).unwrap();
-        path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-fn plimsoll(kubeconfig: Option<&Path>, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
-    command.args(args).env_remove("KUBECONFIG");
-    if let Some(path) = kubeconfig {
-        command.env("KUBECONFIG", path);
-    }
-    command.output().unwrap()
-}
-
 fn text(output: &Output) -> String {
     assert!(
         output.status.success(),
@@ -85,54 +53,8 @@ fn text(output: &Output) -> String {
 }
 
 /// An API server that knows lists: two objects a page, no Karpenter, and budgets out of reach.
-fn serve(items: Vec<Value>, asked: Arc<Mutex<Vec<String>>>) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            let (items, asked) = (items.clone(), asked.clone());
-            std::thread::spawn(move || answer(stream, &items, &asked));
-        }
-    });
-    port
-}
-
-fn answer(mut stream: TcpStream, items: &[Value], asked: &Mutex<Vec<String>>) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    loop {
-        let mut request = String::new();
-        if reader.read_line(&mut request).unwrap_or(0) == 0 {
-            return;
-        }
-        loop {
-            let mut header = String::new();
-            if reader.read_line(&mut header).unwrap_or(0) == 0 || header == "\r\n" {
-                break;
-            }
-        }
-        asked.lock().unwrap().push(request.trim().to_owned());
-        let (status, body) = page(items, request.split(' ').nth(1).unwrap());
-        let body = body.to_string();
-        let written = write!(
-            stream,
-            "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        if written.is_err() {
-            return;
-        }
-    }
-}
-
-fn page(items: &[Value], target: &str) -> (u16, Value) {
+fn page(items: &[Value], target: &str) -> Answer {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let failure = |code: u16| {
-        let reason = if code == 403 { "Forbidden" } else { "NotFound" };
-        (
-            code,
-            json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "no", "reason": reason, "code": code }),
-        )
-    };
     if path.contains("karpenter.sh") {
         return failure(404);
     }
@@ -166,24 +88,15 @@ fn page(items: &[Value], target: &str) -> (u16, Value) {
 fn a_live_cluster_and_its_dump_give_the_same_report_with_reads_alone() {
     let scratch = Scratch::new("report");
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": cluster() });
-    let dump = scratch.write("dump.json", &list.to_string());
-    let asked = Arc::new(Mutex::new(Vec::new()));
-    let port = serve(cluster(), asked.clone());
-    let kubeconfig = scratch.write(
-        "kubeconfig",
-        &json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{ "name": "c", "cluster": { "server": format!("http://127.0.0.1:{port}") } }],
-            "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
-            "users": [{ "name": "u", "user": {} }],
-        })
-        .to_string(),
-    );
+    let dump = scratch.write("dump.json", list.to_string());
+    let items = cluster();
+    let server = ApiServer::start(&scratch, move |_, target, _| page(&items, target));
+    let kubeconfig = &server.kubeconfig;
     let of_file = text(&plimsoll(
         None,
         &["report", "--from", dump.to_str().unwrap(), "--json"],
     ));
-    let live = text(&plimsoll(Some(&kubeconfig), &["report", "--json"]));
+    let live = text(&plimsoll(Some(kubeconfig), &["report", "--json"]));
     let mut of_file: Value = serde_json::from_str(&of_file).unwrap();
     let mut live: Value = serde_json::from_str(&live).unwrap();
     let notes = live["notes"].to_string();
@@ -209,7 +122,7 @@ fn a_live_cluster_and_its_dump_give_the_same_report_with_reads_alone() {
 
     let snapshot = scratch.0.join("snapshot.json");
     text(&plimsoll(
-        Some(&kubeconfig),
+        Some(kubeconfig),
         &["snapshot", "-o", snapshot.to_str().unwrap()],
     ));
     let written = std::fs::read_to_string(&snapshot).unwrap();
@@ -224,7 +137,7 @@ fn a_live_cluster_and_its_dump_give_the_same_report_with_reads_alone() {
     let again: Value = serde_json::from_str(&again).unwrap();
     assert_eq!(again["reachable"], live["reachable"]);
 
-    let asked = asked.lock().unwrap();
+    let asked = server.asked.lock().unwrap();
     assert!(asked.len() > 10, "{asked:?}");
     let writes: Vec<_> = asked.iter().filter(|line| !line.starts_with("GET ")).collect();
     assert!(writes.is_empty(), "{writes:?}");
@@ -234,7 +147,7 @@ fn a_live_cluster_and_its_dump_give_the_same_report_with_reads_alone() {
 fn every_output_and_every_command_that_looks_works_on_a_file() {
     let scratch = Scratch::new("outputs");
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": cluster() });
-    let dump = scratch.write("dump.json", &list.to_string());
+    let dump = scratch.write("dump.json", list.to_string());
     let dump = dump.to_str().unwrap();
     let (html, script) = (scratch.0.join("r.html"), scratch.0.join("moves.sh"));
     let shown = text(&plimsoll(
@@ -270,6 +183,11 @@ fn every_output_and_every_command_that_looks_works_on_a_file() {
         answer.contains("m5.xlarge in us-east-1a, on-demand, $0.1920/h, $140 a month"),
         "{answer}"
     );
+    let idle = text(&plimsoll(None, &["plan", "--from", dump]));
+    assert!(
+        idle.contains("nothing to buy: no pod waits for a place\nthere is no NodePool that is ready"),
+        "{idle}"
+    );
     let yaml = text(&plimsoll(None, &["plan", "--from", dump, "--yaml"]));
     assert!(yaml.contains("launches: []"), "{yaml}");
     let what_if = scratch.write(
@@ -291,4 +209,62 @@ fn every_output_and_every_command_that_looks_works_on_a_file() {
     );
     assert!(!wrong.status.success());
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("cannot open"));
+}
+
+#[test]
+fn what_cannot_be_done_is_said_once_with_the_fix() {
+    let scratch = Scratch::new("errors");
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": cluster() }).to_string();
+    let dump = scratch.write("dump.json", &list);
+    let map = scratch.write("map.yaml", "a: b\n");
+    let packed = scratch.write("dump.json.gz", [0x1f, 0x8b, 8, 0, 0, 0]);
+    let nothing = scratch.write("nothing.yaml", "");
+    let (dump, map, packed) = (
+        dump.to_str().unwrap(),
+        map.to_str().unwrap(),
+        packed.to_str().unwrap(),
+    );
+    let cases: [(&[&str], &str); 6] = [
+        (
+            &["report", "--from", map],
+            "map.yaml: holds a document without `kind`",
+        ),
+        (
+            &["report", "--from", packed],
+            "dump.json.gz: is compressed; unpack it first, with gunzip",
+        ),
+        (&["snapshot", "--from", packed], "dump.json.gz: is compressed"),
+        (
+            &["report", "--from", dump, "--arm64-images", "."],
+            "--arm64-images: cannot read .",
+        ),
+        (
+            &["plan", "--from", dump, "--what-if", nothing.to_str().unwrap()],
+            "nothing.yaml: changes nothing: write objects to apply",
+        ),
+        (
+            &["explain", "pod/shop/web-9", "--from", dump],
+            "there is no pod shop/web-9; alike are shop/web-0, shop/web-1, shop/web-2; `kubectl get pods -n shop` lists all",
+        ),
+    ];
+    for (args, says) in cases {
+        let output = plimsoll(None, args);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && error.contains(says),
+            "{args:?}: {error}"
+        );
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+    let absent = scratch.0.join("absent");
+    for command in ["report", "snapshot"] {
+        let output = plimsoll(Some(&absent), &[command]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains("--from"), "{error}");
+        assert_eq!(error.matches("No such file").count(), 1, "{error}");
+        assert!(
+            error.contains("no cluster: ") && error.contains("set KUBECONFIG"),
+            "{error}"
+        );
+    }
 }

@@ -42,3 +42,15 @@ impl ProviderError {
         }
     }
 }
+
+/// An error with everything that caused it, for messages and logs.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(": ");
+        text.push_str(&next.to_string());
+        cause = next.source();
+    }
+    text
+}

@@ -9,12 +9,12 @@ pub mod fake;
 use std::{collections::BTreeMap, future::Future, sync::Arc};
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::api::resource::Quantity};
 use plimsoll_api::{nodeclaim::NodeClaim, nodepool::NodePool};
 use plimsoll_core::{catalog::Catalog, requirement::Requirement, resources::Resources};
 
 pub use choice::{cheapest, machine, machine_labels, offers};
-pub use error::ProviderError;
+pub use error::{ProviderError, chain};
 
 /// A machine as the cloud knows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +62,27 @@ pub enum NodeClassReadiness {
     Unknown { reason: String, message: String },
 }
 
+/// A list of prices in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PriceList {
+    pub capacity_type: &'static str,
+    pub region: String,
+    /// Label value of metrics.
+    pub source: &'static str,
+    pub at: Timestamp,
+}
+
+/// Whether a machine is still what its node class asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Drift {
+    /// It cannot be told now; what was said before stands.
+    #[default]
+    Unknown,
+    Absent,
+    /// It is not; the reason of the condition Drifted.
+    Found(&'static str),
+}
+
 /// Word that a machine is about to be taken away, or is gone, by somebody else's decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interruption {
@@ -72,8 +93,17 @@ pub struct Interruption {
     /// Reason of the event on claim and node.
     pub event: &'static str,
     pub note: String,
-    /// Whether the machine must be replaced and drained; otherwise the event is all.
-    pub drain: bool,
+    pub answer: Answer,
+}
+
+/// What an interruption asks for, beside being told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Nothing,
+    /// Replace the machine and drain it.
+    Drain,
+    /// The machine is broken: replace it and do not wait for what runs on it.
+    End,
 }
 
 /// Buys and sells machines. All methods may be called again after a crash with the same arguments.
@@ -103,6 +133,16 @@ pub trait CloudProvider: Send + Sync + 'static {
         reference: &plimsoll_api::nodepool::NodeClassReference,
     ) -> impl Future<Output = Result<(NodeClassReadiness, Option<i64>), ProviderError>> + Send;
 
+    /// Whether the machines of these launched claims are still what their node classes ask for, by claim name. One that
+    /// is left out cannot be judged now.
+    fn drift(
+        &self,
+        claims: &[Arc<NodeClaim>],
+    ) -> impl Future<Output = Result<BTreeMap<String, Drift>, ProviderError>> + Send {
+        let name = |claim: &Arc<NodeClaim>| Some((claim.metadata.name.clone()?, Drift::Absent));
+        std::future::ready(Ok(claims.iter().filter_map(name).collect()))
+    }
+
     /// Group and kind of the node classes it serves.
     fn supports(&self, group: &str, kind: &str) -> bool;
 
@@ -110,6 +150,17 @@ pub trait CloudProvider: Send + Sync + 'static {
     /// cleared up. Never returns.
     fn work(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
+    }
+
+    /// Where the prices of the catalogue come from, and of when.
+    fn price_lists(&self) -> Vec<PriceList> {
+        Vec::new()
+    }
+
+    /// Takes note of all machines that have registered, each with its Node. Called every few seconds, and soon after one
+    /// has registered; what is done about a machine must be marked on its objects, so that it is not done again.
+    fn attend(&self, _machines: &[(Arc<NodeClaim>, Arc<Node>)]) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
     }
 
     /// Returns when the catalogue has changed in a way that cannot wait for its next refresh, such as capacity that

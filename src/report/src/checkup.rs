@@ -12,6 +12,19 @@ const PRICES_DAYS_MAX: i32 = 90;
 const CLOCK_FAILS_S: i64 = 300;
 /// Times in events and reports begin to mislead.
 const CLOCK_WARNS_S: i64 = 10;
+/// A variable with one of these in its name holds a secret …
+const SECRET_WORDS: [&str; 8] = [
+    "ACCESS_KEY",
+    "API_KEY",
+    "PRIVATE_KEY",
+    "CREDENTIAL",
+    "PASSWD",
+    "PASSWORD",
+    "SECRET",
+    "TOKEN",
+];
+/// … unless its name ends like this: then it only says where one is.
+const PLACES: [&str; 5] = ["_ARN", "_FILE", "_NAME", "_PATH", "_URI"];
 
 /// How a point stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -63,8 +76,14 @@ pub struct KindFact {
 pub struct Installation {
     pub namespace: String,
     pub mode: String,
+    /// Empty when it names none.
+    pub provider: String,
     /// Names of variables that hold long-lived credentials.
     pub keys_in_environment: Vec<String>,
+    /// Names of variables whose value stands in the Deployment itself, and so in the chart's values.
+    pub literals: Vec<String>,
+    /// Variables that come from Secrets.
+    pub from_secrets: Vec<String>,
     pub network_policies: Option<usize>,
     pub replicas: i32,
     /// Rules of the bound ClusterRole that are not in the table of its mode.
@@ -193,7 +212,7 @@ fn rights(facts: &Facts) -> Vec<Finding> {
                 "rights",
                 verdict,
                 format!("mode {mode}: {word} {}: {}", right.what, right.why),
-                format!("grant it; the rules are in the chart's rights/{mode}.yaml"),
+                "grant it; the rules are in the chart, a file for each mode and provider under rights/",
             ));
         }
     }
@@ -304,11 +323,16 @@ fn security(facts: &Facts) -> Vec<Finding> {
         return vec![finding(
             "security",
             Verdict::Warn,
-            "plimsoll is not installed by its chart",
+            "plimsoll is not installed by its chart, so there is nothing to hold against the nine points",
             fix,
         )];
     }
     installations.iter().flat_map(nine_points).collect()
+}
+
+fn names_a_secret(variable: &str) -> bool {
+    let name = variable.to_ascii_uppercase();
+    SECRET_WORDS.iter().any(|word| name.contains(word)) && !PLACES.iter().any(|end| name.ends_with(end))
 }
 
 fn nine_points(of: &Installation) -> Vec<Finding> {
@@ -325,6 +349,17 @@ fn nine_points(of: &Installation) -> Vec<Finding> {
     };
     let no_keys = Some(of.keys_in_environment.is_empty());
     let role = "use IRSA (serviceAccount.annotations) or EKS Pod Identity instead of keys";
+    let in_values: Vec<&str> = of
+        .literals
+        .iter()
+        .map(String::as_str)
+        .filter(|name| names_a_secret(name))
+        .collect();
+    let elsewhere = if of.from_secrets.is_empty() {
+        String::new()
+    } else {
+        format!("; from Secrets come {}", of.from_secrets.join(", "))
+    };
     let beyond = of.rules_beyond.as_ref().map(|rules| rules.join("; "));
     vec![
         point(
@@ -374,17 +409,20 @@ fn nine_points(of: &Installation) -> Vec<Finding> {
             of.rules_beyond.as_ref().map(Vec::is_empty),
             "its ClusterRole holds nothing beyond the table of its mode".into(),
             beyond.map_or_else(
-                || "its ClusterRole could not be read".to_owned(),
+                || "its ClusterRole could not be compared with the table of its mode".to_owned(),
                 |rules| format!("its ClusterRole holds more than the table of its mode: {rules}"),
             ),
             "helm upgrade with the chart's roles; look who else edits them",
         ),
         point(
             8,
-            Some(true),
-            "the chart's values hold no secret, so there is none to keep out of git".into(),
-            String::new(),
-            "",
+            Some(in_values.is_empty()),
+            format!("no variable with a secret's name has its value in the Deployment{elsewhere}"),
+            format!(
+                "secrets stand in the Deployment, and so in the chart's values: {}",
+                in_values.join(", ")
+            ),
+            "use IRSA or EKS Pod Identity; what must be a key belongs in a Secret that secretKeyRef names",
         ),
         point(
             9,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use plimsoll_core::{
-    catalog::{Catalog, MicroDollars},
+    catalog::{Catalog, MicroDollars, TypeId},
     resources::{CPU, MEMORY},
     snapshot::{DaemonSet, Place, PodClass, Snapshot},
 };
@@ -52,6 +52,11 @@ pub struct PodFacts {
     pub local_storage: bool,
     /// It requests no CPU or no memory.
     pub without_requests: bool,
+    /// Its containers run and say they are ready.
+    pub ready: bool,
+    pub images: Arc<Vec<Arc<str>>>,
+    /// `namespace/name` of the DaemonSet that owns it.
+    pub daemon_set: Option<Arc<str>>,
 }
 
 /// What a report knows of a machine beyond the snapshot.
@@ -95,6 +100,8 @@ pub struct Cluster {
     pub waiting: Vec<Arc<str>>,
     /// Names of pools that were made up.
     pub pools_made_up: Vec<Arc<str>>,
+    /// By pool that was made up, what else it could buy if its pods ran on arm64.
+    pub arm64_types: BTreeMap<Arc<str>, Vec<TypeId>>,
     /// What kept machines from being priced, and how many of them.
     pub unpriced: BTreeMap<String, u32>,
 }
@@ -102,6 +109,16 @@ pub struct Cluster {
 impl Cluster {
     /// Reads an index as it stood at `taken`.
     pub fn read(index: &Index, prices: &Prices, taken: Timestamp) -> Self {
+        Self::read_at(index, prices, |_| (), taken)
+    }
+
+    /// The same at other prices.
+    pub fn read_at(
+        index: &Index,
+        prices: &Prices,
+        reprice: impl FnOnce(&mut Catalog),
+        taken: Timestamp,
+    ) -> Self {
         let mut lowered = index.snapshot(&Catalog::default(), taken).snapshot;
         let waits = |place| place == Place::Pending;
         let waiting = lowered.pods.iter().filter(|p| waits(p.place));
@@ -130,7 +147,7 @@ impl Cluster {
             })
             .collect();
         complete_daemon_sets(&mut lowered, &states);
-        let fleet = fleet::matched(index, &mut lowered, prices);
+        let fleet = fleet::matched(index, &mut lowered, prices, reprice);
         Self {
             taken,
             snapshot: lowered,
@@ -141,6 +158,7 @@ impl Cluster {
             replicas,
             waiting,
             pools_made_up: fleet.pools_made_up,
+            arm64_types: fleet.arm64_types,
             unpriced: fleet.unpriced,
         }
     }
@@ -151,6 +169,12 @@ impl Cluster {
             Place::Bound(node) | Place::Assigned(node) | Place::Leaving(node) => Some(node.0 as usize),
             Place::Pending => None,
         }
+    }
+
+    /// The architecture of a machine, as its label says.
+    pub fn arch_of(&self, node: usize) -> Option<&str> {
+        let arch = self.snapshot.nodes[node].labels.get(plimsoll_api::labels::ARCH)?;
+        Some(arch)
     }
 
     /// What all machines with a known price cost per hour.
@@ -231,6 +255,9 @@ fn facts(
         critical: state.critical,
         local_storage: moves && state.local_storage,
         without_requests: moves && (request(class, CPU) == 0 || request(class, MEMORY) == 0),
+        ready: state.ready,
+        images: state.images.clone(),
+        daemon_set: state.daemon_set.clone(),
     }
 }
 

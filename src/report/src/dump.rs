@@ -30,20 +30,34 @@ pub(crate) const VERSION: &str = "version";
 /// Grows when a field changes its meaning; newer fields alone are ignored by older programs.
 pub(crate) const SNAPSHOT_VERSION: u32 = 1;
 const BUFFER: usize = 1 << 16;
+/// How a file of gzip begins.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 #[derive(Debug, Error)]
 pub enum DumpError {
     #[error("cannot be read")]
     Io(#[from] std::io::Error),
-    #[error("is not the JSON that `kubectl get nodes,pods,… -A -o json` writes")]
+    #[error("is compressed; unpack it first, with gunzip")]
+    Gzip,
+    #[error(
+        "is not JSON, though it begins like it (before YAML that begins with a brace, write a line of `---`)"
+    )]
     Json(#[from] serde_json::Error),
-    #[error("is not the YAML that `kubectl get nodes,pods,… -A -o yaml` writes")]
+    #[error("is not YAML")]
     Yaml(#[source] Box<dyn std::error::Error + Send + std::marker::Sync>),
     #[error(
-        "holds no Kubernetes object; write it with `kubectl get \
+        "holds {0} where a Kubernetes object should be; objects are documents of their own, or `items` of a List"
+    )]
+    NotObject(&'static str),
+    #[error("holds a document without `kind`; a Kubernetes object says its apiVersion and kind")]
+    Kind,
+    #[error(
+        "holds no Kubernetes object that reports are made from; write it with `kubectl get \
          nodes,pods,poddisruptionbudgets,daemonsets,namespaces -A -o json`"
     )]
     Empty,
+    #[error("holds nothing that can be read: {0}")]
+    Unreadable(String),
     #[error(
         "is a snapshot of version {0}, and this program reads up to {SNAPSHOT_VERSION}; use a newer plimsoll"
     )]
@@ -68,8 +82,9 @@ pub struct Dump {
 pub fn read(source: impl Read) -> Result<Dump, DumpError> {
     let mut dump = Dump::default();
     let taken = each_object(source, &mut |object| dump.take(object))?;
-    if dump.objects + dump.skipped == 0 && dump.unreadable.is_empty() {
-        return Err(DumpError::Empty);
+    if dump.objects == 0 {
+        let why = dump.unreadable.into_iter().next();
+        return Err(why.map_or(DumpError::Empty, DumpError::Unreadable));
     }
     dump.taken = taken;
     Ok(dump)
@@ -87,6 +102,9 @@ pub fn each_object(
         let Some(first) = buffered.first().copied() else {
             return Err(DumpError::Empty);
         };
+        if buffered.starts_with(&GZIP) {
+            return Err(DumpError::Gzip);
+        }
         if !first.is_ascii_whitespace() {
             break first;
         }
@@ -107,9 +125,15 @@ pub fn each_object(
         let documents: Vec<serde_json::Value> =
             serde_saphyr::from_multiple(&text).map_err(|e| DumpError::Yaml(Box::new(e)))?;
         for document in documents.into_iter().filter(|d| !d.is_null()) {
+            if let Some(what) = not_object(&document) {
+                return Err(DumpError::NotObject(what));
+            }
             let text = document.to_string();
             Document(take, &mut head).deserialize(&mut serde_json::Deserializer::from_str(&text))?;
         }
+    }
+    if head.is_without_kind {
+        return Err(DumpError::Kind);
     }
     match head.version {
         Some(version) if version > SNAPSHOT_VERSION => Err(DumpError::Version(version)),
@@ -117,9 +141,20 @@ pub fn each_object(
     }
 }
 
-/// What a list says about itself.
+fn not_object(document: &serde_json::Value) -> Option<&'static str> {
+    match document {
+        serde_json::Value::Object(_) => None,
+        serde_json::Value::Array(_) => Some("a bare list"),
+        serde_json::Value::String(_) => Some("plain text"),
+        _ => Some("a bare value"),
+    }
+}
+
+/// What documents say about themselves.
 #[derive(Default)]
 struct Head {
+    /// One of them is neither a list nor an object of a kind.
+    is_without_kind: bool,
     taken: Option<Timestamp>,
     /// Of a snapshot of ours.
     version: Option<u32>,
@@ -139,6 +174,10 @@ impl Dump {
             self.unreadable.push("an item that is not an object".into());
             return;
         };
+        if kind.is_empty() {
+            self.unreadable.push("an item without kind".into());
+            return;
+        }
         self.take_as(api_version, kind, object);
     }
 
@@ -208,6 +247,10 @@ impl<'de> Visitor<'de> for Document<'_> {
             } else {
                 fields.push((key, map.next_value()?));
             }
+        }
+        if !is_list && !fields.iter().any(|(key, _)| key == "kind") {
+            head.is_without_kind = true;
+            return Ok(());
         }
         if !is_list {
             let body: Vec<String> = fields

@@ -1,11 +1,13 @@
 //! Why one pod waits, why one machine stays, what one NodePool may still do.
 
 use std::{
+    cmp::Reverse,
     fmt::{Display, Write as _},
     str::FromStr,
 };
 
 use jiff::Timestamp;
+use plimsoll_api::labels::NODEPOOL;
 use plimsoll_core::{
     catalog::{Catalog, MicroDollars},
     disrupt,
@@ -15,7 +17,7 @@ use plimsoll_core::{
     repack,
     report::Report,
     resources::{CPU, MEMORY, NODES, format_amount},
-    snapshot::{DisruptionReason, NodeId, Place, PodId, Snapshot},
+    snapshot::{DisruptionReason, Node, NodeId, Place, PodId, Snapshot},
 };
 use plimsoll_state::{Index, pod::PodState, pool_usage};
 use thiserror::Error;
@@ -23,7 +25,7 @@ use thiserror::Error;
 use crate::{
     cluster::{Cluster, Prices, request},
     fleet,
-    money::{cores, dollars, gib, percent},
+    money::{cores, counted, dollars, gib, percent},
     plans::tolerates_spot,
     reasons::{self, Code},
     restraints::{self, Restraint},
@@ -33,6 +35,9 @@ use crate::{
 
 /// Other machines and pods named one by one.
 const NAMES_MAX: usize = 8;
+
+/// Names proposed for one that nothing has.
+const ALIKE_MAX: usize = 3;
 
 /// What to explain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,8 +51,13 @@ pub enum Subject {
 pub enum ExplainError {
     #[error("{0:?} names nothing: write pod/NAMESPACE/NAME, node/NAME or nodepool/NAME")]
     Subject(String),
-    #[error("there is no {kind} {name}")]
-    NotFound { kind: &'static str, name: String },
+    #[error("there is no {kind} {name}; {hint}")]
+    NotFound {
+        kind: &'static str,
+        name: String,
+        /// Names that are alike, and how to see all.
+        hint: String,
+    },
 }
 
 impl FromStr for Subject {
@@ -84,24 +94,58 @@ pub fn explain(
     match subject {
         Subject::Pod { namespace, name } => {
             let key = format!("{namespace}/{name}");
-            let pod = index.pod(&key).ok_or(ExplainError::NotFound {
-                kind: "pod",
-                name: key,
+            let pod = index.pod(&key).ok_or_else(|| {
+                let known = index.pods().map(|p| &*p.key);
+                not_found("pod", &key, known, &format!("kubectl get pods -n {namespace}"))
             })?;
             Ok(match &pod.node {
                 Some(node) => asked.running(pod, node),
                 None => asked.waiting(pod),
             })
         }
-        Subject::Node(name) => asked.node(name).ok_or_else(|| ExplainError::NotFound {
-            kind: "node",
-            name: name.clone(),
+        Subject::Node(name) => asked.node(name).ok_or_else(|| {
+            let known = index.nodes().filter_map(|n| n.metadata.name.as_deref());
+            not_found("node", name, known, "kubectl get nodes")
         }),
-        Subject::NodePool(name) => asked.pool(name).ok_or_else(|| ExplainError::NotFound {
-            kind: "NodePool",
-            name: name.clone(),
+        Subject::NodePool(name) => asked.pool(name).ok_or_else(|| {
+            let known = index.node_pools().filter_map(|p| p.metadata.name.as_deref());
+            not_found("NodePool", name, known, "kubectl get nodepools")
         }),
     }
+}
+
+fn not_found<'a>(
+    kind: &'static str,
+    name: &str,
+    known: impl Iterator<Item = &'a str>,
+    list: &str,
+) -> ExplainError {
+    let known: Vec<&str> = known.collect();
+    // Alike is what shares half of the name, at its beginning or its end.
+    let mut alike: Vec<(usize, &str)> = known
+        .iter()
+        .map(|other| (shared(name, other), *other))
+        .filter(|(shared, _)| 2 * shared >= name.len())
+        .collect();
+    alike.sort_by_key(|(shared, other)| (Reverse(*shared), *other));
+    let alike: Vec<&str> = alike.iter().take(ALIKE_MAX).map(|(_, other)| *other).collect();
+    let hint = match (known.as_slice(), alike.as_slice()) {
+        ([], _) => format!("what was read holds no {kind} at all; `{list}` shows what the cluster has"),
+        (_, []) => format!("`{list}` lists their names"),
+        (_, alike) => format!("alike are {}; `{list}` lists all", alike.join(", ")),
+    };
+    ExplainError::NotFound {
+        kind,
+        name: name.to_owned(),
+        hint,
+    }
+}
+
+/// Length of the beginning or the end, whichever is longer, that two names have in common.
+fn shared(a: &str, b: &str) -> usize {
+    let begin = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b);
+    let end = a.bytes().rev().zip(b.bytes().rev()).take_while(|(a, b)| a == b);
+    begin.count().max(end.count())
 }
 
 struct Asked<'a> {
@@ -175,6 +219,10 @@ impl Asked<'_> {
         if !held {
             out.push_str("  nothing forbids evicting it\n");
         }
+        if cluster.pods[at].daemon_set.is_some() {
+            out.push_str("  it belongs to its machine: a DaemonSet's pods come and go with the machines\n");
+            return out;
+        }
         let spot = if tolerates_spot(&cluster, at) {
             "would be put on spot machines where they are allowed"
         } else {
@@ -208,8 +256,8 @@ impl Asked<'_> {
         let (all_cpu, all_memory) = (amount(&node.allocatable, CPU), amount(&node.allocatable, MEMORY));
         let _ = writeln!(
             out,
-            "  {} pods request {} of {} cores ({} %) and {} of {} GiB ({} %)",
-            pods.len(),
+            "  {} request {} of {} cores ({} %) and {} of {} GiB ({} %)",
+            counted(pods.len() as u32, "pod"),
             cores(cpu),
             cores(all_cpu),
             percent(cpu, all_cpu),
@@ -271,9 +319,12 @@ impl Asked<'_> {
         let saves = Cost::from(price - plan.launch_price);
         let _ = writeln!(
             out,
-            "  without it {} pods fit on machines that exist and {} machines (${:.4}/h) would be bought: {} {} a month",
-            plan.assignments.len(),
-            plan.launches.len(),
+            "  without it {} and {} (${:.4}/h) would be bought: {} {} a month",
+            match plan.assignments.len() as u32 {
+                1 => "1 pod fits on a machine that exists".to_owned(),
+                pods => format!("{} fit on machines that exist", counted(pods, "pod")),
+            },
+            counted(plan.launches.len() as u32, "machine"),
             plan.launch_price.dollars(),
             if saves.per_month >= 0.0 { "saves" } else { "costs" },
             dollars(saves.per_month.abs())
@@ -302,19 +353,26 @@ impl Asked<'_> {
             out.push_str("  PoolNotReady: it buys nothing (not ready, being deleted, or of fixed size)\n");
             return Some(out);
         };
-        let mine = cluster
-            .snapshot
-            .nodes
-            .iter()
-            .filter(|n| n.pool.as_deref() == Some(name));
-        let price: MicroDollars = mine.clone().filter_map(|n| n.price).sum();
-        let (used, nodes) = pool_usage(&snapshot).remove(name).unwrap_or_default();
+        // Where NodeClaims were not read, a machine's label names its pool, as it does for the report.
+        let by_label = |n: &&Node| n.pool.is_none() && n.labels.get(NODEPOOL).is_some_and(|p| **p == *name);
+        let owned = |n: &&Node| !n.leaving && (n.pool.as_deref() == Some(name) || by_label(n));
+        let mine: Vec<&Node> = cluster.snapshot.nodes.iter().filter(owned).collect();
+        let price: MicroDollars = mine.iter().filter_map(|n| n.price).sum();
         let _ = writeln!(
             out,
-            "  {nodes} machines, ${:.4}/h, {} a month",
+            "  {}, ${:.4}/h, {} a month",
+            counted(mine.len() as u32, "machine"),
             price.dollars(),
             dollars(Cost::from(price).per_month)
         );
+        let unclaimed = mine.iter().filter(|n| by_label(n)).count();
+        if unclaimed > 0 {
+            let _ = writeln!(
+                out,
+                "  {unclaimed} of them only by label: no NodeClaim was read for them, so limits and budgets leave them out"
+            );
+        }
+        let (used, nodes) = pool_usage(&snapshot).remove(name).unwrap_or_default();
         for (resource, limit) in &pool.limits {
             let in_use = if &**resource == NODES {
                 nodes as i64
@@ -340,11 +398,11 @@ impl Asked<'_> {
         ] {
             let allowed = disrupt::allowed_disruptions(&snapshot, pool, reason, self.taken);
             let allowed = if allowed == u32::MAX {
-                "any number of".to_owned()
+                "any number of machines".to_owned()
             } else {
-                allowed.to_string()
+                counted(allowed, "machine")
             };
-            let _ = writeln!(out, "  now {allowed} machines may be disrupted as {reason:?}");
+            let _ = writeln!(out, "  now {allowed} may be disrupted as {reason:?}");
         }
         let types = catalog.by_pool.get(name).map_or(0, Vec::len);
         let _ = writeln!(
@@ -358,9 +416,10 @@ impl Asked<'_> {
             let launches: Vec<_> = plan.launches.iter().filter(|l| &*l.pool == name).collect();
             let _ = writeln!(
                 out,
-                "  of {waiting} waiting pods it would take {} on {} new machines",
+                "  of {} it would take {} on {}",
+                counted(waiting as u32, "waiting pod"),
                 launches.iter().map(|l| l.pods.len()).sum::<usize>(),
-                launches.len()
+                counted(launches.len() as u32, "new machine")
             );
             for launch in launches.iter().take(NAMES_MAX) {
                 let offered = &launch.offering;
@@ -434,13 +493,13 @@ fn place(
     let offered = &launch.offering;
     let _ = writeln!(
         out,
-        "  NodePool {} would buy {} in {}, {}, ${:.4}/h for it and {} other pods",
+        "  NodePool {} would buy {} in {}, {}, ${:.4}/h for it and {}",
         launch.pool,
         offered.instance_type,
         offered.zone,
         offered.capacity_type,
         offered.price.dollars(),
-        launch.pods.len() - 1
+        counted(launch.pods.len() as u32 - 1, "other pod")
     );
     if let Some(next) = &launch.runner_up {
         let more = next.price.dollars() - offered.price.dollars();

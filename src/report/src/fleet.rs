@@ -62,6 +62,9 @@ const SCALE_DOWN_DISABLED: &str = "cluster-autoscaler.kubernetes.io/scale-down-d
 /// family cost the same per vCPU, and a few giants are not what somebody who runs many small machines wants.
 const GROWTH_MAX: i64 = 2;
 
+/// What node-feature-discovery finds out about a machine: another type may not have it.
+const FEATURES: &str = "feature.node.kubernetes.io/";
+
 /// Group of the nodes that carry none of [`GROUP_LABELS`].
 const UNGROUPED: &str = "nodes";
 
@@ -69,16 +72,23 @@ pub(crate) struct Fleet {
     pub(crate) catalog: Catalog,
     pub(crate) nodes: Vec<NodeFacts>,
     pub(crate) pools_made_up: Vec<Arc<str>>,
+    pub(crate) arm64_types: BTreeMap<Arc<str>, Vec<TypeId>>,
     pub(crate) unpriced: BTreeMap<String, u32>,
 }
 
 /// Gives every machine Karpenter's labels and a price, and makes up a pool for each group of machines without one.
-pub(crate) fn matched(index: &Index, snapshot: &mut Snapshot, prices: &Prices) -> Fleet {
+pub(crate) fn matched(
+    index: &Index,
+    snapshot: &mut Snapshot,
+    prices: &Prices,
+    reprice: impl FnOnce(&mut Catalog),
+) -> Fleet {
     for node in &mut snapshot.nodes {
         translate(&mut node.labels);
     }
     let offline = matches!(prices, Prices::Aws);
     let mut catalog = catalog(index, prices);
+    reprice(&mut catalog);
     let objects: BTreeMap<&str, &KubeNode> = index
         .nodes()
         .filter_map(|n| Some((n.metadata.name.as_deref()?, &**n)))
@@ -92,11 +102,12 @@ pub(crate) fn matched(index: &Index, snapshot: &mut Snapshot, prices: &Prices) -
         }
         facts.push(node_facts(node, objects.get(&*node.name).copied()));
     }
-    let pools_made_up = make_up_pools(snapshot, &facts, &mut catalog, offline);
+    let arm64_types = make_up_pools(snapshot, &facts, &mut catalog, offline);
     Fleet {
         catalog,
         nodes: facts,
-        pools_made_up,
+        pools_made_up: arm64_types.keys().cloned().collect(),
+        arm64_types,
         unpriced,
     }
 }
@@ -210,13 +221,14 @@ fn node_facts(node: &Node, object: Option<&KubeNode>) -> NodeFacts {
 }
 
 /// One pool for each group of machines that no pool of the snapshot owns: with the labels and taints all of them have,
-/// and the types of [`aws::is_ordinary`] (or, from a provider, all) beside those the group runs on now.
+/// and the types of [`aws::is_ordinary`] (or, from a provider, all) of its architecture beside those the group runs on
+/// now. The answer holds, by pool, the arm64 types of that kind which are not among them.
 fn make_up_pools(
     snapshot: &mut Snapshot,
     facts: &[NodeFacts],
     catalog: &mut Catalog,
     offline: bool,
-) -> Vec<Arc<str>> {
+) -> BTreeMap<Arc<str>, Vec<TypeId>> {
     let mut groups: BTreeMap<Arc<str>, Vec<usize>> = BTreeMap::new();
     for (at, node) in snapshot.nodes.iter().enumerate() {
         let owned = node
@@ -231,32 +243,34 @@ fn make_up_pools(
                 .push(at);
         }
     }
-    let mut names = Vec::new();
+    let mut arm64_types = BTreeMap::new();
     for (name, members) in groups {
         let nodes: Vec<&Node> = members.iter().map(|at| &snapshot.nodes[*at]).collect();
         let in_use: BTreeSet<&Arc<str>> = values(&nodes, labels::INSTANCE_TYPE);
         let arches = values(&nodes, labels::ARCH);
         let cpu = |amounts: &Resources| amounts.get(CPU).copied().unwrap_or(0);
         let cpu_max = GROWTH_MAX * nodes.iter().map(|n| cpu(&n.capacity)).max().unwrap_or(0);
-        let wanted = |t: &InstanceType| {
-            let runs = t
-                .requirements
-                .iter()
-                .filter(|r| &*r.key == labels::ARCH)
-                .all(|r| arches.iter().any(|a| r.matches(Some(a))));
-            let fits = runs && cpu(&t.capacity) <= cpu_max;
-            in_use.contains(&t.name) || (fits && (!offline || aws::is_ordinary(&t.name)))
+        let is_of = |t: &InstanceType, arch: &str| {
+            let mut of_arch = t.requirements.iter().filter(|r| &*r.key == labels::ARCH);
+            of_arch.all(|r| r.matches(Some(arch)))
         };
-        let types = (0..catalog.types.len() as u32).map(TypeId);
-        let types = types.filter(|id| wanted(&catalog.types[id.0 as usize])).collect();
+        let fits = |t: &InstanceType| cpu(&t.capacity) <= cpu_max && (!offline || aws::is_ordinary(&t.name));
+        let (mut types, mut arm64) = (Vec::new(), Vec::new());
+        for (at, t) in catalog.types.iter().enumerate() {
+            if in_use.contains(&t.name) || (fits(t) && arches.iter().any(|a| is_of(t, a))) {
+                types.push(TypeId(at as u32));
+            } else if fits(t) && is_of(t, labels::ARCH_ARM64) {
+                arm64.push(TypeId(at as u32));
+            }
+        }
         let pool = pool_of(&name, &nodes, &catalog.types);
         // A NodePool that exists and is not ready keeps its name; nothing else in the catalogue has it.
         catalog.by_pool.insert(name.clone(), types);
         snapshot.pools.push(pool);
-        names.push(name);
+        arm64_types.insert(name, arm64);
     }
     snapshot.pools.sort_by(|a, b| a.name.cmp(&b.name));
-    names
+    arm64_types
 }
 
 fn values<'a>(nodes: &[&'a Node], key: &str) -> BTreeSet<&'a Arc<str>> {
@@ -282,7 +296,7 @@ fn pool_of(name: &Arc<str>, nodes: &[&Node], types: &[InstanceType]) -> Pool {
     let common_labels: Labels = first
         .labels
         .iter()
-        .filter(|(key, _)| !decided.contains(&***key))
+        .filter(|(key, _)| !decided.contains(&***key) && !key.starts_with(FEATURES))
         .filter(|(key, value)| nodes.iter().all(|n| n.labels.get(*key) == Some(*value)))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();

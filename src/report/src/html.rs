@@ -115,16 +115,25 @@ fn costs(report: &SavingsReport, out: &mut String) {
         ("Now", report.now.per_month, "var(--now)"),
         ("Reachable", report.reachable.cost.per_month, "var(--reach)"),
         (
-            "… with spot where tolerated",
-            report.reachable_with_spot.cost.per_month,
-            "var(--spot)",
-        ),
-        (
             "… if nothing were held in place",
             report.unblocked.cost.per_month,
             "var(--free)",
         ),
-        ("No plan costs less than", report.bound.per_month, "var(--bound)"),
+        (
+            "No such plan costs less than",
+            report.bound.per_month,
+            "var(--bound)",
+        ),
+        (
+            "Reachable with more spot",
+            report.reachable_with_spot.cost.per_month,
+            "var(--spot)",
+        ),
+        (
+            "Reachable with more arm64",
+            report.reachable_with_arm64.cost.per_month,
+            "var(--spot)",
+        ),
     ];
     for (name, month, colour) in rows {
         let share = if now > 0.0 { month / now } else { 0.0 };
@@ -139,6 +148,11 @@ fn costs(report: &SavingsReport, out: &mut String) {
             escape(rule)
         );
     }
+    let _ = write!(
+        out,
+        "<p class=\"soft small\">arm64: {}.</p>",
+        escape(&report.arm64.sentence())
+    );
     out.push_str("</section>");
 }
 

@@ -3,6 +3,7 @@
 //! Owns everything people read: the savings report, explanations, the printing of plans, and the files a cluster can be
 //! read from. It decides nothing: plans come from `core`, and it does no I/O beyond a reader or a text it is given.
 
+pub mod arm64;
 pub mod aws;
 pub mod checkup;
 pub mod cluster;
@@ -28,6 +29,7 @@ mod table;
 mod terminal;
 pub mod what_if;
 
+pub use arm64::Arm64Images;
 pub use cluster::{Cluster, Prices};
 pub use commands::commands;
 pub use csv::{CsvTable, csv};

@@ -37,6 +37,7 @@ pub fn report_status(
         now: money(report.now),
         reachable: money(report.reachable.cost),
         reachable_with_spot: money(report.reachable_with_spot.cost),
+        reachable_with_arm64: money(report.reachable_with_arm64.cost),
         unblocked: money(report.unblocked.cost),
         bound: money(report.bound),
         saves_percent: report.reachable.saves_percent.round() as i32,

@@ -6,13 +6,16 @@ use plimsoll_core::{
     catalog::Catalog,
     plan::{Launch, Plan},
     report::{Report, Unplaced},
-    snapshot::Snapshot,
+    snapshot::{Place, Snapshot},
 };
 use serde_json::{Value, json};
 
-use crate::table::{Align, Table};
+use crate::{
+    money::counted,
+    table::{Align, Table},
+};
 
-/// Machines to buy and pods without a place.
+/// Machines to buy and pods without a place; or why nothing is to be done.
 pub fn plan_text(snapshot: &Snapshot, plan: &Plan, report: &Report) -> String {
     let mut out = String::new();
     let mut table = Table::new([
@@ -44,6 +47,26 @@ pub fn plan_text(snapshot: &Snapshot, plan: &Plan, report: &Report) -> String {
             snapshot.pods[unplaced.pod.0 as usize].key,
             reasons(unplaced).join("; ")
         );
+    }
+    if plan.launches.is_empty() && report.unplaced.is_empty() {
+        let count = |wanted: fn(Place) -> bool| {
+            let found = snapshot.pods.iter().filter(|p| wanted(p.place));
+            found.count() as u32
+        };
+        let waiting = count(|place| place == Place::Pending);
+        let promised = count(|place| matches!(place, Place::Assigned(_)));
+        let why = match (waiting, promised) {
+            (0, 0) => "no pod waits for a place".to_owned(),
+            (0, _) => format!("machines on their way have room for {}", counted(promised, "pod")),
+            _ => format!(
+                "machines that exist have room for {}",
+                counted(waiting, "waiting pod")
+            ),
+        };
+        let _ = writeln!(out, "nothing to buy: {why}");
+        if snapshot.pools.is_empty() {
+            out.push_str("there is no NodePool that is ready, so nothing could be bought\n");
+        }
     }
     out
 }

@@ -1,10 +1,10 @@
 //! Whole-cluster plans: which machines could go, and what would have to be bought for their pods.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use plimsoll_api::labels;
 use plimsoll_core::{
-    catalog::MicroDollars,
+    catalog::{Catalog, MicroDollars},
     plan::Plan,
     policy::Policy,
     provision::provision,
@@ -53,6 +53,7 @@ pub(crate) struct Planner<'a> {
     pub(crate) cluster: &'a Cluster,
     policy: &'a Policy,
     base: Snapshot,
+    catalog: Cow<'a, Catalog>,
 }
 
 /// Losing one pod of it at two minutes' notice goes unnoticed: at least two replicas made by a controller, neither
@@ -80,31 +81,49 @@ pub(crate) fn keeps_apart(class: &PodClass, term: &AffinityTerm) -> bool {
 }
 
 impl<'a> Planner<'a> {
+    /// Every pod keeps the architecture it runs on.
     pub(crate) fn new(cluster: &'a Cluster, policy: &'a Policy, spot: Spot) -> Self {
+        Self::with(cluster, policy, spot, |_| false)
+    }
+
+    fn with(
+        cluster: &'a Cluster,
+        policy: &'a Policy,
+        spot: Spot,
+        of_any_arch: impl Fn(usize) -> bool,
+    ) -> Self {
         let on_spot = |pod: usize| {
             let node = cluster.node_of(pod).map(|n| &cluster.snapshot.nodes[n]);
             let capacity_type = node.and_then(|n| n.labels.get(labels::CAPACITY_TYPE));
             capacity_type.is_some_and(|t| &**t == labels::CAPACITY_SPOT)
         };
         let may = |pod: usize| on_spot(pod) || (spot == Spot::WhereTolerated && tolerates_spot(cluster, pod));
-        let not_spot = Requirement::new(
-            labels::CAPACITY_TYPE,
-            Operator::NotIn,
-            [Arc::from(labels::CAPACITY_SPOT)],
-        );
-        let keep_off = |class: &mut PodClass| {
-            if class.node_affinity.is_empty() {
-                class.node_affinity.push(Vec::new());
-            }
-            for alternative in &mut class.node_affinity {
-                alternative.push(not_spot.clone());
-            }
+        let not_spot = |class: &mut PodClass| {
+            require(
+                class,
+                labels::CAPACITY_TYPE,
+                Operator::NotIn,
+                labels::CAPACITY_SPOT,
+            );
         };
-        let base = changed(&cluster.snapshot, |pod| !may(pod), keep_off);
+        let mut base = changed(&cluster.snapshot, |pod| !may(pod), not_spot);
+        let arches: BTreeSet<&str> = (0..cluster.nodes.len())
+            .filter_map(|n| cluster.arch_of(n))
+            .collect();
+        for arch in arches {
+            let stays = |pod: usize| {
+                let today = cluster.node_of(pod).and_then(|n| cluster.arch_of(n));
+                today == Some(arch) && !of_any_arch(pod)
+            };
+            base = changed(&base, stays, |class| {
+                require(class, labels::ARCH, Operator::In, arch);
+            });
+        }
         Self {
             cluster,
             policy,
             base,
+            catalog: Cow::Borrowed(&cluster.catalog),
         }
     }
 
@@ -122,6 +141,31 @@ impl<'a> Planner<'a> {
                 |pod| workloads.contains(&self.cluster.pods[pod].workload),
                 drop_rule,
             ),
+            catalog: self.catalog.clone(),
+        }
+    }
+
+    /// Every pool that buys amd64 machines buys arm64 too, for these pods.
+    pub(crate) fn with_arm64(cluster: &'a Cluster, policy: &'a Policy, may: &[bool]) -> Self {
+        let mut planner = Self::with(cluster, policy, Spot::AsToday, |pod| may[pod]);
+        for pool in &mut planner.base.pools {
+            let amd64_alone = |r: &Requirement| {
+                let of = |arch| r.matches(Some(arch));
+                &*r.key == labels::ARCH && of(labels::ARCH_AMD64) && !of(labels::ARCH_ARM64)
+            };
+            pool.requirements.retain(|r| !amd64_alone(r));
+            pool.labels
+                .retain(|key, value| &**key != labels::ARCH || &**value != labels::ARCH_AMD64);
+        }
+        let mut catalog = cluster.catalog.clone();
+        for (pool, types) in &cluster.arm64_types {
+            let of_pool = catalog.by_pool.entry(pool.clone()).or_default();
+            of_pool.extend(types);
+            of_pool.sort_unstable();
+        }
+        Self {
+            catalog: Cow::Owned(catalog),
+            ..planner
         }
     }
 
@@ -196,7 +240,7 @@ impl<'a> Planner<'a> {
         let mut floor = None;
         for _ in 0..ROUNDS_MAX {
             let left = repack::without(&self.base, &gone);
-            let (plan, report) = provision(&left, &self.cluster.catalog, self.policy);
+            let (plan, report) = provision(&left, &self.catalog, self.policy);
             // The first bound counts the pods that found a place when most were free to move; more cost no less.
             let floor = *floor.get_or_insert(self.kept_price(&gone) + plan.lower_bound);
             if report.unplaced.is_empty() {
@@ -233,6 +277,16 @@ impl<'a> Planner<'a> {
             }
         }
         worth
+    }
+}
+
+fn require(class: &mut PodClass, label: &str, operator: Operator, value: &str) {
+    if class.node_affinity.is_empty() {
+        class.node_affinity.push(Vec::new());
+    }
+    let requirement = Requirement::new(label, operator, [Arc::from(value)]);
+    for alternative in &mut class.node_affinity {
+        alternative.push(requirement.clone());
     }
 }
 

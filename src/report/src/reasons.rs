@@ -186,6 +186,7 @@ pub fn of_node(reason: &KeepReason) -> Code {
 /// What a machine is kept for, with its numbers.
 pub fn node_text(reason: &KeepReason) -> String {
     match reason {
+        KeepReason::InUse { pods: 1 } => "1 pod other than daemons runs there".to_owned(),
         KeepReason::InUse { pods } => format!("{pods} pods other than daemons run there"),
         KeepReason::NotQuietYet { seconds_left } => {
             format!("consolidateAfter passes in {seconds_left} s")

@@ -8,7 +8,16 @@ use serde::Serialize;
 use crate::{
     cluster::{Cluster, WorkloadId},
     plans::{Arrangement, Planner, keeps_apart},
+    savings::{Cost, KindOfRestraint, RestraintRow},
 };
+
+/// Restraints of which the price is planned one by one, those that hold the most expensive machines first. Each takes a
+/// plan of the whole cluster.
+const PRICED_MAX: usize = 12;
+/// The same for clusters too large to plan often.
+const PRICED_MAX_LARGE: usize = 2;
+/// From this many pods on a cluster is large.
+const LARGE_PODS: usize = 20_000;
 
 /// Why a pod holds its machine in place, or its like apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -191,4 +200,80 @@ pub(crate) fn difference(
         let pinned = pins(planner.cluster, restraints, never, is_chosen);
         MicroDollars((planner.cheapest(&pinned).price - reachable.price).0.max(0))
     }
+}
+
+/// What each costs, summed up by kind and one by one.
+pub(crate) fn priced(
+    planner: &Planner<'_>,
+    restraints: &[Restraint],
+    reachable: &Arrangement,
+) -> (Vec<KindOfRestraint>, Vec<RestraintRow>) {
+    let cluster = planner.cluster;
+    let held = |r: &Restraint| -> i64 {
+        let prices = r.nodes.iter().filter_map(|n| cluster.snapshot.nodes[*n].price);
+        prices.map(|p| p.0).sum()
+    };
+    let mut order: Vec<usize> = (0..restraints.len()).collect();
+    order.sort_by_key(|at| {
+        let r = &restraints[*at];
+        (!r.kind.is_obeyed(), std::cmp::Reverse(held(r)), *at)
+    });
+    let most = if cluster.pods.len() >= LARGE_PODS {
+        PRICED_MAX_LARGE
+    } else {
+        PRICED_MAX
+    };
+    let month = |chosen: &[usize]| Cost::from(difference(planner, restraints, chosen, reachable)).per_month;
+    let mut kinds: BTreeMap<RestraintKind, Vec<usize>> = BTreeMap::new();
+    for (at, restraint) in restraints.iter().enumerate() {
+        kinds.entry(restraint.kind).or_default().push(at);
+    }
+    let mut priced: BTreeMap<usize, f64> = BTreeMap::new();
+    for at in order.iter().take(most) {
+        priced.insert(*at, month(&[*at]));
+    }
+    let kind_row = |(kind, members): (&RestraintKind, &Vec<usize>)| {
+        let of = |at: &usize| &restraints[*at];
+        let nodes: BTreeSet<usize> = members
+            .iter()
+            .flat_map(|at| of(at).nodes.iter().copied())
+            .collect();
+        let per_month = match members.as_slice() {
+            [only] if priced.contains_key(only) => priced[only],
+            members => month(members),
+        };
+        KindOfRestraint {
+            kind: *kind,
+            obeyed: kind.is_obeyed(),
+            subjects: members.len() as u32,
+            pods: members.iter().map(|at| of(at).pods).sum(),
+            nodes: nodes.len() as u32,
+            per_month,
+            fix: kind.fix(),
+        }
+    };
+    let summary = kinds.iter().map(kind_row).collect();
+    order.sort_by(|a, b| {
+        let kind = |at: &usize| restraints[*at].kind;
+        let price = |at: &usize| priced.get(at).copied().unwrap_or(-1.0);
+        // Stable, so that the others keep their order.
+        kind(a).cmp(&kind(b)).then(price(b).total_cmp(&price(a)))
+    });
+    let row = |at: &usize| {
+        let r = &restraints[*at];
+        RestraintRow {
+            kind: r.kind,
+            subject: r.subject.clone(),
+            owners: r
+                .owners
+                .iter()
+                .map(|w| cluster.workloads[*w as usize].to_string())
+                .collect(),
+            for_ever: r.for_ever,
+            pods: r.pods,
+            nodes: r.nodes.len() as u32,
+            per_month: priced.get(at).copied(),
+        }
+    };
+    (summary, order.iter().map(row).collect())
 }

@@ -13,6 +13,7 @@ use plimsoll_core::{
 use serde::Serialize;
 
 use crate::{
+    arm64::{self, Arm64, Arm64Images},
     aws,
     cluster::{Cluster, Fixed, Prices, request},
     moves,
@@ -26,14 +27,6 @@ pub const VERSION: u32 = 1;
 
 /// Hours of a month, as AWS's own calculator counts them.
 pub const HOURS_PER_MONTH: f64 = 730.0;
-
-/// Restraints of which the price is planned one by one, those that hold the most expensive machines first. Each takes a
-/// plan of the whole cluster.
-const RESTRAINTS_PRICED_MAX: usize = 12;
-/// The same for clusters too large to plan often.
-const RESTRAINTS_PRICED_MAX_LARGE: usize = 2;
-/// From this many pods on a cluster is large.
-const LARGE_PODS: usize = 20_000;
 
 /// An amount of money per time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -65,14 +58,18 @@ pub struct SavingsReport {
     pub now: Cost,
     /// The part of `now` that no plan here touches: control planes and machines that are starting.
     pub fixed: Cost,
-    /// What can be had while every restraint is obeyed, buying spot only for pods that run on spot already.
+    /// What can be had while every restraint is obeyed, every pod stays on the architecture it runs on, and spot is bought
+    /// only for pods that run on spot already.
     pub reachable: Outcome,
     /// The same, with spot for every pod that tolerates it.
     pub reachable_with_spot: Outcome,
-    /// What could be had if nothing forbade evictions; no more spot than today.
+    /// As `reachable`, with arm64 machines for every pod that is known to run on them.
+    pub reachable_with_arm64: Outcome,
+    pub arm64: Arm64,
+    /// What could be had if nothing forbade evictions; spot and architectures as today.
     pub unblocked: Outcome,
-    /// No arrangement of the same pods on the machines considered can cost less, whatever is evicted; no more spot
-    /// than today.
+    /// No arrangement of the same pods on the machines considered can cost less, whatever is evicted; spot
+    /// and architectures as today.
     pub bound: Cost,
     /// One entry per kind of restraint, in the order of [`RestraintKind`].
     pub restraint_kinds: Vec<KindOfRestraint>,
@@ -258,7 +255,7 @@ pub struct Unpriced {
 }
 
 /// Works everything out. The same arguments give the same report.
-pub fn report(cluster: &Cluster, prices: &Prices, policy: &Policy) -> SavingsReport {
+pub fn report(cluster: &Cluster, prices: &Prices, images: &Arm64Images, policy: &Policy) -> SavingsReport {
     let restraints = restraints::all(cluster);
     let (none, all) = (|_: usize| false, |_: usize| true);
     let planner = Planner::new(cluster, policy, Spot::AsToday);
@@ -274,8 +271,17 @@ pub fn report(cluster: &Cluster, prices: &Prices, policy: &Policy) -> SavingsRep
         Planner::new(cluster, policy, Spot::WhereTolerated).cheapest(&pinned),
         &reachable,
     );
+    let on_arm64 = arm64::known(cluster, images);
+    let with_arm64 = if on_arm64.any() {
+        cheaper(
+            Planner::with_arm64(cluster, policy, &on_arm64.pods).cheapest(&pinned),
+            &reachable,
+        )
+    } else {
+        reachable.clone()
+    };
     let moves = moves::moves(cluster, &reachable);
-    let (restraint_kinds, rows) = price_restraints(&planner, &restraints, &reachable);
+    let (restraint_kinds, rows) = restraints::priced(&planner, &restraints, &reachable);
     let now = cluster.price();
     let (namespaces, workloads, idle) = spending::spending(cluster);
     SavingsReport {
@@ -290,6 +296,8 @@ pub fn report(cluster: &Cluster, prices: &Prices, policy: &Policy) -> SavingsRep
         new_machines: new_machines(cluster, &reachable, &moves.to_new),
         reachable: outcome(cluster, &reachable, now),
         reachable_with_spot: outcome(cluster, &with_spot, now),
+        reachable_with_arm64: outcome(cluster, &with_arm64, now),
+        arm64: on_arm64.basis,
         unblocked: outcome(cluster, &unblocked, now),
         restraint_kinds,
         restraints: rows,
@@ -308,6 +316,15 @@ pub fn report(cluster: &Cluster, prices: &Prices, policy: &Policy) -> SavingsRep
     }
 }
 
+/// `reachable` of the report alone.
+pub fn reachable(cluster: &Cluster, policy: &Policy) -> MicroDollars {
+    let nothing = |_: usize| false;
+    let pinned = restraints::pins(cluster, &restraints::all(cluster), nothing, nothing);
+    Planner::new(cluster, policy, Spot::AsToday)
+        .cheapest(&pinned)
+        .price
+}
+
 /// What is allowed in the second is allowed in the first too.
 fn cheaper(found: Arrangement, allowed: &Arrangement) -> Arrangement {
     if allowed.price < found.price {
@@ -318,83 +335,6 @@ fn cheaper(found: Arrangement, allowed: &Arrangement) -> Arrangement {
     } else {
         found
     }
-}
-
-fn price_restraints(
-    planner: &Planner<'_>,
-    restraints: &[Restraint],
-    reachable: &Arrangement,
-) -> (Vec<KindOfRestraint>, Vec<RestraintRow>) {
-    let cluster = planner.cluster;
-    let held = |r: &Restraint| -> i64 {
-        let prices = r.nodes.iter().filter_map(|n| cluster.snapshot.nodes[*n].price);
-        prices.map(|p| p.0).sum()
-    };
-    let mut order: Vec<usize> = (0..restraints.len()).collect();
-    order.sort_by_key(|at| {
-        let r = &restraints[*at];
-        (!r.kind.is_obeyed(), std::cmp::Reverse(held(r)), *at)
-    });
-    let most = if cluster.pods.len() >= LARGE_PODS {
-        RESTRAINTS_PRICED_MAX_LARGE
-    } else {
-        RESTRAINTS_PRICED_MAX
-    };
-    let month = |chosen: &[usize]| {
-        Cost::from(restraints::difference(planner, restraints, chosen, reachable)).per_month
-    };
-    let mut kinds: BTreeMap<RestraintKind, Vec<usize>> = BTreeMap::new();
-    for (at, restraint) in restraints.iter().enumerate() {
-        kinds.entry(restraint.kind).or_default().push(at);
-    }
-    let mut priced: BTreeMap<usize, f64> = BTreeMap::new();
-    for at in order.iter().take(most) {
-        priced.insert(*at, month(&[*at]));
-    }
-    let kind_row = |(kind, members): (&RestraintKind, &Vec<usize>)| {
-        let of = |at: &usize| &restraints[*at];
-        let nodes: std::collections::BTreeSet<usize> = members
-            .iter()
-            .flat_map(|at| of(at).nodes.iter().copied())
-            .collect();
-        let per_month = match members.as_slice() {
-            [only] if priced.contains_key(only) => priced[only],
-            members => month(members),
-        };
-        KindOfRestraint {
-            kind: *kind,
-            obeyed: kind.is_obeyed(),
-            subjects: members.len() as u32,
-            pods: members.iter().map(|at| of(at).pods).sum(),
-            nodes: nodes.len() as u32,
-            per_month,
-            fix: kind.fix(),
-        }
-    };
-    let summary = kinds.iter().map(kind_row).collect();
-    order.sort_by(|a, b| {
-        let kind = |at: &usize| restraints[*at].kind;
-        let price = |at: &usize| priced.get(at).copied().unwrap_or(-1.0);
-        // Stable, so that the others keep their order.
-        kind(a).cmp(&kind(b)).then(price(b).total_cmp(&price(a)))
-    });
-    let row = |at: &usize| {
-        let r = &restraints[*at];
-        RestraintRow {
-            kind: r.kind,
-            subject: r.subject.clone(),
-            owners: r
-                .owners
-                .iter()
-                .map(|w| cluster.workloads[*w as usize].to_string())
-                .collect(),
-            for_ever: r.for_ever,
-            pods: r.pods,
-            nodes: r.nodes.len() as u32,
-            per_month: priced.get(at).copied(),
-        }
-    };
-    (summary, order.iter().map(row).collect())
 }
 
 fn basis(cluster: &Cluster, prices: &Prices) -> PriceBasis {
@@ -683,7 +623,8 @@ fn notes(cluster: &Cluster, policy: &Policy) -> Vec<String> {
     if !cluster.pools_made_up.is_empty() {
         notes.push(format!(
             "machines without a NodePool ({}) are planned as if each group could buy its own types and current \
-             general, compute and memory types of the same architecture, up to twice as large",
+             general, compute and memory types of the same architecture, up to twice as large; with more arm64, as if \
+             beside each group there were one of that architecture",
             cluster.pools_made_up.join(", ")
         ));
     }

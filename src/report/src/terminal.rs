@@ -99,21 +99,24 @@ fn costs(report: &SavingsReport, colour: Colour, out: &mut String) {
         );
     };
     let o = |outcome: &Outcome| (outcome.cost.per_hour, outcome.cost.per_month);
-    let (reachable, spot, unblocked) = (
+    let (reachable, spot, arm64, unblocked) = (
         o(&report.reachable),
         o(&report.reachable_with_spot),
+        o(&report.reachable_with_arm64),
         o(&report.unblocked),
     );
     line("now", report.now.per_hour, now, "31");
     line("reachable", reachable.0, reachable.1, "32");
-    line("  with spot", spot.0, spot.1, "36");
-    line("if nothing were held", unblocked.0, unblocked.1, "33");
+    line("  if nothing were held", unblocked.0, unblocked.1, "33");
     line(
-        "no plan costs less than",
+        "no such plan is below",
         report.bound.per_hour,
         report.bound.per_month,
         "2",
     );
+    line("with more spot", spot.0, spot.1, "36");
+    line("with more arm64", arm64.0, arm64.1, "36");
+    let _ = writeln!(out, "  arm64: {}", report.arm64.sentence());
     out.push('\n');
 }
 

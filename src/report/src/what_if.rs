@@ -1,5 +1,7 @@
 //! Changes to try on a plan: objects to apply or delete, workloads to scale, prices to change.
 
+mod fields;
+
 use std::{collections::BTreeMap, fmt::Write as _, io::Read};
 
 use jiff::Timestamp;
@@ -7,6 +9,7 @@ use plimsoll_core::{
     catalog::{Catalog, MicroDollars},
     plan::Plan,
     report::Report,
+    resources::QuantityError,
     snapshot::Snapshot,
 };
 use plimsoll_state::{Index, Observe, Pod};
@@ -22,34 +25,67 @@ use crate::{
 
 /// Annotation on an object of the file that is to be taken away; its value is `delete`.
 const ANNOTATION: &str = "plimsoll.dev/what-if";
+/// Kinds that live in a namespace.
+const NAMESPACED: [&str; 8] = [
+    "Pod",
+    "PodDisruptionBudget",
+    "PersistentVolumeClaim",
+    "DaemonSet",
+    "Deployment",
+    "StatefulSet",
+    "ReplicaSet",
+    "Job",
+];
 /// Pods one workload of the file may stand for.
 const REPLICAS_MAX: u64 = 100_000;
 
 #[derive(Debug, Error)]
 pub enum WhatIfError {
     #[error(transparent)]
-    File(#[from] DumpError),
-    #[error("{kind} {name} cannot be read")]
+    File(DumpError),
+    #[error(
+        "changes nothing: write objects to apply or to delete, workloads with their replicas, or `kind: Prices`, as \
+         docs/what-if.md shows"
+    )]
+    Empty,
+    #[error("{object} cannot be read")]
     Object {
-        kind: String,
-        name: String,
+        object: String,
         source: serde_json::Error,
     },
-    #[error("{0}")]
-    Unreadable(String),
+    #[error("{object} cannot be read: {why}")]
+    Unreadable { object: String, why: String },
     #[error(
-        "{kind} {name}: only Node, Pod, PodDisruptionBudget, NodePool and other kinds a plan reads can be changed, and \
-             Deployment, StatefulSet, ReplicaSet, Job and Prices"
+        "{object}: only Node, Pod, PodDisruptionBudget, NodePool and other kinds a plan reads can be changed, and \
+         Deployment, StatefulSet, ReplicaSet, Job and Prices"
     )]
-    Kind { kind: String, name: String },
-    #[error("{kind} {name}: spec.replicas {replicas} is more than {REPLICAS_MAX}")]
-    Replicas {
-        kind: String,
-        name: String,
-        replicas: u64,
+    Kind { object: String },
+    #[error("{object}: {field} is {found}; {fix}")]
+    Field {
+        object: String,
+        field: String,
+        found: String,
+        fix: String,
     },
-    #[error("a price needs either factor or dollarsPerHour, and not both")]
-    Price,
+    #[error("{object}: {field} is no amount")]
+    Quantity {
+        object: String,
+        field: String,
+        source: QuantityError,
+    },
+    #[error("{object} is not in the cluster, so it cannot be taken away; look at its name and namespace")]
+    Absent { object: String },
+    #[error("prices[{0}]: a price needs either factor or dollarsPerHour, and not both")]
+    Price(usize),
+}
+
+impl From<DumpError> for WhatIfError {
+    fn from(error: DumpError) -> Self {
+        match error {
+            DumpError::Empty => Self::Empty,
+            other => Self::File(other),
+        }
+    }
 }
 
 /// New prices for some offerings.
@@ -86,33 +122,31 @@ impl WhatIf {
                 failed.get_or_insert(error);
             }
         })?;
-        failed.map_or(Ok(changes), Err)
+        match failed {
+            Some(error) => Err(error),
+            None if changes.objects.is_empty() && changes.prices.is_empty() => Err(WhatIfError::Empty),
+            None => Ok(changes),
+        }
     }
 
     fn take(&mut self, object: &RawValue) -> Result<(), WhatIfError> {
-        let object: Value = serde_json::from_str(object.get()).map_err(DumpError::Json)?;
-        let (kind, name) = (
-            text(&object, "kind"),
-            object["metadata"]["name"].as_str().unwrap_or_default(),
-        );
-        let unreadable = |source| WhatIfError::Object {
-            kind: kind.clone(),
-            name: name.to_owned(),
-            source,
-        };
+        let mut object: Value = serde_json::from_str(object.get()).map_err(DumpError::Json)?;
+        let kind = text(&object, "kind");
         if kind == "Prices" {
-            let prices: Vec<PriceChange> =
-                serde_json::from_value(object["prices"].clone()).map_err(unreadable)?;
-            if prices
-                .iter()
-                .any(|p| p.factor.is_some() == p.dollars_per_hour.is_some())
-            {
-                return Err(WhatIfError::Price);
-            }
-            self.prices.extend(prices);
-        } else {
-            self.objects.push(object);
+            self.prices.extend(fields::prices(&object)?);
+            return Ok(());
         }
+        fields::check(&object)?;
+        if let Some(field) = replicas_field(&kind)
+            && !fields::is_deleted(&object)
+        {
+            fields::replicas(&object, field)?;
+        }
+        // As kubectl has it.
+        if NAMESPACED.contains(&kind.as_str()) && object["metadata"]["namespace"].is_null() {
+            object["metadata"]["namespace"] = "default".into();
+        }
+        self.objects.push(object);
         Ok(())
     }
 
@@ -123,24 +157,22 @@ impl WhatIf {
             ..Dump::default()
         };
         for object in &self.objects {
-            let kind = text(object, "kind");
-            if matches!(kind.as_str(), "Deployment" | "StatefulSet" | "ReplicaSet" | "Job") {
-                scale(&mut dump, object, &kind)?;
+            if let Some(field) = replicas_field(&text(object, "kind")) {
+                scale(&mut dump, object, field)?;
                 continue;
             }
             let before = (dump.objects, dump.unreadable.len());
-            if object["metadata"]["annotations"][ANNOTATION] == "delete" {
+            if fields::is_deleted(object) {
                 delete(&mut dump, object)?;
             } else {
                 take(&mut dump, object)?;
             }
             if let Some(why) = dump.unreadable.get(before.1) {
-                return Err(WhatIfError::Unreadable(why.clone()));
+                return Err(unreadable(object, why));
             }
             if dump.objects == before.0 {
                 return Err(WhatIfError::Kind {
-                    kind,
-                    name: object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+                    object: fields::title(object),
                 });
             }
         }
@@ -149,7 +181,9 @@ impl WhatIf {
 
     /// Changes the prices.
     pub fn reprice(&self, catalog: &mut Catalog) {
-        for change in &self.prices {
+        let mut idle = Vec::new();
+        for (number, change) in self.prices.iter().enumerate() {
+            let mut changed = false;
             let of_type = |name: &str| {
                 change.instance_type.as_deref().is_none_or(|wanted| {
                     wanted
@@ -162,6 +196,7 @@ impl WhatIf {
                 for offering in &mut t.offerings {
                     if is(&change.zone, &offering.zone) && is(&change.capacity_type, &offering.capacity_type)
                     {
+                        changed = true;
                         offering.price = match (change.factor, change.dollars_per_hour) {
                             (Some(factor), _) => {
                                 MicroDollars((offering.price.0 as f64 * factor).round() as i64)
@@ -171,10 +206,40 @@ impl WhatIf {
                     }
                 }
             }
+            if !changed {
+                idle.push(format!("prices[{number}]"));
+            }
         }
-        if !self.prices.is_empty() {
-            catalog.price_source = format!("{}, changed by the what-if file", catalog.price_source).into();
+        if self.prices.is_empty() {
+            return;
         }
+        let not = if idle.len() == self.prices.len() {
+            "not "
+        } else {
+            ""
+        };
+        let but = match idle.as_slice() {
+            [] => String::new(),
+            idle => format!(" ({} matches nothing that is sold)", idle.join(" and ")),
+        };
+        let source = &catalog.price_source;
+        catalog.price_source = format!("{source}, {not}changed by the what-if file{but}").into();
+    }
+}
+
+/// The field of a workload that says how many pods it has; None for what is not a workload.
+fn replicas_field(kind: &str) -> Option<&'static str> {
+    match kind {
+        "Deployment" | "StatefulSet" | "ReplicaSet" => Some("replicas"),
+        "Job" => Some("parallelism"),
+        _ => None,
+    }
+}
+
+fn unreadable(object: &Value, why: &str) -> WhatIfError {
+    WhatIfError::Unreadable {
+        object: fields::title(object),
+        why: why.to_owned(),
     }
 }
 
@@ -191,16 +256,37 @@ fn take(dump: &mut Dump, object: &Value) -> Result<(), WhatIfError> {
     Ok(())
 }
 
+/// Whether an object that is to be taken away exists; what cannot be taken away is left to [`delete`] to refuse.
+fn is_there(index: &Index, object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    let of = |field: &str| metadata[field].as_str().unwrap_or_default();
+    let key = format!("{}/{}", of("namespace"), of("name"));
+    match text(object, "kind").as_str() {
+        "Pod" => index.pod(&key).is_some(),
+        "Node" => index
+            .nodes()
+            .any(|n| n.metadata.name.as_deref() == Some(of("name"))),
+        "PodDisruptionBudget" => index.has_budget(&key),
+        "DaemonSet" => index.has_daemon_set(&key),
+        "NodePool" => index.node_pool(of("name")).is_some(),
+        "NodeClaim" => index.claim(of("name")).is_some(),
+        _ => true,
+    }
+}
+
 /// Deletion by watch event: the kinds a user would take away.
 fn delete(dump: &mut Dump, object: &Value) -> Result<(), WhatIfError> {
-    let kind = text(object, "kind");
-    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    if !is_there(&dump.index, object) {
+        return Err(WhatIfError::Absent {
+            object: fields::title(object),
+        });
+    }
     macro_rules! gone {
         ($($name:literal: $kind:ty),+ $(,)?) => {
-            match kind.as_str() {
+            match text(object, "kind").as_str() {
                 $($name => {
                     let object: $kind = serde_json::from_value(object.clone())
-                        .map_err(|source| WhatIfError::Object { kind: kind.clone(), name: name.clone(), source })?;
+                        .map_err(|source| WhatIfError::Object { object: fields::title(object), source })?;
                     Observe::<$kind>::delete(&mut dump.index, &object, Timestamp::UNIX_EPOCH);
                     dump.objects += 1;
                 })+
@@ -220,18 +306,10 @@ fn delete(dump: &mut Dump, object: &Value) -> Result<(), WhatIfError> {
 }
 
 /// The workload's pods go, and as many as it wants wait for a place.
-fn scale(dump: &mut Dump, object: &Value, kind: &str) -> Result<(), WhatIfError> {
-    let name = object["metadata"]["name"].as_str().unwrap_or_default();
-    let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
-    let field = if kind == "Job" { "parallelism" } else { "replicas" };
-    let replicas = object["spec"][field].as_u64().unwrap_or(1);
-    if replicas > REPLICAS_MAX {
-        return Err(WhatIfError::Replicas {
-            kind: kind.to_owned(),
-            name: name.to_owned(),
-            replicas,
-        });
-    }
+fn scale(dump: &mut Dump, object: &Value, field: &str) -> Result<(), WhatIfError> {
+    let kind = text(object, "kind");
+    let of = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+    let (name, namespace) = (of("name"), of("namespace"));
     let workload = format!("{kind}/{name}");
     let old: Vec<String> = dump
         .index
@@ -239,15 +317,20 @@ fn scale(dump: &mut Dump, object: &Value, kind: &str) -> Result<(), WhatIfError>
         .filter(|p| p.namespace() == namespace && p.workload.as_deref() == Some(&*workload))
         .map(|p| p.name().to_owned())
         .collect();
+    if fields::is_deleted(object) && old.is_empty() {
+        return Err(WhatIfError::Absent {
+            object: fields::title(object),
+        });
+    }
     for old in old {
         let gone = json!({ "metadata": { "name": old, "namespace": namespace } });
         let gone: Pod = serde_json::from_value(gone).map_err(DumpError::Json)?;
         dump.index.delete(&gone, Timestamp::UNIX_EPOCH);
     }
-    if object["metadata"]["annotations"][ANNOTATION] == "delete" {
+    if fields::is_deleted(object) {
         return Ok(());
     }
-    for at in 0..replicas {
+    for at in 0..fields::replicas(object, field)? {
         let own = format!("{name}-what-if-{at}");
         let pod = json!({
             "apiVersion": "v1",
@@ -267,7 +350,7 @@ fn scale(dump: &mut Dump, object: &Value, kind: &str) -> Result<(), WhatIfError>
     }
     dump.unreadable
         .pop()
-        .map_or(Ok(()), |why| Err(WhatIfError::Unreadable(why)))
+        .map_or(Ok(()), |why| Err(unreadable(object, &why)))
 }
 
 /// A plan with what it was made from.

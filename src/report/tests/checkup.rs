@@ -159,6 +159,53 @@ fn keys_in_a_deployment_fail_where_they_are_kept_and_where_they_should_rotate() 
 }
 
 #[test]
+fn a_secret_in_the_values_fails_and_one_in_a_secret_does_not() {
+    let point = |facts: &Facts| {
+        let findings = checkup(facts);
+        let eighth = findings.into_iter().find(|f| f.says.starts_with("8. "));
+        eighth.map(|f| (f.verdict, f.says))
+    };
+    let with = |literals: &[&str], from_secrets: &[&str]| {
+        let names = |of: &[&str]| of.iter().map(ToString::to_string).collect();
+        let mut facts = well();
+        facts.installations = Some(vec![Installation {
+            literals: names(literals),
+            from_secrets: names(from_secrets),
+            ..well().installations.unwrap().remove(0)
+        }]);
+        facts
+    };
+    let harmless = [
+        "MODE",
+        "CLUSTER_NAME",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "ASSUME_ROLE_ARN",
+    ];
+    let (verdict, _) = point(&with(&harmless, &[])).unwrap();
+    assert_eq!(verdict, Verdict::Pass);
+    for secret in [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "PROXY_PASSWORD",
+        "apiToken",
+    ] {
+        let (verdict, says) = point(&with(&["MODE", secret], &[])).unwrap();
+        assert_eq!(verdict, Verdict::Fail, "{secret}");
+        assert!(says.ends_with(&format!("the chart's values: {secret}")), "{says}");
+    }
+    let (verdict, says) = point(&with(&["MODE"], &["PROXY_PASSWORD"])).unwrap();
+    assert_eq!(verdict, Verdict::Pass);
+    assert!(says.ends_with("from Secrets come PROXY_PASSWORD"), "{says}");
+    // Nothing is said of an installation that nobody has seen.
+    let mut facts = well();
+    for nothing in [None, Some(Vec::new())] {
+        facts.installations = nothing;
+        assert_eq!(point(&facts), None);
+    }
+}
+
+#[test]
 fn who_only_looks_is_no_trouble_to_another_autoscaler() {
     let mut facts = well();
     facts.autoscalers = Some(BTreeMap::from([("karpenter", 2), ("cluster-autoscaler", 1)]));

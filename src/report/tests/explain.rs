@@ -290,7 +290,7 @@ fn a_machine_that_stays_says_why() {
     let cases = [
         (
             "InUse",
-            "1 pods",
+            "1 pod other than daemons runs there",
             nothing,
             with(with(machine(), pool(json!({}))), running("q", json!({}))),
         ),
@@ -386,19 +386,97 @@ fn a_running_pod_says_what_holds_it_and_a_pool_what_it_may_still_do() {
     );
     let answer = ask(&items, "nodepool/default").unwrap();
     assert!(
-        answer.contains("1 machines, $0.1920/h") && answer.contains("limit cpu: 4 of 4 in use, Limit"),
+        answer.contains("  1 machine, $0.1920/h") && answer.contains("limit cpu: 4 of 4 in use, Limit"),
         "{answer}"
     );
     assert!(
-        answer.contains("now 1 machines may be disrupted as Empty"),
+        answer.contains("now 1 machine may be disrupted as Empty"),
         "{answer}"
     );
-    for missing in ["pod/n/none", "node/none", "nodepool/none"] {
-        assert!(
-            matches!(ask(&items, missing), Err(ExplainError::NotFound { .. })),
-            "{missing}"
-        );
+    for (missing, says) in [
+        (
+            "pod/n/none",
+            "there is no pod n/none; `kubectl get pods -n n` lists their names",
+        ),
+        (
+            "pod/other/q",
+            "there is no pod other/q; `kubectl get pods -n other` lists their names",
+        ),
+        (
+            "pod/n/r",
+            "there is no pod n/r; alike are n/q; `kubectl get pods -n n` lists all",
+        ),
+        (
+            "node/none",
+            "there is no node none; `kubectl get nodes` lists their names",
+        ),
+        (
+            "nodepool/defaults",
+            "there is no NodePool defaults; alike are default; `kubectl get nodepools` lists all",
+        ),
+    ] {
+        let error = ask(&items, missing).unwrap_err();
+        assert!(matches!(error, ExplainError::NotFound { .. }), "{missing}");
+        assert_eq!(error.to_string(), says);
     }
+    let error = ask(&items[1..2], "nodepool/default").unwrap_err().to_string();
+    assert!(
+        error.contains("what was read holds no NodePool at all"),
+        "{error}"
+    );
+}
+
+#[test]
+fn machines_without_a_claim_are_their_pools_by_label() {
+    let spare =
+        json!({ "metadata": { "name": "b", "uid": "b" }, "spec": { "providerID": "aws:///us-east-1a/i-2" } });
+    let limited = pool(json!({ "spec": { "limits": { "cpu": "4" } } }));
+    let items = [node(json!({})), node(spare), limited];
+    let answer = ask(&items, "nodepool/default").unwrap();
+    assert!(answer.contains("  2 machines, $0.3840/h"), "{answer}");
+    assert!(
+        answer.contains("2 of them only by label") && answer.contains("limit cpu: 0 of 4 in use, left"),
+        "{answer}"
+    );
+    // Another pool's machines are not counted.
+    let foreign = node(json!({ "metadata": { "labels": { "karpenter.sh/nodepool": "other" } } }));
+    let answer = ask(&[foreign, pool(json!({}))], "nodepool/default").unwrap();
+    assert!(
+        answer.contains("  0 machines, $0.0000/h") && !answer.contains("by label"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_pod_of_a_daemon_set_is_not_said_to_go_to_spot_machines() {
+    let owner = json!([{ "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "d", "controller": true }]);
+    let of_daemon = running("q", json!({ "metadata": { "ownerReferences": owner } }));
+    let answer = ask(&[node(json!({})), of_daemon], "pod/n/q").unwrap();
+    assert!(
+        answer.contains("come and go with the machines") && !answer.contains("spot"),
+        "{answer}"
+    );
+    let plain = ask(&[node(json!({})), running("q", json!({}))], "pod/n/q").unwrap();
+    assert!(plain.contains("spot machines"), "{plain}");
+}
+
+#[test]
+fn one_is_not_counted_as_many() {
+    let items = [
+        claim(json!({})),
+        node(json!({})),
+        pool(json!({})),
+        running("q", json!({})),
+    ];
+    let answer = ask(&items, "node/a").unwrap();
+    assert!(
+        answer.contains("  1 pod request") && answer.contains("1 machine ("),
+        "{answer}"
+    );
+    assert!(
+        !answer.contains("1 pods") && !answer.contains("1 machines"),
+        "{answer}"
+    );
 }
 
 /// Links between pages lead somewhere, and commands name what the program has.
@@ -433,23 +511,23 @@ fn links_of_the_documentation_lead_somewhere() {
     assert!(links > 5, "{links} links were looked at");
 }
 
-/// Pages of the documentation that the program knows better.
+/// Pages of the documentation that the program knows better. `PLIMSOLL_BLESS=1` rewrites them.
 #[test]
 fn generated_pages_are_up_to_date() {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/");
+    let docs = std::path::Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("../../docs");
     for (name, text) in [
         ("reason-codes.md", reasons::page()),
         ("snapshot.md", redact::page()),
         ("reader-role.yaml", kinds::reader_role()),
     ] {
-        let path = format!("{root}{name}");
-        if std::env::var_os("UPDATE_DOCS").is_some() {
+        let path = docs.join(name);
+        if std::env::var_os("PLIMSOLL_BLESS").is_some() {
             std::fs::write(&path, &text).unwrap();
         }
         let written = std::fs::read_to_string(&path).unwrap_or_default();
-        assert_eq!(
-            written, text,
-            "run UPDATE_DOCS=1 cargo test -p plimsoll-report --test explain to write {name}"
+        assert!(
+            written == text,
+            "docs/{name} differs from the program; run the tests with PLIMSOLL_BLESS=1"
         );
     }
 }

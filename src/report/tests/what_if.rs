@@ -132,11 +132,161 @@ fn what_cannot_be_tried_is_refused_by_name() {
             .unwrap_err()
     };
     let service = "---\n{apiVersion: v1, kind: Service, metadata: {name: s}}";
-    assert!(matches!(apply(service), WhatIfError::Kind { kind, name } if kind == "Service" && name == "s"));
+    assert!(matches!(apply(service), WhatIfError::Kind { object } if object == "Service s"));
     let both = "---\n{kind: Prices, prices: [{factor: 2, dollarsPerHour: 1}]}";
-    assert!(matches!(apply(both), WhatIfError::Price));
+    assert!(matches!(apply(both), WhatIfError::Price(0)));
     let typo = "---\n{kind: Prices, prices: [{faktor: 2}]}";
     assert!(matches!(apply(typo), WhatIfError::Object { .. }));
-    let many = "---\n{apiVersion: apps/v1, kind: Deployment, metadata: {name: d}, spec: {replicas: 200000}}";
-    assert!(matches!(apply(many), WhatIfError::Replicas { .. }));
+    for nothing in ["", "# only a comment", "---\n"] {
+        assert!(matches!(apply(nothing), WhatIfError::Empty), "{nothing:?}");
+    }
+    for (no_object, says) in [
+        ("- a: b", "a bare list"),
+        ("more pods, please", "plain text"),
+        ("a: b", "without `kind`"),
+    ] {
+        let error = apply(no_object).to_string();
+        assert!(
+            error.contains(says) && !error.contains("kubectl"),
+            "{no_object}: {error}"
+        );
+    }
+
+    let deployment = |spec: &str| {
+        format!("---\n{{apiVersion: apps/v1, kind: Deployment, metadata: {{name: d}}, spec: {spec}}}")
+    };
+    let pod = |metadata: &str, container: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Pod, metadata: {metadata}, spec: {{containers: [{container}]}}}}"
+        )
+    };
+    let price = |change: &str| format!("---\n{{kind: Prices, prices: [{change}]}}");
+    // Each names the field and says what to write.
+    let fields = [
+        (
+            deployment("{replicas: 200000}"),
+            "Deployment d: spec.replicas is 200000; write a whole number from 0 to 100000",
+        ),
+        (
+            deployment("{replicas: forty}"),
+            "Deployment d: spec.replicas is \"forty\"; write a whole number",
+        ),
+        (
+            deployment("{replicas: -1}"),
+            "spec.replicas is -1; write a whole number",
+        ),
+        (
+            deployment("{replica: 40}"),
+            "spec.replicas is missing; write how many pods it is to have (its spec has replica)",
+        ),
+        (
+            deployment("{replicas: 2}"),
+            "spec.template.spec.containers is missing; write what each pod requests",
+        ),
+        (
+            "---\n{apiVersion: batch/v1, kind: Job, metadata: {name: j}, spec: {}}".to_owned(),
+            "Job j: spec.parallelism is missing",
+        ),
+        (
+            pod("{name: p, annotations: {plimsoll.dev/what-if: remove}}", ""),
+            "annotation plimsoll.dev/what-if is \"remove\"; its one value is `delete`",
+        ),
+        (pod("{}", ""), "Pod: metadata.name is missing"),
+        (
+            "---\n{kind: Pod, metadata: {name: p}}".to_owned(),
+            "Pod p: apiVersion is missing",
+        ),
+        (
+            pod("{name: p}", "{resources: {requests: {cpu: lots}}}"),
+            "Pod p: spec.containers[0].resources.requests.cpu is no amount",
+        ),
+        (
+            pod("{name: p}", "{resources: {requests: {cpu: -1}}}"),
+            "requests.cpu is -1; write an amount that is not negative",
+        ),
+        (
+            pod("{name: p}", "{resources: {requests: {memory: [1Gi]}}}"),
+            "requests.memory is [\"1Gi\"]; write an amount such as",
+        ),
+        (
+            price("{factor: -2}"),
+            "Prices: prices[0].factor is -2; write a number from 0 to 1000000",
+        ),
+        (
+            price("{factor: 1}, {dollarsPerHour: -0.1}"),
+            "prices[1].dollarsPerHour is -0.1; write a number from 0",
+        ),
+        (
+            price("{factor: 2, instanceType: 'm5*large'}"),
+            "prices[0].instanceType is \"m5*large\"; a `*` stands at the end only",
+        ),
+        (
+            price("{factor: 2, capacityType: Spot}"),
+            "prices[0].capacityType is \"Spot\"; write one of on-demand, spot, reserved",
+        ),
+        (
+            "---\n{kind: Prices, price: []}".to_owned(),
+            "Prices: prices is missing; write a list",
+        ),
+    ];
+    for (file, says) in fields {
+        let error = apply(&file).to_string();
+        assert!(error.contains(says), "{file}: {error}");
+    }
+    let error = WhatIf::read(price("{faktor: 2}").as_bytes()).unwrap_err();
+    assert_eq!(error.to_string(), "Prices cannot be read");
+}
+
+#[test]
+fn what_is_not_there_cannot_be_taken_away() {
+    let gone = |api_version: &str, kind: &str, metadata: &str, spec: &str| {
+        let file = format!(
+            "---\n{{apiVersion: {api_version}, kind: {kind}, metadata: {{{metadata}, annotations: \
+             {{plimsoll.dev/what-if: delete}}}}, spec: {spec}}}"
+        );
+        WhatIf::read(file.as_bytes()).and_then(|changes| made(Some(&changes)).map(|_| ()))
+    };
+    let absent = |api_version: &str, kind: &str, spec: &str| {
+        let error = gone(api_version, kind, "name: web-9, namespace: shop", spec).unwrap_err();
+        assert!(
+            matches!(&error, WhatIfError::Absent { object } if *object == format!("{kind} shop/web-9")),
+            "{error}"
+        );
+    };
+    absent("v1", "Pod", "{}");
+    absent("v1", "Node", "{}");
+    absent("policy/v1", "PodDisruptionBudget", "{}");
+    absent("apps/v1", "DaemonSet", "{}");
+    absent("apps/v1", "StatefulSet", "{}");
+    absent("karpenter.sh/v1", "NodePool", "{}");
+    absent("karpenter.sh/v1", "NodeClaim", "{}");
+    // Without a namespace the pod of another one is not meant.
+    assert!(
+        matches!(gone("v1", "Pod", "name: web-0", "{}"), Err(WhatIfError::Absent { object }) if object == "Pod default/web-0")
+    );
+    gone("v1", "Pod", "name: web-0, namespace: shop", "{}").unwrap();
+    gone("apps/v1", "StatefulSet", "name: web, namespace: shop", "{}").unwrap();
+}
+
+#[test]
+fn a_price_that_matches_nothing_is_named_where_prices_are() {
+    let source = |file: &str| {
+        let mut catalog = fleet::catalog(&dump::read(CLUSTER.as_bytes()).unwrap().index, &Prices::Aws);
+        WhatIf::read(file.as_bytes()).unwrap().reprice(&mut catalog);
+        catalog.price_source.to_string()
+    };
+    let good = source("---\n{kind: Prices, prices: [{instanceType: m5.*, factor: 2}]}");
+    assert!(good.ends_with(", changed by the what-if file"), "{good}");
+    let idle = source(
+        "---\n{kind: Prices, prices: [{instanceType: m5.*, factor: 2}, {instanceType: zz.*, factor: 2}]}",
+    );
+    assert!(
+        idle.ends_with("changed by the what-if file (prices[1] matches nothing that is sold)"),
+        "{idle}"
+    );
+    let none = source("---\n{kind: Prices, prices: [{instanceType: zz.*, factor: 2}]}");
+    assert!(
+        none.ends_with("not changed by the what-if file (prices[0] matches nothing that is sold)"),
+        "{none}"
+    );
 }

@@ -77,6 +77,7 @@ impl Checks {
         match request {
             Request::Effect(
                 Effect::PatchNode { name, .. }
+                | Effect::StopEvicting { name, .. }
                 | Effect::OpenNode { name, .. }
                 | Effect::DeleteNode { name, .. },
             ) => {

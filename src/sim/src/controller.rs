@@ -15,6 +15,7 @@ use k8s_openapi::api::{core::v1::Node, policy::v1::PodDisruptionBudget};
 use plimsoll_api::{nodeclaim::NodeClaim, nodepool::NodePool};
 use plimsoll_core::{catalog::Catalog, plan::Plan, policy::Policy, snapshot::Snapshot};
 use plimsoll_lifecycle::{self as lifecycle, Effect, Settings};
+use plimsoll_provider::Drift;
 use plimsoll_state::{DaemonSet, Index, Observe, Pod, Touched, pod::PodState};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -374,15 +375,12 @@ impl Controller {
             self.claims.succeeded(&name);
             return;
         };
-        let pool = view
-            .claim
-            .metadata
-            .labels
-            .as_ref()
-            .and_then(|l| l.get(plimsoll_api::labels::NODEPOOL));
-        let pool = pool.and_then(|pool| self.index.node_pool(pool));
-        let after = pool.and_then(|pool| pool.spec.disruption.consolidate_after.as_duration());
-        let pass = lifecycle::reconcile(&view, after, self.config.settings, now);
+        let pool = self.index.pool_of(&view.claim);
+        let pool = pool.map_or_else(lifecycle::Pool::default, |pool| lifecycle::Pool {
+            consolidate_after: pool.spec.disruption.consolidate_after.as_duration(),
+            drift: lifecycle::drift::judge(&view.claim, pool, Drift::Absent),
+        });
+        let pass = lifecycle::reconcile(&view, pool, self.config.settings, now);
         let queue = pass.effects.into_iter().map(Request::Effect).collect();
         self.start(
             Job::Claim {

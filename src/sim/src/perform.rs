@@ -65,7 +65,7 @@ fn perform_effect(effect: &Effect, server: &mut Server, cloud: &FakeCloud, now: 
             answer(deleted, |()| live.map_or(Answer::Done, claim))
         }
         Effect::PatchNode { name, patch } => answer(server.patch(Kind::Node, name, patch, Part::Main), node),
-        Effect::OpenNode { name, uid, taint } => {
+        Effect::StopEvicting { name, uid, taint } | Effect::OpenNode { name, uid, taint } => {
             let mut taints = match server.get(Kind::Node, name) {
                 Some(node) if text(node, "/metadata/uid") == Some(uid) => node["spec"]["taints"].clone(),
                 _ => return Answer::Failed(Failure::NotFound),
@@ -73,9 +73,14 @@ fn perform_effect(effect: &Effect, server: &mut Server, cloud: &FakeCloud, now: 
             if taints[*taint]["key"] != plimsoll_api::taints::UNREGISTERED {
                 return Answer::Failed(Failure::Conflict);
             }
-            taints.as_array_mut().expect("it has an element").remove(*taint);
-            let labels = json!({ plimsoll_api::labels::REGISTERED: "true" });
-            let patch = json!({ "metadata": { "labels": labels }, "spec": { "taints": taints } });
+            let patch = if matches!(effect, Effect::StopEvicting { .. }) {
+                taints[*taint]["effect"] = plimsoll_api::taints::NO_SCHEDULE.into();
+                json!({ "spec": { "taints": taints } })
+            } else {
+                taints.as_array_mut().expect("it has an element").remove(*taint);
+                let labels = json!({ plimsoll_api::labels::REGISTERED: "true" });
+                json!({ "metadata": { "labels": labels }, "spec": { "taints": taints } })
+            };
             answer(server.patch(Kind::Node, name, &patch, Part::Main), node)
         }
         Effect::DeleteNode { name, uid } => {

@@ -14,7 +14,7 @@ use k8s_openapi::{
     api::{core::v1::Node, policy::v1::PodDisruptionBudget},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use plimsoll_api::{nodeclaim::NodeClaim, nodepool::NodePool};
+use plimsoll_api::{labels, nodeclaim::NodeClaim, nodepool::NodePool};
 use plimsoll_core::snapshot::PodClass;
 use rustc_hash::FxHashSet;
 
@@ -79,6 +79,7 @@ pub struct Index {
     touched: Touched,
     shapes: FxHashSet<Arc<PodClass>>,
     label_sets: FxHashSet<SharedLabels>,
+    image_sets: FxHashSet<Arc<Vec<Arc<str>>>>,
     pub(crate) pods: BTreeMap<Arc<str>, Arc<PodState>>,
     pub(crate) pods_by_node: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     pub(crate) nodes: BTreeMap<String, Arc<Node>>,
@@ -151,6 +152,16 @@ impl Index {
 
     pub fn pod(&self, key: &str) -> Option<&Arc<PodState>> {
         self.pods.get(key)
+    }
+
+    /// Whether there is a PodDisruptionBudget of this `namespace/name`.
+    pub fn has_budget(&self, key: &str) -> bool {
+        self.pdbs.contains_key(key)
+    }
+
+    /// Whether there is a DaemonSet of this `namespace/name`.
+    pub fn has_daemon_set(&self, key: &str) -> bool {
+        self.daemon_sets.contains_key(key)
     }
 
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<PodState>> {
@@ -235,6 +246,11 @@ impl Index {
         for claim in claims {
             self.created_claim(claim, now);
         }
+    }
+
+    /// The pool a claim was made for, by its label.
+    pub fn pool_of(&self, claim: &NodeClaim) -> Option<&Arc<NodePool>> {
+        self.node_pool(claim.metadata.labels.as_ref()?.get(labels::NODEPOOL)?)
     }
 
     fn bury(&mut self, meta: &ObjectMeta, now: Timestamp) {
@@ -334,10 +350,15 @@ impl Index {
         intern(&mut self.label_sets, labels)
     }
 
-    /// Shapes and label sets nobody uses any more.
+    fn intern_images(&mut self, images: Vec<Arc<str>>) -> Arc<Vec<Arc<str>>> {
+        intern(&mut self.image_sets, images)
+    }
+
+    /// What is shared and nobody uses any more.
     fn sweep_interned(&mut self) {
         self.shapes.retain(|shape| Arc::strong_count(shape) > 1);
         self.label_sets.retain(|labels| Arc::strong_count(labels) > 1);
+        self.image_sets.retain(|images| Arc::strong_count(images) > 1);
     }
 
     fn remove_pod(&mut self, key: &Arc<str>, now: Timestamp) {

@@ -18,6 +18,6 @@ mod workload;
 pub use index::{Bindings, Index, NodeView, Observe, PROMISE_WINDOW, Peers, Touched};
 pub use lower::{
     snapshot::{Lowered, pool_usage},
-    terms,
+    terms, typed_requirement,
 };
 pub use slim::{DaemonSet, PersistentVolume, PersistentVolumeClaim, Pod};

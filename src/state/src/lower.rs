@@ -68,7 +68,7 @@ pub fn terms(claim: &NodeClaim) -> (Vec<Requirement>, Resources) {
 }
 
 /// A requirement of a NodePool or NodeClaim.
-pub(crate) fn typed_requirement(requirement: &NodeSelectorRequirementWithMinValues) -> Requirement {
+pub fn typed_requirement(requirement: &NodeSelectorRequirementWithMinValues) -> Requirement {
     let operator = match requirement.operator {
         nodepool::Operator::In => Operator::In,
         nodepool::Operator::NotIn => Operator::NotIn,

@@ -1,6 +1,6 @@
 //! A pod as the index keeps it, and the questions provisioning, disruption and drain ask of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 use plimsoll_api::{duration::GoDuration, labels, taints};
@@ -18,6 +18,8 @@ pub struct PodState {
     pub shape: Arc<PodClass>,
     /// Sorted by key; shared.
     pub labels: Arc<Vec<(Arc<str>, Arc<str>)>>,
+    /// Of all its containers, sorted; shared. Only reports look at them.
+    pub images: Arc<Vec<Arc<str>>>,
     /// Names of the PersistentVolumeClaims it mounts, in its namespace.
     pub claims: Vec<Arc<str>>,
     pub node: Option<Arc<str>>,
@@ -83,7 +85,12 @@ impl PodState {
             .iter()
             .map(|(k, v)| (Arc::from(k.as_str()), Arc::from(v.as_str())))
             .collect();
-        from_slim(pod, Arc::new(shape), Arc::new(shared))
+        from_slim(
+            pod,
+            Arc::new(shape),
+            Arc::new(shared),
+            Arc::new(images(&pod.spec)),
+        )
     }
 
     pub fn namespace(&self) -> &str {
@@ -167,6 +174,7 @@ pub(crate) fn from_slim(
     pod: &slim::Pod,
     shape: Arc<PodClass>,
     labels: Arc<Vec<(Arc<str>, Arc<str>)>>,
+    images: Arc<Vec<Arc<str>>>,
 ) -> PodState {
     let meta = &pod.metadata;
     let annotation = |key: &str| {
@@ -185,6 +193,7 @@ pub(crate) fn from_slim(
         uid: meta.uid.as_deref().unwrap_or_default().into(),
         shape,
         labels,
+        images,
         claims: claim_names(name, &pod.spec.volumes),
         node: pod
             .spec
@@ -262,6 +271,13 @@ fn do_not_disrupt(annotation: Option<&str>) -> DoNotDisrupt {
             _ => DoNotDisrupt::Invalid(text.into()),
         },
     }
+}
+
+/// The images a pod cannot run without.
+pub(crate) fn images(spec: &slim::PodSpec) -> Vec<Arc<str>> {
+    let containers = spec.containers.iter().chain(&spec.init_containers);
+    let named: BTreeSet<&str> = containers.map(|c| &*c.image).filter(|i| !i.is_empty()).collect();
+    named.into_iter().map(Arc::from).collect()
 }
 
 /// Names of the claims a pod mounts; a generic ephemeral volume's claim is named after pod and volume.

@@ -53,6 +53,7 @@ pub struct PodSpec {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
+    pub image: String,
     pub resources: Option<Requests>,
     pub restart_policy: Option<String>,
     pub ports: Vec<Port>,

@@ -5,6 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use jiff::Timestamp;
 use plimsoll_core::catalog::MicroDollars;
 use serde::Deserialize;
 
@@ -12,6 +13,11 @@ use serde::Deserialize;
 const LIST: &str = include_str!("../../../../bench/data/aws-us-east-1.json");
 /// The day of apache-libcloud's list, which `LIST` is made from.
 pub(crate) const DATE: &str = "2025-03-02";
+
+/// The beginning of that day.
+pub(crate) fn made() -> Option<Timestamp> {
+    format!("{DATE}T00:00:00Z").parse().ok()
+}
 
 #[derive(Deserialize)]
 struct List {
@@ -51,5 +57,6 @@ mod tests {
         assert_eq!(prices["a1.large"], MicroDollars(51_000));
         assert!(prices.len() > 600, "{} prices", prices.len());
         assert!(LIST.contains(DATE));
+        assert_eq!(made().unwrap().to_string(), "2025-03-02T00:00:00Z");
     }
 }

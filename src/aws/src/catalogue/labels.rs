@@ -6,7 +6,7 @@ use plimsoll_api::{ec2nodeclass::AMIFamily, labels};
 use plimsoll_core::requirement::{Operator, Requirement};
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::types::TypeInfo;
+use super::{tenancy::Tenancy, types::TypeInfo};
 
 /// Equal texts held once: a region's types repeat a few hundred label values ten thousand times.
 #[derive(Debug, Default)]
@@ -31,22 +31,34 @@ pub(crate) struct Labels(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     words: Words,
-    /// By type and operating system.
-    of: FxHashMap<(Arc<str>, &'static str), Arc<[Requirement]>>,
+    /// By type, operating system and tenancy.
+    of: FxHashMap<(Arc<str>, &'static str, Tenancy), Arc<[Requirement]>>,
 }
 
 impl Labels {
-    pub(crate) fn of(&self, info: &TypeInfo, family: AMIFamily, region: &str) -> Arc<[Requirement]> {
+    pub(crate) fn of(
+        &self,
+        info: &TypeInfo,
+        family: AMIFamily,
+        tenancy: Tenancy,
+        region: &str,
+    ) -> Arc<[Requirement]> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Known { words, of } = &mut *known;
-        of.entry((info.name.clone(), operating_system(family)))
-            .or_insert_with(|| requirements(info, family, region, words).into())
+        of.entry((info.name.clone(), operating_system(family), tenancy))
+            .or_insert_with(|| requirements(info, family, tenancy, region, words).into())
             .clone()
     }
 }
 
 /// Labels every node of this type carries. A key that does not apply is left out: it is not defined on the node.
-fn requirements(info: &TypeInfo, family: AMIFamily, region: &str, words: &mut Words) -> Vec<Requirement> {
+fn requirements(
+    info: &TypeInfo,
+    family: AMIFamily,
+    tenancy: Tenancy,
+    region: &str,
+    words: &mut Words,
+) -> Vec<Requirement> {
     let mut all = Vec::with_capacity(28);
     let mut is = |key: &str, values: &[&str]| {
         let values: Vec<_> = values.iter().map(|v| words.of(v)).collect();
@@ -57,7 +69,7 @@ fn requirements(info: &TypeInfo, family: AMIFamily, region: &str, words: &mut Wo
     is(labels::ARCH, &info.architectures);
     is(labels::OS, &[operating_system(family)]);
     is(labels::REGION, &[region]);
-    is(labels::INSTANCE_TENANCY, &["default"]);
+    is(labels::INSTANCE_TENANCY, &[tenancy.as_str()]);
     if let Some((category, generation)) = category_and_generation(&info.name) {
         is("karpenter.k8s.aws/instance-category", &[category]);
         is("karpenter.k8s.aws/instance-generation", &[generation]);
@@ -192,7 +204,8 @@ mod tests {
             ..TypeInfo::default()
         };
         let value = |info: &TypeInfo, key: &str| {
-            let all = requirements(info, AMIFamily::AL2023, "eu-west-1", &mut Words::default());
+            let words = &mut Words::default();
+            let all = requirements(info, AMIFamily::AL2023, Tenancy::Dedicated, "eu-west-1", words);
             let found = all.iter().find(|r| &*r.key == key)?;
             Some(
                 found
@@ -207,6 +220,7 @@ mod tests {
             (labels::ARCH, Some("arm64")),
             (labels::OS, Some("linux")),
             (labels::REGION, Some("eu-west-1")),
+            (labels::INSTANCE_TENANCY, Some("dedicated")),
             ("karpenter.k8s.aws/instance-size", Some("medium")),
             ("karpenter.k8s.aws/instance-cpu", Some("1")),
             (

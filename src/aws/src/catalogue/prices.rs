@@ -6,8 +6,9 @@ use std::{
 };
 
 use jiff::Timestamp;
+use plimsoll_api::labels;
 use plimsoll_core::catalog::MicroDollars;
-use plimsoll_provider::ProviderError;
+use plimsoll_provider::{PriceList, ProviderError};
 use serde::Deserialize;
 
 use super::fallback_prices;
@@ -62,6 +63,25 @@ impl Prices {
             self.spot = new;
             self.spot_at = Some(now);
         }
+    }
+
+    /// The lists in use, for metrics. Before the first answer of EC2 there is none of the spot market.
+    pub(crate) fn lists(&self, region: &str) -> Vec<PriceList> {
+        let list = |capacity_type, source, at| PriceList {
+            capacity_type,
+            region: region.to_owned(),
+            source,
+            at,
+        };
+        let on_demand = match self.on_demand_at {
+            Some(at) => Some(("pricing_api", at)),
+            None => fallback_prices::made().map(|at| ("built_in_list", at)),
+        };
+        let on_demand = on_demand.map(|(source, at)| list(labels::CAPACITY_ON_DEMAND, source, at));
+        let spot = self
+            .spot_at
+            .map(|at| list(labels::CAPACITY_SPOT, "spot_price_history", at));
+        on_demand.into_iter().chain(spot).collect()
     }
 
     /// Where the prices come from and of when, for wherever a price is shown.
@@ -279,10 +299,19 @@ mod tests {
         let mut prices = Prices::fallback();
         assert!(prices.source().contains("2025-03-02"), "{}", prices.source());
         assert_eq!(prices.on_demand("m5.large"), Some(MicroDollars(96_000)));
+        let sources = |prices: &Prices| {
+            let lists = prices.lists("us-east-1").into_iter();
+            lists
+                .map(|l| (l.capacity_type, l.source, l.at))
+                .collect::<Vec<_>>()
+        };
+        let day = "2025-03-02T00:00:00Z".parse().unwrap();
+        assert_eq!(sources(&prices), [("on-demand", "built_in_list", day)]);
         let now: Timestamp = "2026-11-22T10:00:00.5Z".parse().unwrap();
         prices.merge_on_demand(BTreeMap::from([("m5.large".into(), MicroDollars(1))]), now);
         assert_eq!(prices.on_demand("m5.large"), Some(MicroDollars(1)));
         assert!(prices.on_demand("a1.large").is_some(), "an old price is kept");
+        assert_eq!(sources(&prices), [("on-demand", "pricing_api", now)]);
         assert!(prices.source().contains("Pricing API"), "{}", prices.source());
         let (name, zone): (Arc<str>, Arc<str>) = ("m5.large".into(), "a".into());
         assert_eq!(prices.spot(&name, &zone), None);

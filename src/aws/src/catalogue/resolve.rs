@@ -5,21 +5,34 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::NodeSelectorRequirement;
 use plimsoll_api::{
-    ec2nodeclass::{AMI, EC2NodeClass, EC2NodeClassStatus},
+    ec2nodeclass::{
+        AMI, CapacityReservation, CapacityReservationState, CapacityReservationType, EC2NodeClass,
+        EC2NodeClassStatus,
+    },
     labels,
+    nodepool::{self, NodeSelectorRequirementWithMinValues},
 };
 use plimsoll_core::{
-    catalog::{InstanceType, Offering},
+    catalog::{InstanceType, MicroDollars, Offering, Reservation},
     requirement::{Operator, Requirement},
 };
 
 use super::{
     labels::Words,
+    learned::Learned,
     prices::Prices,
     shape::{self, Density, shape},
+    tenancy::Tenancy,
     types::{Region, TypeInfo},
 };
 use crate::unavailable::Unavailable;
+
+const RESERVATION_ID: &str = "karpenter.k8s.aws/capacity-reservation-id";
+const RESERVATION_TYPE: &str = "karpenter.k8s.aws/capacity-reservation-type";
+const RESERVATION_INTERRUPTIBLE: &str = "karpenter.k8s.aws/capacity-reservation-interruptible";
+/// What is reserved costs next to nothing, but keeps its order: prices are whole micro-dollars, so this is less than
+/// upstream's ten million.
+const RESERVED_PRICE_DIVISOR: i64 = 10_000;
 
 /// A type as a class would launch it.
 #[derive(Clone, Debug)]
@@ -37,7 +50,11 @@ pub(crate) struct Resolver<'a> {
     pub(crate) region_name: &'a str,
     pub(crate) prices: &'a Prices,
     pub(crate) unavailable: &'a Unavailable,
+    pub(crate) learned: &'a Learned,
+    /// Machines left in each capacity reservation, as far as known.
+    pub(crate) reserved: &'a BTreeMap<String, u32>,
     pub(crate) density: Density,
+    pub(crate) tenancy: Tenancy,
     pub(crate) now: Timestamp,
 }
 
@@ -52,6 +69,19 @@ pub(crate) fn class_types(resolver: Resolver<'_>, class: &EC2NodeClass, words: &
         .collect()
 }
 
+/// The image a class starts a type from today.
+pub(crate) fn image_for<'a>(
+    region: &Region,
+    region_name: &str,
+    info: &TypeInfo,
+    class: &'a EC2NodeClass,
+) -> Option<&'a str> {
+    // No image asks for a tenancy.
+    let family = class.spec.resolved_ami_family();
+    let labels = region.labels.of(info, family, Tenancy::Default, region_name);
+    first_image(&labels, &class.status.as_ref()?.amis)
+}
+
 impl Resolver<'_> {
     /// None when the class can never launch this type: nothing starts on it, or no subnet is in a zone that has it.
     pub(crate) fn resolve(
@@ -64,16 +94,16 @@ impl Resolver<'_> {
         if shape::incompatible(info, &class.spec) {
             return None;
         }
-        let requirements = self
-            .region
-            .labels
-            .of(info, class.spec.resolved_ami_family(), self.region_name);
-        let image_id = image_for(&requirements, &status.amis)?.to_owned();
+        let image_id = image_for(self.region, self.region_name, info, class)?.to_owned();
+        let family = class.spec.resolved_ami_family();
+        let labels = &self.region.labels;
+        let requirements = labels.of(info, family, self.tenancy, self.region_name);
         let offerings = self.offerings(info, status, words);
         if offerings.is_empty() {
             return None;
         }
-        let shape = shape(info, &class.spec, self.density);
+        let memory = self.learned.memory(&info.name, &image_id);
+        let shape = shape(info, &class.spec, self.density, memory);
         let max_pods = shape::pods(info, &class.spec, self.density);
         Some(ResolvedType {
             instance_type: InstanceType {
@@ -95,34 +125,45 @@ impl Resolver<'_> {
         };
         for (zone, place) in self.places(status) {
             let Some(zone) = sold_in.get(zone) else { continue };
-            for (capacity_type, sold, price) in [
-                (
-                    labels::CAPACITY_ON_DEMAND,
-                    info.on_demand,
-                    self.prices.on_demand(&info.name),
-                ),
-                (
-                    labels::CAPACITY_SPOT,
-                    info.spot,
-                    self.prices.spot(&info.name, zone),
-                ),
-            ] {
-                let Some(price) = price.filter(|_| sold) else {
-                    continue;
-                };
-                let capacity_type = words.of(capacity_type);
+            let zone_id = place.zone_id.map(|id| (words.of(labels::ZONE_ID), words.of(id)));
+            let offering = |capacity_type: Arc<str>, price, available| Offering {
+                zone: zone.clone(),
+                capacity_type,
+                price,
+                available: available && place.has_addresses,
+                labels: zone_id.iter().cloned().collect(),
+                reservation: None,
+                allocatable: None,
+                interruption_permille: 0,
+            };
+            let on_demand = self.prices.on_demand(&info.name);
+            if let Some(price) = on_demand.filter(|_| info.on_demand) {
+                let capacity_type = words.of(labels::CAPACITY_ON_DEMAND);
                 let refused = self.unavailable.has(&info.name, zone, &capacity_type, self.now);
-                let zone_id = place.zone_id.map(|id| (words.of(labels::ZONE_ID), words.of(id)));
-                all.push(Offering {
-                    zone: zone.clone(),
-                    capacity_type,
-                    price,
-                    available: !refused && place.has_addresses,
-                    labels: zone_id.into_iter().collect(),
-                    reservation: None,
-                    allocatable: None,
-                    interruption_permille: 0,
-                });
+                all.push(offering(capacity_type, price, !refused));
+            }
+            for reservation in reservations_for(status, &info.name, zone) {
+                let remaining = self.reserved.get(&reservation.id).copied().unwrap_or(0);
+                // It is paid for whether it is used or not; dearer types still come after cheaper ones.
+                let price =
+                    MicroDollars(on_demand.map_or(1, |price| (price.0 / RESERVED_PRICE_DIVISOR).max(1)));
+                let mut reserved = offering(words.of(labels::CAPACITY_RESERVED), price, remaining > 0);
+                let id = words.of(&reservation.id);
+                for (key, value) in [
+                    (RESERVATION_ID, id.clone()),
+                    (RESERVATION_TYPE, words.of("default")),
+                    (RESERVATION_INTERRUPTIBLE, words.of("false")),
+                ] {
+                    reserved.labels.push((words.of(key), value));
+                }
+                reserved.reservation = Some(Reservation { id, remaining });
+                all.push(reserved);
+            }
+            let spot = self.prices.spot(&info.name, zone);
+            if let Some(price) = spot.filter(|_| info.spot) {
+                let capacity_type = words.of(labels::CAPACITY_SPOT);
+                let refused = self.unavailable.has(&info.name, zone, &capacity_type, self.now);
+                all.push(offering(capacity_type, price, !refused));
             }
         }
         all
@@ -140,6 +181,22 @@ impl Resolver<'_> {
     }
 }
 
+/// The reservations of a type in a zone that launches may name. Capacity blocks and interruptible ones are launched into
+/// in ways of their own, which this version does not have.
+fn reservations_for<'a>(
+    status: &'a EC2NodeClassStatus,
+    type_: &'a str,
+    zone: &'a str,
+) -> impl Iterator<Item = &'a CapacityReservation> {
+    status.capacity_reservations.iter().filter(move |r| {
+        r.instance_type == type_
+            && r.availability_zone == zone
+            && r.reservation_type == CapacityReservationType::Default
+            && r.state == CapacityReservationState::Active
+            && !r.interruptible
+    })
+}
+
 #[derive(Default)]
 struct Place<'a> {
     zone_id: Option<&'a str>,
@@ -147,7 +204,7 @@ struct Place<'a> {
 }
 
 /// The first image, newest first, that starts on a machine with these labels.
-fn image_for<'a>(of_type: &[Requirement], images: &'a [AMI]) -> Option<&'a str> {
+fn first_image<'a>(of_type: &[Requirement], images: &'a [AMI]) -> Option<&'a str> {
     let starts = |wanted: &NodeSelectorRequirement| {
         let Some(wanted) = core_requirement(wanted) else {
             return false;
@@ -175,12 +232,27 @@ fn core_requirement(wanted: &NodeSelectorRequirement) -> Option<Requirement> {
     Some(Requirement::new(wanted.key.as_str(), operator, values))
 }
 
+/// A requirement of a NodePool as the planner has it.
+pub(crate) fn pool_requirement(of_pool: &NodeSelectorRequirementWithMinValues) -> Requirement {
+    let operator = match of_pool.operator {
+        nodepool::Operator::In => Operator::In,
+        nodepool::Operator::NotIn => Operator::NotIn,
+        nodepool::Operator::Exists => Operator::Exists,
+        nodepool::Operator::DoesNotExist => Operator::DoesNotExist,
+        nodepool::Operator::Gt => Operator::Gt,
+        nodepool::Operator::Lt => Operator::Lt,
+        nodepool::Operator::Gte => Operator::Gte,
+        nodepool::Operator::Lte => Operator::Lte,
+    };
+    let values = of_pool.values.iter().map(|v| Arc::from(v.as_str()));
+    Requirement::new(labels::normalize(&of_pool.key), operator, values)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use plimsoll_api::ec2nodeclass::{AMIFamily, EC2NodeClassSpec, Subnet};
-    use plimsoll_core::catalog::MicroDollars;
+    use plimsoll_api::ec2nodeclass::{AMIFamily, EC2NodeClassSpec, InstanceMatchCriteria, Subnet};
 
     use super::*;
     use crate::{catalogue::types::Gpu, unavailable::Refusal};
@@ -212,7 +284,32 @@ mod tests {
                 ..EC2NodeClassSpec::default()
             },
         );
+        let reservation = |id: &str, zone: &str| CapacityReservation {
+            availability_zone: zone.into(),
+            end_time: None,
+            id: id.into(),
+            instance_match_criteria: InstanceMatchCriteria::Targeted,
+            instance_type: "m5.large".into(),
+            owner_id: "123456789012".into(),
+            reservation_type: CapacityReservationType::Default,
+            interruptible: false,
+            state: CapacityReservationState::Active,
+        };
+        let block = CapacityReservation {
+            reservation_type: CapacityReservationType::CapacityBlock,
+            ..reservation("cr-3", "a")
+        };
+        let interruptible = CapacityReservation {
+            interruptible: true,
+            ..reservation("cr-4", "a")
+        };
         class.status = Some(EC2NodeClassStatus {
+            capacity_reservations: vec![
+                reservation("cr-1", "a"),
+                reservation("cr-2", "b"),
+                block,
+                interruptible,
+            ],
             subnets: vec![subnet("s-1", "a"), subnet("s-2", "b"), subnet("s-3", "b")],
             amis: vec![
                 image(
@@ -280,11 +377,14 @@ mod tests {
             region_name: "us-east-1",
             prices: &prices,
             unavailable,
+            learned: &Learned::default(),
+            reserved: &[("cr-1".to_owned(), 2), ("cr-2".to_owned(), 0)].into(),
             density: Density {
                 vm_memory_overhead_percent: 0.075,
                 reserved_enis: 0,
                 prefix_delegation: false,
             },
+            tenancy: Tenancy::Default,
             now: Timestamp::UNIX_EPOCH,
         };
         class_types(resolver, &class(), &mut Words::default())
@@ -319,10 +419,23 @@ mod tests {
         let types = resolved(&Unavailable::default());
         assert_eq!(
             offers(&types, "m5.large"),
-            ["a on-demand 100", "b on-demand 100", "b spot 30"]
+            [
+                "a on-demand 100",
+                "a reserved 1",
+                "b on-demand 100",
+                "b reserved 1 refused",
+                "b spot 30"
+            ]
         );
         let zone_id = &types[1].instance_type.offerings[0].labels;
         assert_eq!(zone_id, &[(labels::ZONE_ID.into(), "a-id".into())]);
+        let reserved = &types[1].instance_type.offerings[1];
+        let stock = Reservation {
+            id: "cr-1".into(),
+            remaining: 2,
+        };
+        assert_eq!(reserved.reservation.as_ref(), Some(&stock));
+        assert!(reserved.labels.contains(&(RESERVATION_ID.into(), "cr-1".into())));
     }
 
     #[test]
@@ -335,7 +448,13 @@ mod tests {
         let types = resolved(&unavailable);
         assert_eq!(
             offers(&types, "m5.large"),
-            ["a on-demand 100 refused", "b on-demand 100", "b spot 30 refused"],
+            [
+                "a on-demand 100 refused",
+                "a reserved 1 refused",
+                "b on-demand 100",
+                "b reserved 1 refused",
+                "b spot 30 refused"
+            ],
             "zone b has another subnet"
         );
     }

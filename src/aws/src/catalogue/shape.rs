@@ -41,8 +41,14 @@ pub(crate) struct Shape {
     pub(crate) allocatable: Resources,
 }
 
-pub(crate) fn shape(info: &TypeInfo, class: &EC2NodeClassSpec, density: Density) -> Shape {
-    let capacity = capacity(info, class, density);
+/// `memory` is what machines were seen to have, in bytes; without it the overhead is estimated.
+pub(crate) fn shape(
+    info: &TypeInfo,
+    class: &EC2NodeClassSpec,
+    density: Density,
+    memory: Option<i64>,
+) -> Shape {
+    let capacity = capacity(info, class, density, memory);
     let family = class.resolved_ami_family();
     let pods_of_overhead = match family {
         // Their bootstrap programs know the machine's interfaces, but neither maxPods nor reserved interfaces.
@@ -72,10 +78,11 @@ pub(crate) fn shape(info: &TypeInfo, class: &EC2NodeClassSpec, density: Density)
     }
 }
 
-fn capacity(info: &TypeInfo, class: &EC2NodeClassSpec, density: Density) -> Resources {
+fn capacity(info: &TypeInfo, class: &EC2NodeClassSpec, density: Density, memory: Option<i64>) -> Resources {
+    let memory = memory.unwrap_or_else(|| estimated_memory(info, density.vm_memory_overhead_percent));
     let mut all = Resources::from([
         (CPU.into(), info.vcpus * 1000),
-        (MEMORY.into(), memory(info, density.vm_memory_overhead_percent)),
+        (MEMORY.into(), memory),
         (EPHEMERAL_STORAGE.into(), ephemeral_storage(info, class)),
         (PODS.into(), pods(info, class, density)),
     ]);
@@ -106,7 +113,7 @@ fn capacity(info: &TypeInfo, class: &EC2NodeClassSpec, density: Density) -> Reso
     all
 }
 
-fn memory(info: &TypeInfo, overhead: f64) -> i64 {
+fn estimated_memory(info: &TypeInfo, overhead: f64) -> i64 {
     let firmware = if info.architectures.first() == Some(&"arm64") {
         ARM64_FIRMWARE_MIB
     } else {

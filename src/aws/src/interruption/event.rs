@@ -1,6 +1,6 @@
 //! EventBridge events about EC2 instances, as interruptions.
 
-use plimsoll_provider::Interruption;
+use plimsoll_provider::{Answer, Interruption};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -26,46 +26,46 @@ pub(super) fn parse(body: &str) -> Vec<Interruption> {
         return Vec::new();
     }
     let text = |key: &str| event.detail[key].as_str().unwrap_or_default();
-    let about = |machine_id: &str, kind, event, note: String, drain| Interruption {
+    let about = |machine_id: &str, kind, event, note: String, answer| Interruption {
         machine_id: machine_id.to_owned(),
         kind,
         event,
         note,
-        drain,
+        answer,
     };
     let one =
-        |kind, event, note: &str, drain| vec![about(text("instance-id"), kind, event, note.into(), drain)];
+        |kind, event, note: &str, answer| vec![about(text("instance-id"), kind, event, note.into(), answer)];
     let found = match (event.source.as_str(), event.detail_type.as_str()) {
         ("aws.ec2", "EC2 Spot Instance Interruption Warning") => one(
             SPOT,
             "SpotInterrupted",
             "EC2 takes the spot instance back in two minutes",
-            true,
+            Answer::Drain,
         ),
         ("aws.ec2", "EC2 Instance Rebalance Recommendation") => one(
             "rebalance_recommendation",
             "SpotRebalanceRecommendation",
             "EC2 sees a raised risk that the spot instance is taken back",
-            false,
+            Answer::Nothing,
         ),
         ("aws.ec2", "EC2 Capacity Reservation Instance Interruption Warning") => one(
             "capacity_reservation_interrupted",
             "CapacityReservationInstanceInterrupted",
             "the capacity reservation takes the instance back",
-            true,
+            Answer::Drain,
         ),
         ("aws.ec2", "EC2 Instance State-change Notification") => match text("state") {
             "stopping" | "stopped" => one(
                 "instance_stopped",
                 "InstanceStopping",
                 "the instance is being stopped",
-                true,
+                Answer::Drain,
             ),
             "shutting-down" | "terminated" => one(
                 "instance_terminated",
                 "InstanceTerminating",
                 "the instance is being terminated",
-                true,
+                Answer::Drain,
             ),
             _ => Vec::new(),
         },
@@ -78,8 +78,16 @@ pub(super) fn parse(body: &str) -> Vec<Interruption> {
                 .flatten()
                 .filter_map(|e| e["entityValue"].as_str());
             let note = format!("AWS Health announces {}", text("eventTypeCode"));
-            ids.map(|id| about(id, "scheduled_change", "InstanceUnhealthy", note.clone(), true))
-                .collect()
+            ids.map(|id| {
+                about(
+                    id,
+                    "scheduled_change",
+                    "InstanceUnhealthy",
+                    note.clone(),
+                    Answer::Drain,
+                )
+            })
+            .collect()
         }
         _ => Vec::new(),
     };
@@ -99,7 +107,7 @@ mod tests {
         let body = json!({ "version": "0", "source": source, "detail-type": detail_type, "detail": detail });
         parse(&body.to_string())
             .into_iter()
-            .map(|i| (i.machine_id, i.kind, i.drain))
+            .map(|i| (i.machine_id, i.kind, i.answer == Answer::Drain))
             .collect()
     }
 

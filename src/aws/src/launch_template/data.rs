@@ -7,7 +7,10 @@ use plimsoll_api::ec2nodeclass::{
 use plimsoll_core::resources::{EPHEMERAL_STORAGE, amount};
 use serde::Serialize;
 
-use crate::tags::{self, Tags};
+use crate::{
+    catalogue::Tenancy,
+    tags::{self, Tags},
+};
 
 const GIB: i64 = 1 << 30;
 
@@ -25,6 +28,9 @@ pub(crate) struct Content {
     /// Interfaces for EFA, when pods asked for them.
     pub(crate) efa_interfaces: i64,
     pub(crate) ipv6: bool,
+    pub(crate) tenancy: Tenancy,
+    /// The capacity reservation to launch into.
+    pub(crate) reservation: Option<String>,
     pub(crate) class: EC2NodeClassSpec,
 }
 
@@ -47,6 +53,13 @@ impl Content {
             builder =
                 builder.tag_specifications(self.tag_specification(ec2::ResourceType::SpotInstancesRequest));
         }
+        if self.tenancy == Tenancy::Dedicated {
+            let placement = ec2::LaunchTemplatePlacementRequest::builder();
+            builder = builder.placement(placement.tenancy(ec2::Tenancy::Dedicated).build());
+        }
+        if let Some(reserving) = self.reserving() {
+            builder = builder.capacity_reservation_specification(reserving);
+        }
         if class.detailed_monitoring == Some(true) {
             builder = builder.monitoring(
                 ec2::LaunchTemplatesMonitoringRequest::builder()
@@ -62,6 +75,29 @@ impl Content {
             );
         }
         builder.build()
+    }
+
+    /// Into the reservation that was chosen, or into none: a class that names its reservations counts what is left of them.
+    /// Any other class leaves it to EC2, which fills open reservations.
+    fn reserving(&self) -> Option<ec2::LaunchTemplateCapacityReservationSpecificationRequest> {
+        let specification = ec2::LaunchTemplateCapacityReservationSpecificationRequest::builder();
+        if let Some(id) = &self.reservation {
+            let target = ec2::CapacityReservationTarget::builder().capacity_reservation_id(id);
+            return Some(
+                specification
+                    .capacity_reservation_preference(
+                        ec2::CapacityReservationPreference::CapacityReservationsOnly,
+                    )
+                    .capacity_reservation_target(target.build())
+                    .build(),
+            );
+        }
+        let terms = self.class.capacity_reservation_selector_terms.as_deref();
+        terms.is_some_and(|terms| !terms.is_empty()).then(|| {
+            specification
+                .capacity_reservation_preference(ec2::CapacityReservationPreference::None)
+                .build()
+        })
     }
 
     fn tag_specification(&self, kind: ec2::ResourceType) -> ec2::LaunchTemplateTagSpecificationRequest {
@@ -217,8 +253,51 @@ mod tests {
             spot: true,
             efa_interfaces: 0,
             ipv6: false,
+            tenancy: Tenancy::Default,
+            reservation: None,
             class,
         }
+    }
+
+    #[test]
+    fn a_class_that_names_reservations_uses_no_other() {
+        let preference = |content: &Content| {
+            let data = content.request_data();
+            let found = data.capacity_reservation_specification()?;
+            let target = found.capacity_reservation_target();
+            Some((
+                found.capacity_reservation_preference()?.as_str().to_owned(),
+                target
+                    .and_then(|t| t.capacity_reservation_id())
+                    .map(str::to_owned),
+            ))
+        };
+        assert_eq!(preference(&content(class())), None);
+        let mut naming = class();
+        naming.capacity_reservation_selector_terms = Some(vec![Default::default()]);
+        let mut content = content(naming);
+        assert_eq!(preference(&content), Some(("none".to_owned(), None)));
+        content.reservation = Some("cr-1".into());
+        let only = "capacity-reservations-only".to_owned();
+        assert_eq!(preference(&content), Some((only, Some("cr-1".to_owned()))));
+    }
+
+    #[test]
+    fn tenancy_is_part_of_the_template() {
+        let shared = content(class());
+        let dedicated = Content {
+            tenancy: Tenancy::Dedicated,
+            ..shared.clone()
+        };
+        let placement = |content: &Content| {
+            let data = content.request_data();
+            data.placement()
+                .and_then(|p| p.tenancy())
+                .map(|t| t.as_str().to_owned())
+        };
+        assert_eq!(placement(&shared), None);
+        assert_eq!(placement(&dedicated).as_deref(), Some("dedicated"));
+        assert_ne!(name(&shared), name(&dedicated));
     }
 
     fn class() -> EC2NodeClassSpec {

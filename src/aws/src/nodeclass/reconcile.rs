@@ -1,5 +1,7 @@
 //! One pass over one EC2NodeClass: finalizer, hash, what its selectors find, its conditions, and its end.
 
+mod status;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,10 +14,9 @@ use kube::{
     api::{ListParams, Patch, PatchParams},
 };
 use plimsoll_api::{
-    conditions::{self, ConditionSet, VALIDATION_SUCCEEDED},
-    ec2nodeclass::{AMI, EC2NodeClass, EC2NodeClassStatus, SecurityGroup, Subnet},
+    conditions,
+    ec2nodeclass::{AMI, CapacityReservation, EC2NodeClass, SecurityGroup},
     hash::{Ec2NodeClassHashVersion, ec2nodeclass_hash},
-    labels,
     nodeclaim::NodeClaim,
 };
 use plimsoll_provider::ProviderError;
@@ -24,16 +25,10 @@ use serde_json::json;
 use super::{
     alias::AliasError,
     amis::{self, AmiError},
-    instance_profile, security_groups,
+    instance_profile, reservations, security_groups,
     subnets::{self, FoundSubnet},
 };
-use crate::{
-    GROUP, KIND,
-    cluster::Cluster,
-    launch_template::LaunchTemplates,
-    settings::Settings,
-    user_data::{Bootstrap, UserDataError, user_data},
-};
+use crate::{GROUP, KIND, cluster::Cluster, launch_template::LaunchTemplates, settings::Settings};
 
 /// Finalizer: profiles and launch templates are removed before the class goes.
 pub(crate) const FINALIZER: &str = "karpenter.k8s.aws/termination";
@@ -44,7 +39,13 @@ pub(crate) const HASH_VERSION: &str = "karpenter.k8s.aws/ec2nodeclass-hash-versi
 pub(crate) const VERSION: Ec2NodeClassHashVersion = Ec2NodeClassHashVersion::V5;
 
 const SECURITY_GROUPS_INTERVAL: Duration = Duration::from_mins(5);
+/// Upstream's interval: what is left of them changes with every launch, and others launch, too.
+const RESERVATIONS_INTERVAL: Duration = Duration::from_mins(1);
 const PROFILE_INTERVAL: Duration = Duration::from_mins(15);
+/// Upstream's interval for trial launches that succeed.
+const TRIAL_INTERVAL: Duration = Duration::from_mins(30);
+/// Others are repeated sooner: a person may grant what is missing.
+const TRIAL_RETRY: Duration = Duration::from_mins(1);
 /// A lookup that found nothing, or failed, is made again soon.
 const RETRY: Duration = Duration::from_secs(15);
 
@@ -70,11 +71,18 @@ struct Looked<T> {
 
 /// What goes into a condition.
 #[derive(Clone, Debug)]
-struct Failure {
-    /// False: the class is wrong. Otherwise it is not known.
-    certain: bool,
-    reason: String,
-    message: String,
+pub(crate) struct Failure {
+    /// True: the class cannot launch. Otherwise it is not known.
+    pub(crate) certain: bool,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn uncertain(mut self) -> Self {
+        self.certain = false;
+        self
+    }
 }
 
 impl From<&ProviderError> for Failure {
@@ -95,6 +103,39 @@ struct Memory {
     security_groups: Option<Looked<Vec<SecurityGroup>>>,
     amis: Option<Looked<Vec<AMI>>>,
     profile: Option<Looked<String>>,
+    reservations: Option<Looked<Vec<CapacityReservation>>>,
+    trial: Option<Trial>,
+}
+
+/// The last trial launch.
+#[derive(Clone, Debug)]
+struct Trial {
+    /// What was found when it was made; another finding needs another trial.
+    of: Vec<String>,
+    outcome: Looked<()>,
+}
+
+/// A class half way through its pass: everything is looked up, nothing is written.
+#[derive(Debug)]
+pub(crate) struct Pass {
+    class: EC2NodeClass,
+    memory: Memory,
+    /// The class with the status it would get, where a trial launch is due.
+    pub(crate) to_try: Option<EC2NodeClass>,
+    trial_of: Vec<String>,
+}
+
+impl Pass {
+    pub(crate) fn tried(&mut self, outcome: Result<(), Failure>, now: Timestamp) {
+        let known = self.memory.trial.take().filter(|known| known.of == self.trial_of);
+        let mut slot = known.map(|known| known.outcome);
+        keep(&mut slot, outcome, TRIAL_INTERVAL, now);
+        if let Some(failed) = slot.as_mut().filter(|trial| trial.found.is_err()) {
+            failed.due = now + TRIAL_RETRY;
+        }
+        let of = std::mem::take(&mut self.trial_of);
+        self.memory.trial = slot.map(|outcome| Trial { of, outcome });
+    }
 }
 
 /// All EC2NodeClasses.
@@ -110,6 +151,8 @@ pub(crate) struct Classes {
     memory: Mutex<BTreeMap<String, Memory>>,
     /// Free addresses of each subnet, less what was launched since they were counted.
     free_addresses: Mutex<BTreeMap<String, i64>>,
+    /// Machines left in each capacity reservation, less what was launched since they were counted.
+    reserved: Mutex<BTreeMap<String, u32>>,
 }
 
 /// kube's client has no Debug of its own.
@@ -141,6 +184,7 @@ impl Classes {
             templates,
             memory: Mutex::default(),
             free_addresses: Mutex::default(),
+            reserved: Mutex::default(),
         }
     }
 
@@ -157,13 +201,38 @@ impl Classes {
         self.free_addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One pass. True when the status changed.
-    pub(crate) async fn reconcile(&self, class: EC2NodeClass, now: Timestamp) -> Result<bool, PassError> {
+    /// Machines left in each capacity reservation as far as known.
+    pub(crate) fn reserved(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One machine was launched into it.
+    pub(crate) fn take_reserved(&self, id: &str) {
+        if let Some(left) = self.reserved().get_mut(id) {
+            *left = left.saturating_sub(1);
+        }
+    }
+
+    /// EC2 refused a launch into it; the next count says when there is room again.
+    pub(crate) fn reservation_is_used_up(&self, id: &str) {
+        if let Some(left) = self.reserved().get_mut(id) {
+            *left = 0;
+        }
+    }
+
+    /// The first half of a pass; None: the class is going, and nothing is left to do. `pools` are those that use it, as
+    /// far as that is known.
+    pub(crate) async fn begin(
+        &self,
+        class: EC2NodeClass,
+        pools: Option<&[String]>,
+        now: Timestamp,
+    ) -> Result<Option<Pass>, PassError> {
         let name = class.metadata.name.clone().unwrap_or_default();
         if class.metadata.deletion_timestamp.is_some() {
             self.finalize(&class).await?;
             self.memory().remove(&name);
-            return Ok(true);
+            return Ok(None);
         }
         let class = self.keep_metadata(class).await?;
         let mut memory = self.memory().get(&name).cloned().unwrap_or_default();
@@ -174,6 +243,35 @@ impl Classes {
             };
         }
         self.look(&class, &mut memory, now).await;
+        let (mut to_try, mut trial_of) = (None, Vec::new());
+        if !self.settings.disable_dry_run
+            && let Some(pools) = pools
+            && memory.is_complete()
+            && self.validate(&class).is_ok()
+        {
+            trial_of = memory.findings();
+            trial_of.extend(pools.iter().cloned());
+            let known = memory.trial.as_ref().filter(|known| known.of == trial_of);
+            if known.is_none_or(|known| known.outcome.due <= now) {
+                let status = Some(self.status(&class, &memory, now));
+                to_try = Some(EC2NodeClass {
+                    status,
+                    ..class.clone()
+                });
+            }
+        }
+        Ok(Some(Pass {
+            class,
+            memory,
+            to_try,
+            trial_of,
+        }))
+    }
+
+    /// The second half: writes the status. True when it changed.
+    pub(crate) async fn end(&self, pass: Pass, now: Timestamp) -> Result<bool, PassError> {
+        let Pass { class, memory, .. } = pass;
+        let name = class.metadata.name.clone().unwrap_or_default();
         let status = self.status(&class, &memory, now);
         self.memory().insert(name.clone(), memory);
         if class.status.as_ref() == Some(&status) {
@@ -184,6 +282,7 @@ impl Classes {
             "metadata": { "resourceVersion": class.metadata.resource_version },
             "status": {
                 "subnets": status.subnets, "securityGroups": status.security_groups, "amis": status.amis,
+                "capacityReservations": status.capacity_reservations,
                 "instanceProfile": status.instance_profile, "conditions": status.conditions,
             },
         });
@@ -327,10 +426,32 @@ impl Classes {
             let answer = self.find_amis(class, now).await;
             keep(&mut memory.amis, answer, self.settings.ami_refresh_interval, now);
         }
+        if due(memory.reservations.as_ref(), now) {
+            let answer = self.find_reservations(class, now).await;
+            keep(&mut memory.reservations, answer, RESERVATIONS_INTERVAL, now);
+        }
         if due(memory.profile.as_ref(), now) {
             let answer = self.profile(class).await;
             keep(&mut memory.profile, answer, PROFILE_INTERVAL, now);
         }
+    }
+
+    /// Those the class names; none where they are not to be used.
+    async fn find_reservations(
+        &self,
+        class: &EC2NodeClass,
+        now: Timestamp,
+    ) -> Result<Vec<CapacityReservation>, Failure> {
+        let terms = class.spec.capacity_reservation_selector_terms.as_deref();
+        let terms = terms.filter(|_| self.settings.reserved_capacity);
+        let found = reservations::find(&self.ec2, terms.unwrap_or_default(), now).await;
+        let found = found.map_err(|e| Failure::from(&e))?;
+        let mut left = self.reserved();
+        let all = found.into_iter().map(|found| {
+            left.insert(found.reservation.id.clone(), found.available);
+            found.reservation
+        });
+        Ok(all.collect())
     }
 
     fn count_addresses(&self, found: &[FoundSubnet]) {
@@ -392,91 +513,37 @@ impl Classes {
             .await
             .map_err(|e| Failure::from(&e))
     }
-
-    fn status(&self, class: &EC2NodeClass, memory: &Memory, now: Timestamp) -> EC2NodeClassStatus {
-        let mut status = class.status.clone().unwrap_or_default();
-        let mut list = std::mem::take(&mut status.conditions);
-        let created = class.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
-        let generation = class.metadata.generation.unwrap_or(0);
-        let types = &conditions::EC2NODECLASS;
-        let mut set = ConditionSet::new(types, &mut list, generation, created, now);
-        let found = condition(&mut set, "SubnetsReady", memory.subnets.as_ref());
-        let subnets: Vec<Subnet> = found.iter().flatten().map(|s| s.subnet.clone()).collect();
-        status.subnets = subnets_in_order(&status.subnets, subnets);
-        status.security_groups =
-            condition(&mut set, "SecurityGroupsReady", memory.security_groups.as_ref()).unwrap_or_default();
-        status.amis = condition(&mut set, "AMIsReady", memory.amis.as_ref()).unwrap_or_default();
-        status.instance_profile = condition(&mut set, "InstanceProfileReady", memory.profile.as_ref());
-        match &class.spec.placement_group_selector {
-            None => set.set_true("PlacementGroupReady"),
-            Some(_) => set.set_false(
-                "PlacementGroupReady",
-                "PlacementGroupResolutionFailed",
-                "placement groups are not supported yet; remove spec.placementGroupSelector",
-            ),
-        };
-        let reservations = class.spec.capacity_reservation_selector_terms.is_some();
-        let message = if reservations {
-            "capacity reservations are not used yet: machines are bought on demand or on the spot market"
-        } else {
-            ""
-        };
-        set.set_true_with_reason("CapacityReservationsReady", "CapacityReservationsReady", message);
-        match self.validate(class) {
-            Ok(()) => set.set_true(VALIDATION_SUCCEEDED),
-            Err((reason, message)) => set.set_false(VALIDATION_SUCCEEDED, reason, &message),
-        };
-        status.conditions = list;
-        status
-    }
-
-    /// Whether user data can be made for this class, tried with the longest labels a launch adds.
-    fn validate(&self, class: &EC2NodeClass) -> Result<(), (&'static str, String)> {
-        let labels = BTreeMap::from([
-            (labels::NODEPOOL.to_owned(), "n".repeat(63)),
-            (
-                labels::EC2NODECLASS.to_owned(),
-                class.metadata.name.clone().unwrap_or_default(),
-            ),
-            (
-                labels::CAPACITY_TYPE.to_owned(),
-                labels::CAPACITY_ON_DEMAND.to_owned(),
-            ),
-        ]);
-        let tried = user_data(&Bootstrap {
-            family: class.spec.resolved_ami_family(),
-            cluster_name: &self.cluster.name,
-            endpoint: &self.cluster.endpoint,
-            ca_bundle: &self.cluster.ca_bundle,
-            service_cidr: self.cluster.service_cidr.as_deref(),
-            cluster_dns: &[],
-            labels: &labels,
-            taints: &[],
-            kubelet: class.spec.kubelet.as_ref(),
-            max_pods: 0,
-            raid0: class.spec.instance_store_policy.is_some(),
-            custom: class.spec.user_data.as_deref(),
-        });
-        tried.map(|_| ()).map_err(|error| {
-            let reason = match &error {
-                UserDataError::NoServiceCidr => "ClusterCIDRResolutionFailed",
-                UserDataError::TooLong(_) => "UserDataSizeLimitExceeded",
-                UserDataError::Windows => "UnsupportedAMIFamily",
-                UserDataError::Mime(_)
-                | UserDataError::Toml(_)
-                | UserDataError::TomlShape
-                | UserDataError::Yaml(_) => "InvalidUserData",
-            };
-            (reason, crate::error::chain(&error))
-        })
-    }
 }
 
-/// The set in the order it had, if it is the same set: the number of free addresses changes all the time and must not
-/// rewrite the status each time.
-fn subnets_in_order(known: &[Subnet], found: Vec<Subnet>) -> Vec<Subnet> {
-    let same = known.len() == found.len() && found.iter().all(|s| known.contains(s));
-    if same { known.to_vec() } else { found }
+impl Memory {
+    /// Everything that a launch needs was found.
+    fn is_complete(&self) -> bool {
+        fn found<T>(looked: Option<&Looked<T>>) -> bool {
+            looked.is_some_and(|l| l.found.is_ok())
+        }
+        found(self.subnets.as_ref())
+            && found(self.security_groups.as_ref())
+            && found(self.amis.as_ref())
+            && found(self.profile.as_ref())
+    }
+
+    /// What was found, in an order of its own: free addresses change it all the time.
+    fn findings(&self) -> Vec<String> {
+        fn ok<T>(looked: Option<&Looked<T>>) -> Option<&T> {
+            looked?.found.as_ref().ok()
+        }
+        let subnets = ok(self.subnets.as_ref()).into_iter().flatten();
+        let groups = ok(self.security_groups.as_ref()).into_iter().flatten();
+        let images = ok(self.amis.as_ref()).into_iter().flatten();
+        let mut all: Vec<String> = subnets
+            .map(|s| s.subnet.id.clone())
+            .chain(groups.map(|g| g.id.clone()))
+            .chain(images.map(|i| i.id.clone()))
+            .chain(ok(self.profile.as_ref()).cloned())
+            .collect();
+        all.sort();
+        all
+    }
 }
 
 fn due<T>(looked: Option<&Looked<T>>, now: Timestamp) -> bool {
@@ -510,25 +577,6 @@ fn keep<T>(slot: &mut Option<Looked<T>>, answer: Result<T, Failure>, interval: D
     }
 }
 
-/// Puts a lookup's answer into its condition, and gives it back if there is one.
-fn condition<T: Clone>(set: &mut ConditionSet<'_>, ty: &str, looked: Option<&Looked<T>>) -> Option<T> {
-    match looked.map(|l| &l.found) {
-        Some(Ok(found)) => {
-            set.set_true(ty);
-            Some(found.clone())
-        }
-        Some(Err(failure)) if failure.certain => {
-            set.set_false(ty, &failure.reason, &failure.message);
-            None
-        }
-        Some(Err(failure)) => {
-            set.set_unknown(ty, &failure.reason, &failure.message);
-            None
-        }
-        None => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -558,17 +606,5 @@ mod tests {
         assert!(due(slot.as_ref(), now + RETRY));
         keep(&mut slot, Err(failure(true)), minute, now);
         assert!(slot.unwrap().found.is_err());
-    }
-
-    #[test]
-    fn free_addresses_alone_do_not_reorder_the_status() {
-        let subnet = |id: &str| Subnet {
-            id: id.into(),
-            ..Subnet::default()
-        };
-        let known = vec![subnet("a"), subnet("b")];
-        assert_eq!(subnets_in_order(&known, vec![subnet("b"), subnet("a")]), known);
-        let more = vec![subnet("b"), subnet("a"), subnet("c")];
-        assert_eq!(subnets_in_order(&known, more.clone()), more);
     }
 }

@@ -33,6 +33,7 @@ fn page() -> String {
         price,
         restraint,
         price_age,
+        prices_age,
         scheduling,
         cloud,
     );
@@ -94,5 +95,30 @@ fn every_metric_is_in_the_documentation() {
     assert!(
         text[from..to] == table,
         "docs/metrics.md; run the tests with PLIMSOLL_BLESS=1"
+    );
+}
+
+#[test]
+fn prices_have_an_age_and_a_source() {
+    let metrics = Metrics::new("");
+    let at = |second: i64| Timestamp::from_second(second).unwrap();
+    let list = |source, second| PriceList {
+        capacity_type: "on-demand",
+        region: "us-east-1".into(),
+        source,
+        at: at(second),
+    };
+    metrics.price_lists(&[list("built_in_list", 0)], at(100));
+    metrics.price_lists(&[list("pricing_api", 90)], at(100));
+    let text = metrics.text().unwrap();
+    let shown: Vec<_> = text
+        .lines()
+        .filter(|l| l.starts_with("plimsoll_prices_age_seconds{"))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            r#"plimsoll_prices_age_seconds{capacity_type="on-demand",region="us-east-1",source="pricing_api"} 10.0"#
+        ]
     );
 }

@@ -16,8 +16,6 @@ use super::{
 const ITEMS_MAX: usize = 1200;
 /// Steps for the shapes that are alike in all domains, where there are such.
 const TWINS_PERCENT: u64 = 40;
-/// And then for all shapes.
-const REST_PERCENT: u64 = 60;
 /// Looks at pods that could change places.
 const EXCHANGE_LOOKS_MAX: u64 = 400_000;
 /// Looks at machines when what is left is given to larger ones.
@@ -119,9 +117,7 @@ fn price_driven(
 ) -> (Whole, Generated) {
     let mut known = start.machines.clone();
     let mut center = center.to_vec();
-    let twins = Twins::of(mix);
-    let alike = twins.is_some();
-    if let Some(twins) = twins {
+    if let Some(twins) = Twins::of(mix) {
         let prices = Prices::of(&twins.mix);
         let mut searches = Searches::new(&twins.mix, &prices.units());
         let mut share = budget.part(TWINS_PERCENT);
@@ -138,7 +134,7 @@ fn price_driven(
     }
     known.sort_unstable();
     known.dedup();
-    let mut share = budget.part(if alike { REST_PERCENT } else { 60 });
+    let mut share = budget.part(60);
     let generated = generate(mix, searches, &mix.counts, &known, &center, &mut share);
     budget.spend(share.spent);
     let mut share = budget.part(60);

@@ -56,11 +56,12 @@ impl Twins {
         }
         let mut on: Vec<Vec<u32>> = vec![Vec::new(); whole.n_items()];
         for (shape, items) in whole.takes.iter().enumerate() {
-            items.iter().for_each(|i| on[*i as usize].push(one_of[shape]));
+            items.iter().for_each(|i| on[*i as usize].push(shape as u32));
         }
         let mut ids: FxHashMap<(&[i64], Vec<u32>, bool), u32> = FxHashMap::default();
         let mut items: Vec<Vec<u32>> = Vec::new();
-        for (item, mut on) in on.into_iter().enumerate() {
+        for (item, on) in on.iter().enumerate() {
+            let mut on: Vec<u32> = on.iter().map(|s| one_of[*s as usize]).collect();
             on.sort_unstable();
             on.dedup();
             let capped = whole.caps[item] < whole.counts[item];
@@ -78,7 +79,7 @@ impl Twins {
         for members in &mut items {
             members.sort_by_key(|i| (Reverse(whole.counts[*i as usize]), *i));
         }
-        let mix = merged(whole, &items, &shapes, &one_of);
+        let mix = merged(whole, &items, &shapes, &one_of, &on);
         let mut item_of = vec![0; whole.n_items()];
         for (id, members) in items.iter().enumerate() {
             members.iter().for_each(|i| item_of[*i as usize] = id as u32);
@@ -136,14 +137,11 @@ impl Twins {
     }
 }
 
-fn merged(whole: &Mix, items: &[Vec<u32>], shapes: &[Vec<u32>], one_of: &[u32]) -> Mix {
+/// `on`: the shapes that take each item of the whole.
+fn merged(whole: &Mix, items: &[Vec<u32>], shapes: &[Vec<u32>], one_of: &[u32], on: &[Vec<u32>]) -> Mix {
     let mut takes: Vec<Vec<u32>> = vec![Vec::new(); shapes.len()];
     let mut caps = Vec::with_capacity(items.len());
     let mut at_once = vec![0_u32; whole.n_shapes()];
-    let mut on: Vec<Vec<u32>> = vec![Vec::new(); whole.n_items()];
-    for (shape, items) in whole.takes.iter().enumerate() {
-        items.iter().for_each(|i| on[*i as usize].push(shape as u32));
-    }
     for (id, members) in items.iter().enumerate() {
         at_once.fill(0);
         for item in members {

@@ -72,12 +72,16 @@ impl Request {
     }
 
     pub(crate) fn is_patch(&self) -> bool {
-        use Effect::{OpenNode, PatchClaim, PatchClaimStatus, PatchNode};
+        use Effect::{OpenNode, PatchClaim, PatchClaimStatus, PatchNode, StopEvicting};
         matches!(self, Self::PatchPool { .. })
             || matches!(
                 self,
                 Self::Effect(
-                    PatchClaim { .. } | PatchClaimStatus { .. } | PatchNode { .. } | OpenNode { .. }
+                    PatchClaim { .. }
+                        | PatchClaimStatus { .. }
+                        | PatchNode { .. }
+                        | StopEvicting { .. }
+                        | OpenNode { .. }
                 )
             )
     }
@@ -99,6 +103,7 @@ impl fmt::Display for Request {
                 Effect::Probe(claim) => write!(f, "probe {}", name(claim)),
                 Effect::ConfirmDrained(claim) => write!(f, "look at the node of {}", name(claim)),
                 Effect::PatchNode { name, patch } => write!(f, "patch node {name} {patch}"),
+                Effect::StopEvicting { name, .. } => write!(f, "stop evicting from node {name}"),
                 Effect::OpenNode { name, .. } => write!(f, "open node {name}"),
                 Effect::DeleteNode { name, .. } => write!(f, "delete node {name}"),
                 Effect::Nominate { pod, node, .. } => write!(f, "nominate {pod} to {node:?}"),

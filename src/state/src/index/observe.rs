@@ -39,7 +39,8 @@ impl Observe<slim::Pod> for Index {
         let pod_labels = object.metadata.labels.as_ref().unwrap_or(&no_labels);
         let shape = self.intern_shape(shape::shape(namespace, pod_labels, &object.spec));
         let labels = self.intern_labels(object.metadata.labels.as_ref());
-        let pod = pod::from_slim(&object, shape, labels);
+        let images = self.intern_images(pod::images(&object.spec));
+        let pod = pod::from_slim(&object, shape, labels, images);
         let key = pod.key.clone();
         let before = self.pods.get(&key).cloned();
         if before.as_deref() == Some(&pod) {

@@ -62,7 +62,7 @@ impl Context<'_> {
                 .and_then(|n| n.spec.as_ref()?.taints.as_ref())
                 .into_iter()
                 .flatten()
-                .filter(|t| !taints::is_ephemeral(t))
+                .filter(|t| t.key != taints::UNREGISTERED && !taints::is_ephemeral(t))
                 .filter_map(taint)
                 .filter(|t| !startup.iter().any(|s| s.key == t.key && s.effect == t.effect))
                 .collect();

@@ -43,7 +43,7 @@ fn strings(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 
 #[test]
 fn a_machine_has_what_karpenter_says() {
-    let shape = shape(&m5_large(), &class(AMIFamily::AL2023), DENSITY);
+    let shape = shape(&m5_large(), &class(AMIFamily::AL2023), DENSITY, None);
     assert_eq!(shape.capacity[CPU], 2000);
     // 8192 Mi less ceil(8192 × 0.075 = 614.4) Mi
     assert_eq!(shape.capacity[MEMORY], (8192 - 615) * MIB);
@@ -81,8 +81,8 @@ fn graviton_keeps_memory_for_firmware() {
         ..m5_large()
     };
     // (4096 − 64) Mi less ceil(4032 × 0.075 = 302.4) Mi
-    assert_eq!(memory(&info, 0.075), (4032 - 303) * MIB);
-    assert_eq!(memory(&info, 0.0), 4032 * MIB);
+    assert_eq!(estimated_memory(&info, 0.075), (4032 - 303) * MIB);
+    assert_eq!(estimated_memory(&info, 0.0), 4032 * MIB);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn overhead_ignores_max_pods_except_for_bottlerocket() {
         ..class(family)
     };
     let kept = |family| {
-        let shape = shape(&m5_large(), &with(family), DENSITY);
+        let shape = shape(&m5_large(), &with(family), DENSITY, None);
         (shape.capacity[MEMORY] - shape.allocatable[MEMORY]) / MIB - 100
     };
     assert_eq!(kept(AMIFamily::AL2023), 11 * 29 + 255);
@@ -177,7 +177,7 @@ fn settings_of_the_kubelet_replace_the_defaults() {
         kubelet: Some(kubelet),
         ..class(AMIFamily::AL2023)
     };
-    let shape = shape(&m5_large(), &class, DENSITY);
+    let shape = shape(&m5_large(), &class, DENSITY, None);
     assert_eq!(shape.allocatable[CPU], 2000 - 300);
     let memory = (8192 - 615) * MIB;
     assert_eq!(
@@ -248,7 +248,7 @@ fn devices_are_counted_by_maker() {
         efa_interfaces_max: 2,
         ..m5_large()
     };
-    let capacity = shape(&info, &class(AMIFamily::AL2023), DENSITY).capacity;
+    let capacity = shape(&info, &class(AMIFamily::AL2023), DENSITY, None).capacity;
     assert_eq!(capacity["nvidia.com/gpu"], 8);
     assert_eq!(capacity["vpc.amazonaws.com/efa"], 2);
     assert!(!capacity.contains_key("amd.com/gpu"));
@@ -272,4 +272,13 @@ fn some_classes_never_run_on_some_types() {
         ..class(AMIFamily::AL2023)
     };
     assert!(incompatible(&m5_large(), &second_card), "m5.large has one card");
+}
+
+#[test]
+fn memory_that_was_seen_takes_the_place_of_the_estimate() {
+    let seen = 7_600 * MIB;
+    let shape = shape(&m5_large(), &class(AMIFamily::AL2023), DENSITY, Some(seen));
+    assert_eq!(shape.capacity[MEMORY], seen);
+    let kept = (11 * 29 + 255) + 100;
+    assert_eq!(shape.allocatable[MEMORY], seen - kept * MIB);
 }

@@ -1,34 +1,25 @@
-//! `hack/compare`: one workload bought by Karpenter's own controller and by Plimsoll, in turns on fresh testbeds.
+//! On kwok: one workload bought by both, with what it costs.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use clap::Parser;
+use anyhow::Result;
+use clap::Args;
 use plimsoll_e2e::demo::{Choice, Provider, Report, Settings, Workload, run};
 use plimsoll_e2e::testbed::{Options, Testbed};
 use plimsoll_e2e::{machine_load, paths};
 use serde::Serialize;
 
-/// Run one workload with both controllers, each time on a control plane of its own, and compare what they need and
-/// what they buy.
-#[derive(Parser)]
-#[command(name = "hack/compare")]
-struct Arguments {
-    /// How many runs of each controller
-    #[arg(long, default_value_t = 2)]
-    runs: usize,
-    /// A YAML file instead of the bundled workload of 500 small and 500 large pods
+use crate::{TURNS, write_json};
+
+#[derive(Args)]
+pub(crate) struct KwokArguments {
+    /// With kwok: a YAML file instead of the bundled workload of 500 small and 500 large pods
     #[arg(long, value_name = "FILE.yaml")]
     workload: Option<PathBuf>,
-    /// Write the figures to this file
-    #[arg(long, value_name = "OUT")]
-    json: Option<PathBuf>,
-    /// How many seconds the pods may take to run
+    /// With kwok: how many seconds the pods may take to run
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     timeout: u64,
 }
@@ -49,23 +40,8 @@ struct Row {
     load_before: f64,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match compare(&Arguments::parse()).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!("FAILED: not all pods ran");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
 /// Whether all pods ran in every run.
-async fn compare(arguments: &Arguments) -> Result<bool> {
+pub(crate) async fn compare(arguments: &KwokArguments, runs: usize, json: Option<&Path>) -> Result<bool> {
     let file = arguments
         .workload
         .clone()
@@ -73,9 +49,13 @@ async fn compare(arguments: &Arguments) -> Result<bool> {
     let workload = Workload::from_yaml_file(&file)?;
     let pods = workload.pods;
     let mut rows = Vec::new();
-    for number in 1..=arguments.runs {
-        for (name, controller) in [("upstream", Choice::Upstream), ("plimsoll", Choice::Plimsoll)] {
-            eprintln!("run {number} of {}: {name}", arguments.runs);
+    for number in 1..=runs {
+        for controller in TURNS {
+            let name = match controller {
+                Choice::Upstream => "upstream",
+                Choice::Plimsoll => "plimsoll",
+            };
+            eprintln!("run {number} of {runs}: {name}");
             let settings = Settings {
                 workload: workload.clone(),
                 controller,
@@ -90,10 +70,7 @@ async fn compare(arguments: &Arguments) -> Result<bool> {
         }
     }
     write!(std::io::stdout(), "{}", table(&rows))?;
-    if let Some(file) = &arguments.json {
-        let json = serde_json::to_string_pretty(&rows)? + "\n";
-        fs::write(file, json).with_context(|| file.display().to_string())?;
-    }
+    write_json(&rows, json)?;
     Ok(rows.iter().all(|row| row.pods_running == pods))
 }
 

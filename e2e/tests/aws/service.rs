@@ -1,0 +1,335 @@
+//! Machines in service: what is written on them, what is learned from them, when they have drifted, and when they break.
+
+use anyhow::{Context, Result};
+use http::Method;
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use plimsoll_e2e::aws::AwsFixture;
+use plimsoll_e2e::conditions;
+use plimsoll_e2e::fixture::PATIENCE;
+use plimsoll_e2e::objects;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+const POLL: std::time::Duration = std::time::Duration::from_millis(200);
+
+async fn classes(aws: &AwsFixture) -> Result<Api<DynamicObject>> {
+    let cluster = aws.fixture.cluster();
+    cluster.api_of("karpenter.k8s.aws/v1", "EC2NodeClass", None).await
+}
+
+/// One pod on one machine of a pool that removes nothing while the test looks.
+async fn with_one_machine(test: &str) -> Result<AwsFixture> {
+    let aws = AwsFixture::start(test).await?;
+    aws.fixture.apply(aws.node_class()).await?;
+    let mut pool = objects::aws_node_pool("default");
+    pool["spec"]["disruption"]["consolidateAfter"] = "Never".into();
+    aws.fixture.apply(pool).await?;
+    Ok(aws)
+}
+
+/// Waits until the first instance carries this tag.
+async fn wait_tag(aws: &AwsFixture, key: &str) -> Result<String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let instances = aws.cloud.instances().await?;
+        if let Some(value) = instances.first().and_then(|i| i.tags.get(key)) {
+            return Ok(value.clone());
+        }
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "no tag {key} within {PATIENCE:?}: {instances:?}"
+        );
+        sleep(POLL).await;
+    }
+}
+
+async fn patch(api: &Api<DynamicObject>, name: &str, patch: Value) -> Result<()> {
+    api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .map(drop)
+        .with_context(|| format!("patching {name}"))
+}
+
+/// The reason of the condition Drifted of the only claim; None when it has no such condition.
+async fn wait_drift(aws: &AwsFixture, reason: Option<&str>) -> Result<()> {
+    let what = format!("a claim with drift {reason:?}");
+    aws.fixture
+        .wait_claims(&what, |claims| {
+            claims.values().all(|claim| {
+                let found = conditions::find(claim, "Drifted");
+                found.as_ref().map(|c| (&*c.status, &*c.reason)) == reason.map(|r| ("True", r))
+            })
+        })
+        .await
+        .map(drop)
+}
+
+#[tokio::test]
+async fn a_machine_is_named_and_its_memory_is_learned() -> Result<()> {
+    let aws = with_one_machine("aws-service").await?;
+    let controller = aws.controller().await?;
+    let mut web = objects::deployment("web", 1, "500m");
+    web["spec"]["template"]["spec"]["affinity"] = objects::one_per_machine("web");
+    aws.fixture.apply(web).await?;
+    aws.fixture.wait_running(1).await?;
+
+    let name = wait_tag(&aws, "Name").await?;
+    let instance = aws.cloud.instances().await?.remove(0);
+    assert_eq!(Some(&name), instance.node.as_ref());
+    aws.fixture
+        .wait_claims("a claim marked as tagged", |claims| {
+            claims.values().all(|claim| {
+                let annotations = claim.metadata.annotations.as_ref();
+                annotations.is_some_and(|a| {
+                    a.get("karpenter.k8s.aws/tagged").map(String::as_str) == Some("true")
+                        && a.contains_key("compatibility.karpenter.k8s.aws/cluster-name-tagged")
+                })
+            })
+        })
+        .await?;
+
+    // A process that has just started learns from the Nodes that are there.
+    drop(controller);
+    let controller = aws.controller().await?;
+    let memory = |object: &Value| {
+        let text = object["status"]["capacity"]["memory"]
+            .as_str()
+            .unwrap_or_default();
+        let digits = text.trim_end_matches(char::is_alphabetic);
+        let unit = match &text[digits.len()..] {
+            "" => 1,
+            "Ki" => 1 << 10,
+            "Mi" => 1 << 20,
+            "Gi" => 1 << 30,
+            other => panic!("unit {other:?} of {text}"),
+        };
+        digits.parse::<i64>().unwrap() * unit
+    };
+    let nodes = aws.fixture.cluster().nodes().await?;
+    let shown = memory(&serde_json::to_value(&nodes[0])?);
+    let first = aws.fixture.cluster().node_claims().await?;
+    assert_ne!(memory(&first[0].data), shown, "the estimate happens to be right");
+    // Long enough for the new process to have looked at its machines once.
+    let deadline = Instant::now() + PATIENCE;
+    let mut replicas = 1;
+    loop {
+        replicas += 1;
+        aws.fixture.scale("web", replicas).await?;
+        aws.fixture.wait_running(replicas).await?;
+        let claims = aws.fixture.cluster().node_claims().await?;
+        let type_of = |claim: &DynamicObject| {
+            claim
+                .metadata
+                .labels
+                .as_ref()?
+                .get("node.kubernetes.io/instance-type")
+                .cloned()
+        };
+        let learned = claims
+            .iter()
+            .filter(|c| type_of(c).as_deref() == Some(&*instance.instance_type))
+            .any(|c| memory(&c.data) == shown);
+        if learned {
+            break;
+        }
+        anyhow::ensure!(
+            Instant::now() < deadline && replicas < 6,
+            "no claim of a {} promises the {shown} bytes that its machines have",
+            instance.instance_type
+        );
+    }
+    let tagged = aws.cloud.requests(0).await?;
+    let refused: Vec<_> = tagged
+        .iter()
+        .filter(|r| r.action == "ec2:CreateTags" && r.error.is_some())
+        .collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    aws.finish().await?;
+    drop(controller);
+    Ok(())
+}
+
+#[tokio::test]
+async fn drift_is_said_and_taken_back() -> Result<()> {
+    let aws = with_one_machine("aws-drift").await?;
+    let controller = aws.controller().await?;
+    aws.fixture.apply(objects::pod("one", "500m")).await?;
+    aws.fixture.wait_running(1).await?;
+    wait_drift(&aws, None).await?;
+
+    let classes = classes(&aws).await?;
+    patch(
+        &classes,
+        "default",
+        json!({ "spec": { "tags": { "team": "a" } } }),
+    )
+    .await?;
+    wait_drift(&aws, Some("NodeClassDrift")).await?;
+    patch(&classes, "default", json!({ "spec": { "tags": null } })).await?;
+    wait_drift(&aws, None).await?;
+
+    // One zone less, and not the one the machine is in; then not even that.
+    let zone = aws.cloud.instances().await?.remove(0).zone;
+    let ready = aws.cloud.ready();
+    let terms = |keep: &dyn Fn(&str) -> bool| {
+        let kept = ready.subnets.iter().filter(|(zone, _)| keep(zone));
+        let ids: Vec<_> = kept.map(|(_, id)| json!({ "id": id })).collect();
+        json!({ "spec": { "subnetSelectorTerms": ids } })
+    };
+    patch(&classes, "default", terms(&|z| z != zone)).await?;
+    wait_drift(&aws, Some("SubnetDrift")).await?;
+    patch(&classes, "default", terms(&|z| z == zone)).await?;
+    wait_drift(&aws, None).await?;
+
+    let pools = aws.fixture.pools().await?;
+    let labels = |labels: Value| json!({ "spec": { "template": { "metadata": { "labels": labels } } } });
+    patch(&pools, "default", labels(json!({ "example.com/new": "yes" }))).await?;
+    wait_drift(&aws, Some("NodePoolDrifted")).await?;
+    patch(&pools, "default", labels(Value::Null)).await?;
+    wait_drift(&aws, None).await?;
+
+    assert_eq!(
+        aws.cloud.instances().await?.len(),
+        1,
+        "drift is said, and nothing replaced"
+    );
+    aws.finish().await?;
+    drop(controller);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_machine_whose_checks_fail_is_replaced() -> Result<()> {
+    let aws = with_one_machine("aws-health").await?;
+    let controller = aws.controller().await?;
+    let web = objects::deployment("web", 1, "500m");
+    aws.fixture.apply(web).await?;
+    aws.fixture.wait_running(1).await?;
+    let broken = aws.cloud.instances().await?.remove(0).id;
+    let health = json!({ broken.as_str(): { "system": 180 } });
+    aws.cloud.control::<Value>(Method::PUT, "health", &health).await?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let instances = aws.cloud.instances().await?;
+        let gone = instances
+            .iter()
+            .any(|i| i.id == broken && i.state == "terminated");
+        if gone && instances.len() == 2 {
+            break;
+        }
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "{instances:?}\n{}",
+            controller.log_tail(20)
+        );
+        sleep(POLL).await;
+    }
+    aws.fixture.wait_running(1).await?;
+    aws.finish().await?;
+    drop(controller);
+    Ok(())
+}
+
+/// A class that may not launch says so before anything is bought.
+#[tokio::test]
+async fn a_missing_right_is_found_before_the_first_launch() -> Result<()> {
+    let aws = AwsFixture::with_node_pool("aws-dry-run").await?;
+    aws.cloud
+        .set_faults(&json!({ "deny": [{ "principal": "*assumed-role/*", "action": "ec2:RunInstances" }] }))
+        .await?;
+    let controller = aws.controller().await?;
+    let classes = classes(&aws).await?;
+    aws.fixture
+        .cluster()
+        .wait_for("a class that may not launch", classes, PATIENCE, |classes| {
+            classes.get("default").is_some_and(|class| {
+                conditions::find(class, "ValidationSucceeded").is_some_and(|c| {
+                    c.status == "False"
+                        && c.reason == "RunInstancesAuthCheckFailed"
+                        && c.message.contains("ec2:RunInstances")
+                }) && conditions::find(class, "Ready").is_some_and(|c| c.status == "False")
+            })
+        })
+        .await?;
+    let launched = aws.cloud.requests(0).await?;
+    let real: Vec<_> = launched
+        .iter()
+        .filter(|r| matches!(&*r.action, "ec2:CreateFleet" | "ec2:RunInstances") && !r.dry_run)
+        .collect();
+    assert!(real.is_empty(), "{real:?}");
+    aws.cloud.set_faults(&json!({ "deny": [] })).await?;
+    // It is tried again and again, so whoever grants the right need do nothing else.
+    aws.fixture
+        .wait_pool("a ready NodePool", "default", |pool| {
+            conditions::is_true(pool, "Ready")
+        })
+        .await?;
+    aws.finish().await?;
+    drop(controller);
+    Ok(())
+}
+
+/// What is reserved is used first, and only as far as it goes.
+#[tokio::test]
+async fn a_reservation_is_filled_before_anything_is_bought() -> Result<()> {
+    let aws = AwsFixture::start("aws-reserved").await?;
+    let zone = aws
+        .cloud
+        .ready()
+        .subnets
+        .keys()
+        .next()
+        .context("no subnet")?
+        .clone();
+    let reserved = json!([{ "id": "cr-1", "type": "m5.large", "zone": zone, "count": 1 }]);
+    aws.cloud
+        .control::<Value>(Method::PUT, "reservations", &reserved)
+        .await?;
+    let mut class = aws.node_class();
+    class["spec"]["capacityReservationSelectorTerms"] = json!([{ "id": "cr-1" }]);
+    aws.fixture.apply(class).await?;
+    let mut pool = objects::aws_node_pool("default");
+    pool["spec"]["template"]["spec"]["requirements"] = json!([
+        { "key": "karpenter.sh/capacity-type", "operator": "In", "values": ["reserved", "on-demand"] },
+    ]);
+    aws.fixture.apply(pool).await?;
+    let controller = aws.controller().await?;
+    let classes = classes(&aws).await?;
+    aws.fixture
+        .cluster()
+        .wait_for("a class with a reservation", classes, PATIENCE, |classes| {
+            classes.get("default").is_some_and(|class| {
+                class.data["status"]["capacityReservations"][0]["id"] == "cr-1"
+                    && conditions::is_true(class, "Ready")
+            })
+        })
+        .await?;
+    let mut web = objects::deployment("web", 2, "500m");
+    web["spec"]["template"]["spec"]["affinity"] = objects::one_per_machine("web");
+    aws.fixture.apply(web).await?;
+    aws.fixture.wait_running(2).await?;
+
+    let instances = aws.cloud.instances().await?;
+    let mut bought: Vec<_> = instances.iter().map(|i| i.reservation.as_deref()).collect();
+    bought.sort_unstable();
+    assert_eq!(bought, [None, Some("cr-1")], "{instances:?}");
+    let claims = aws.fixture.cluster().node_claims().await?;
+    let mut labels: Vec<_> = claims
+        .iter()
+        .map(|claim| {
+            let label = |key: &str| claim.metadata.labels.as_ref()?.get(key).map(String::as_str);
+            (
+                label("karpenter.sh/capacity-type"),
+                label("karpenter.k8s.aws/capacity-reservation-id"),
+            )
+        })
+        .collect();
+    labels.sort_unstable();
+    assert_eq!(
+        labels,
+        [(Some("on-demand"), None), (Some("reserved"), Some("cr-1"))]
+    );
+    aws.finish().await?;
+    drop(controller);
+    Ok(())
+}

@@ -1,0 +1,293 @@
+//! Expiry, drain and termination, and what is garbage.
+
+use super::*;
+
+#[test]
+fn an_expired_claim_goes_and_a_deleted_node_takes_its_claim_along() {
+    let old = claim(IN_SERVICE, json!({ "spec": { "expireAfter": "1h" } }));
+    let index_of = |claim, node| index(claim, [node], []);
+    assert_eq!(
+        names(&step(&index_of(old, open_node(json!({}))), at(3600)).effects),
+        ["delete claim expired"]
+    );
+    let gone = open_node(json!({ "metadata": { "deletionTimestamp": at(0).to_string() } }));
+    assert_eq!(
+        names(&step(&index_of(claim(IN_SERVICE, json!({})), gone), at(1)).effects),
+        ["delete claim node_deleted"]
+    );
+}
+
+#[test]
+fn a_leaving_machine_is_closed_before_its_pods_are_looked_at() {
+    let effects = step(
+        &index(deleted(json!({})), [open_node(json!({}))], [pod("p", json!({}))]),
+        at(1),
+    )
+    .effects;
+    assert_eq!(names(&effects), ["patch node labels taints"]);
+}
+
+#[test]
+fn pods_leave_in_tiers_and_only_through_eviction() {
+    let critical = json!({ "spec": { "priorityClassName": "system-cluster-critical" } });
+    let daemon = json!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "d" }] } });
+    let mut critical_daemon = critical.clone();
+    merge(&mut critical_daemon, daemon.clone());
+    let mut pods = vec![
+        pod("plain", json!({})),
+        pod("daemon", daemon),
+        pod("critical", critical),
+        pod("critical-daemon", critical_daemon),
+    ];
+    let tolerant = json!({ "spec": { "tolerations": [{ "operator": "Exists" }] } });
+    let mut order = Vec::new();
+    while !pods.is_empty() {
+        let mut all = pods.clone();
+        all.push(pod("tolerates-everything", tolerant.clone()));
+        let index = index(deleted(json!({})), [leaving_node()], all);
+        let evicted = names(&step(&index, at(1)).effects)
+            .into_iter()
+            .filter(|n| n.starts_with("evict"))
+            .collect::<Vec<_>>();
+        assert_eq!(evicted.len(), 1, "one tier at a time: {evicted:?}");
+        let name = evicted[0].rsplit('/').next().unwrap().to_owned();
+        pods.retain(|p| p.metadata.name.as_deref() != Some(&name));
+        order.push(name);
+    }
+    assert_eq!(order, ["plain", "daemon", "critical", "critical-daemon"]);
+}
+
+#[test]
+fn a_protected_pod_stalls_the_drain_until_the_deadline() {
+    let protected = json!({ "metadata": { "annotations": { "karpenter.sh/do-not-disrupt": "true" } } });
+    let drain = |patch: Value, now| {
+        names(
+            &step(
+                &index(deleted(patch), [leaving_node()], [pod("p", protected.clone())]),
+                at(now),
+            )
+            .effects,
+        )
+    };
+    assert_eq!(drain(json!({}), 100_000), ["status"]);
+
+    let bounded = json!({ "spec": { "terminationGracePeriod": "5m" } });
+    assert_eq!(
+        drain(bounded.clone(), 1),
+        ["patch claim annotations"],
+        "the deadline is written down first"
+    );
+    let mut dated = bounded;
+    merge(
+        &mut dated,
+        json!({ "metadata": { "annotations": { "karpenter.sh/nodeclaim-termination-timestamp": at(300).to_string() } } }),
+    );
+    assert_eq!(drain(dated.clone(), 269), ["status"]);
+    assert_eq!(
+        drain(dated.clone(), 270),
+        [
+            "event TerminationGracePeriodExpiring",
+            "delete default/p 30",
+            "status"
+        ]
+    );
+    assert_eq!(drain(dated, 400)[1], "delete default/p 1");
+}
+
+#[test]
+fn only_the_api_server_can_say_that_a_node_is_drained() {
+    let index = index(deleted(json!({})), [leaving_node()], []);
+    assert_eq!(
+        names(&step(&index, at(4)).effects),
+        ["status"],
+        "a pod bound at the last moment must show up first"
+    );
+    assert_eq!(names(&step(&index, at(6)).effects), ["confirm drained"]);
+
+    let decide = |pods: &[Pod]| {
+        drained(
+            &view(&index),
+            pods.iter().map(PodState::from_pod).collect(),
+            at(6),
+        )
+    };
+    let unseen = decide(&[pod("unseen", json!({}))]);
+    assert_eq!(names(&unseen), ["evict default/unseen", "status"]);
+    assert_eq!(written(&unseen, conditions::DRAINED), is("Unknown", "Draining"));
+    let nobody = decide(&[]);
+    assert_eq!(names(&nobody), ["status"]);
+    assert_eq!(written(&nobody, conditions::DRAINED), is("True", "Drained"));
+}
+
+#[test]
+fn a_drained_machine_is_terminated_after_its_volumes_have_gone() {
+    let drained = claim(
+        &["Launched", "Registered", "Initialized", "Drained"],
+        json!({ "metadata": { "deletionTimestamp": at(0).to_string() } }),
+    );
+    let mut index = index(drained, [leaving_node()], []);
+    let attachment: VolumeAttachment = object(json!({
+        "metadata": { "name": "va" },
+        "spec": { "attacher": "csi", "nodeName": "node-a", "source": { "persistentVolumeName": "pv" } },
+    }));
+    index.apply(attachment.clone(), at(0));
+    let effects = step(&index, at(6)).effects;
+    assert_eq!(names(&effects), ["status"]);
+    assert_eq!(
+        written(&effects, "VolumesDetached"),
+        is("Unknown", "AwaitingVolumeDetachment")
+    );
+    index.delete(&attachment, at(7));
+    assert_eq!(
+        names(&step(&index, at(8)).effects),
+        ["status", "terminate test://a"]
+    );
+}
+
+#[test]
+fn a_claim_that_never_got_a_node_is_terminated_by_whatever_was_launched_for_it() {
+    let unlaunched = claim(
+        &[],
+        json!({ "metadata": { "deletionTimestamp": at(0).to_string() } }),
+    );
+    assert_eq!(
+        names(&step(&index(unlaunched, [], []), at(1)).effects)
+            .last()
+            .unwrap(),
+        "terminate ?"
+    );
+}
+
+#[test]
+fn finalizers_go_only_when_the_machine_is_gone() {
+    let index = index(
+        deleted(json!({ "metadata": { "finalizers": ["karpenter.sh/termination", "other"] } })),
+        [leaving_node()],
+        [],
+    );
+    let started = terminated(&view(&index), Termination::Started, at(1));
+    assert_eq!(names(&started), ["status"]);
+    assert_eq!(
+        written(&started, conditions::INSTANCE_TERMINATING),
+        is("True", "InstanceTerminating")
+    );
+    let gone = terminated(&view(&index), Termination::Gone, at(1));
+    assert_eq!(names(&gone), ["patch node finalizers ", "patch claim finalizers"]);
+    let Effect::PatchClaim { patch, .. } = &gone[1] else {
+        panic!()
+    };
+    assert_eq!(patch["metadata"]["finalizers"], json!(["other"]));
+}
+
+#[test]
+fn a_removal_is_dropped_when_the_machine_is_not_what_the_plan_saw() {
+    let close = |index: &Index| disruption::close(&view(index)).is_some();
+    assert!(close(&index(
+        claim(IN_SERVICE, json!({})),
+        [open_node(json!({}))],
+        []
+    )));
+    assert!(
+        !close(&index(deleted(json!({})), [open_node(json!({}))], [])),
+        "already leaving"
+    );
+    let impostor = open_node(json!({ "metadata": { "name": "another" } }));
+    assert!(
+        !close(&index(claim(IN_SERVICE, json!({})), [impostor], [])),
+        "name and provider id disagree"
+    );
+    let mut promised = index(
+        claim(IN_SERVICE, json!({})),
+        [open_node(json!({}))],
+        [pending("p")],
+    );
+    promised.promise(&"default/p".into(), "a", at(0));
+    assert!(!close(&promised), "a pod was promised a place there");
+}
+
+#[test]
+fn what_the_api_server_says_after_closing_decides() {
+    let (claim, node) = (claim(IN_SERVICE, json!({})), leaving_node());
+    let decide = |pods: &[Pod]| {
+        let pods: Vec<PodState> = pods.iter().map(PodState::from_pod).collect();
+        names(&disruption::confirm_empty(&claim, &node, &pods))
+    };
+    assert_eq!(decide(&[]), ["event DisruptionTerminating", "delete claim empty"]);
+    assert_eq!(
+        decide(&[pod("p", json!({}))]),
+        ["event DisruptionBlocked", "patch node  taints"]
+    );
+    let daemon = json!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "d" }] } });
+    assert_eq!(
+        decide(&[pod("d", daemon)]),
+        ["event DisruptionTerminating", "delete claim empty"]
+    );
+}
+
+#[test]
+fn garbage_is_what_has_lost_its_other_half() {
+    let machine = |claim: &str, provider_id: &str, launched| Machine {
+        provider_id: provider_id.into(),
+        image_id: None,
+        annotations: std::collections::BTreeMap::new(),
+        labels: Default::default(),
+        capacity: Default::default(),
+        allocatable: Default::default(),
+        claim: claim.into(),
+        launched,
+    };
+    let unready = open_node(json!({ "status": { "conditions": [] } }));
+    let all = index(claim(IN_SERVICE, json!({})), [unready], []);
+    let found = garbage::collect(
+        &all,
+        &[machine("a", "test://a", at(0)), machine("x", "test://x", at(0))],
+        at(60),
+    );
+    assert_eq!(
+        (found.leaked, found.effects),
+        (vec!["test://x".to_owned()], vec![])
+    );
+    let second = [
+        machine("a", "test://a", at(0)),
+        machine("a", "test://other", at(0)),
+    ];
+    assert_eq!(
+        garbage::collect(&all, &second, at(60)).leaked,
+        ["test://other"],
+        "a claim stands for the machine it has recorded and for no other of its name"
+    );
+    let mut newer = index(claim(IN_SERVICE, json!({})), [], []);
+    let x = claim(IN_SERVICE, json!({ "metadata": { "name": "x" } })).metadata;
+    Observe::<NodeClaim>::unreadable(&mut newer, &x, true);
+    let unread = garbage::collect(
+        &newer,
+        &[machine("a", "test://a", at(0)), machine("x", "test://x", at(0))],
+        at(60),
+    );
+    assert_eq!(
+        unread,
+        garbage::Found::default(),
+        "its claim exists, it cannot be read"
+    );
+    let young = garbage::collect(
+        &all,
+        &[machine("a", "test://a", at(0)), machine("x", "test://x", at(31))],
+        at(60),
+    );
+    assert_eq!(
+        young.leaked,
+        Vec::<String>::new(),
+        "its claim may still be on its way"
+    );
+    assert_eq!(
+        names(&garbage::collect(&all, &[], at(60)).effects),
+        ["delete claim garbage_collected"]
+    );
+
+    let well = index(claim(IN_SERVICE, json!({})), [open_node(json!({}))], []);
+    assert_eq!(
+        garbage::collect(&well, &[], at(60)).effects,
+        [],
+        "a ready node contradicts the list"
+    );
+}

@@ -1,0 +1,110 @@
+//! Places promised to pods.
+
+use super::*;
+
+#[test]
+fn promises_hold_a_place_and_are_counted_when_kept() {
+    let mut index = Index::default();
+    with_machine(&mut index, "a");
+    with_machine(&mut index, "b");
+    for name in ["kept", "broken"] {
+        index.apply(pending(name, json!({})), at(0));
+        index.promise(&format!("default/{name}").into(), "a", at(0));
+    }
+    assert_eq!(index.waiting(), 0);
+    let snapshot = lowered(&index, at(0)).snapshot;
+    let Some(Place::Assigned(target)) = place_of(&snapshot, "kept") else {
+        panic!("assigned")
+    };
+    assert_eq!(&*snapshot.nodes[target.0 as usize].name, "node-a");
+    assert_eq!(
+        snapshot.nodes[target.0 as usize].disruption_blocker,
+        Some(Blocker::Nominated)
+    );
+
+    index.apply(bound("kept", "node-a", json!({})), at(1));
+    index.apply(bound("broken", "node-b", json!({})), at(1));
+    assert_eq!((index.bindings().as_planned, index.bindings().elsewhere), (1, 1));
+}
+
+#[test]
+fn a_promise_ends_when_its_pod_is_refused_without_room_or_too_often() {
+    let nominated = |pod: &str, node: Value| pending(pod, json!({ "status": { "nominatedNodeName": node } }));
+    let refuse = |index: &mut Index, pod: &str| {
+        index.apply(nominated(pod, json!("node-a")), at(1));
+        index.take_touched();
+        index.apply(nominated(pod, Value::Null), at(1));
+        (index.waiting(), index.take_touched().claims.contains("a"))
+    };
+    let promised = |closed: bool| {
+        let mut index = Index::default();
+        with_machine(&mut index, "a");
+        let initialized = if closed { "" } else { "true" };
+        let labels = json!({ "karpenter.sh/initialized": initialized });
+        let patch = json!({ "metadata": { "resourceVersion": "2", "labels": labels } });
+        index.apply(node("a", patch), at(0));
+        index.apply(pending("p", json!({})), at(0));
+        index.promise(&"default/p".into(), "a", at(0));
+        index
+    };
+
+    let mut open = promised(false);
+    let heard: Vec<_> = (0..4).map(|_| refuse(&mut open, "p")).collect();
+    assert_eq!(heard, [(0, true), (0, true), (0, true), (1, true)]);
+    assert_eq!(open.broken_promises(), 1);
+
+    let mut closed = promised(true);
+    let heard: Vec<_> = (0..8).map(|_| refuse(&mut closed, "p")).collect();
+    assert_eq!(
+        heard,
+        [(0, true); 8],
+        "no machine that is closed can keep a promise"
+    );
+
+    let mut taken = promised(false);
+    let thief = json!({ "spec": { "containers": [{ "name": "main", "resources": { "requests": { "cpu": "3500m" } } }] } });
+    taken.apply(bound("thief", "node-a", thief), at(1));
+    assert_eq!(
+        refuse(&mut taken, "p"),
+        (1, true),
+        "3.9 CPUs, 3.5 taken, 0.5 wanted"
+    );
+}
+
+#[test]
+fn a_promise_ends_when_its_machine_has_been_usable_for_long_or_leaves() {
+    let long = i64::try_from(PROMISE_WINDOW.as_secs()).unwrap() + 1;
+    let mut index = Index::default();
+    index.created_claim(claim("coming", 1, json!({})), at(0));
+    index.apply(claim("coming", 1, json!({})), at(0));
+    with_machine(&mut index, "open");
+    for (pod, target) in [("a", "coming"), ("b", "open"), ("c", "nowhere")] {
+        index.apply(pending(pod, json!({})), at(0));
+        index.promise(&format!("default/{pod}").into(), target, at(0));
+    }
+    index.take_touched();
+    index.expire(at(1));
+    assert_eq!(
+        index.waiting(),
+        1,
+        "a target that does not exist promises nothing"
+    );
+    index.expire(at(long));
+    assert_eq!(
+        index.waiting(),
+        2,
+        "the open machine had its chance, the coming one has not"
+    );
+    assert_eq!(index.take_touched().waiting_pods, 2);
+
+    index.apply(
+        claim(
+            "coming",
+            2,
+            json!({ "metadata": { "deletionTimestamp": at(long).to_string() } }),
+        ),
+        at(long),
+    );
+    index.expire(at(long));
+    assert_eq!(index.waiting(), 3);
+}
