@@ -5,12 +5,12 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use fixedbitset::FixedBitSet;
 
 use super::{
-    columns::{Budget, Choice, PROOF_STEPS_MAX, Searches},
+    columns::{Budget, Choice, PROOF_STEPS_MAX, Searches, generate},
     compile::{Demand, Problem},
     cut::{self, Cut},
     fit::{Part, add_part, times},
     greedy::{Content, Hints, Scarce},
-    knapsack::{Knapsack, VARIETY_MAX},
+    knapsack::Knapsack,
     mix::{Component, Mix, Slot},
     offers::HOSTNAME,
     prices::Prices,
@@ -234,26 +234,30 @@ impl Terms {
         let variety: Vec<f64> = (0..mix.n_shapes())
             .map(|shape| searches.knapsack.variety(shape, &hinted, &mix.counts))
             .collect();
-        if variety.iter().all(|v| *v <= VARIETY_MAX) {
-            let mut share = budget.part(20);
-            let found = lowered(mix, &mut searches, &reserved, hinted.clone(), &mut share);
+        let mut share = budget.part(20);
+        let found = lowered(mix, &mut searches, &reserved, hinted.clone(), &mut share);
+        budget.spend(share.spent);
+        better(found, &mut best);
+        let mut share = budget.part(25);
+        let found = scaled(mix, &mut searches, &reserved, hinted, &mut share);
+        budget.spend(share.spent);
+        better(found, &mut best);
+        if !near(&best) {
+            let mut share = budget.part(50);
+            let cut = cut::values(&mut searches, &prices, &variety, &reserved, &known, &mut share);
             budget.spend(share.spent);
-            better(found, &mut best);
-            if near(&best) {
-                return best;
+            if sum(&cut.values) > sum(&best.values) {
+                best = cut;
             }
-            let mut share = budget.part(25);
-            let found = scaled(mix, &mut searches, &reserved, hinted, &mut share);
+            // Half for finding values, half for proving them.
+            let mut share = budget.part(50);
+            let generated = generate(mix, &mut searches, &mix.counts, &known, &best.values, &mut share);
             budget.spend(share.spent);
+            let found = scaled(mix, &mut searches, &reserved, generated.worths, budget);
             better(found, &mut best);
-            if near(&best) {
-                return best;
-            }
         }
-        let cut = cut::values(&mut searches, &prices, &variety, &reserved, &known, budget);
-        if sum(&cut.values) > sum(&best.values) {
-            best = cut;
-        }
+        best.unit_prices
+            .extend(cut::tight(&mut searches.knapsack, &reserved, &best.values));
         best
     }
 

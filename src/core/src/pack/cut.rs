@@ -11,7 +11,7 @@ use rustc_hash::FxHashSet;
 use super::{
     bound::ENOUGH,
     columns::{Budget, Choice, Searches},
-    knapsack::VARIETY_MAX,
+    knapsack::{Knapsack, VARIETY_MAX},
     mix::Mix,
     prices::Prices,
     simplex::{Column, Master},
@@ -22,12 +22,20 @@ const COLUMNS_MAX: usize = 60;
 /// Nodes of a search for a content.
 const NODES_MAX: u32 = 400;
 /// Steps for the best content of one machine.
-const STEPS_EACH: u64 = 100;
+const STEPS_EACH: u64 = 1500;
 /// Rounds and steps of one solution of the master problem.
 const ROUNDS_MAX: usize = 60;
 const STEPS_MAX: u64 = 20_000;
+/// Steps for a last look at what was not shown.
+const LAST_PERCENT: u64 = 20;
+/// What may be worth so many times its price is taken for a large machine.
+const FAR_ABOVE: f64 = 1.02;
+/// A best content worth so many times the price at most costs less to allow for than to cut pods.
+const NEARLY: f64 = 1.001;
 /// Contents worth this part of the price are hard to tell from those worth more than it.
 const TIGHT: f64 = 0.98;
+/// Rounds of moving the prices of resources to see that.
+const TIGHT_ROUNDS: usize = 4;
 /// Keeps sums of rounded products below the price of a machine.
 const MARGIN: f64 = 1.0 - 1e-6;
 
@@ -81,8 +89,10 @@ pub(super) fn values(
     // Part of its price that the best content of a shape is worth at most.
     let mut ratios = vec![f64::INFINITY; mix.n_shapes()];
     let mut shown = vec![false; mix.n_shapes()];
-    let (mut duals, mut values) = rows.priced(mix, groups, &mut master, &shapes(&large, true), budget);
-    while budget.left > 0 {
+    let mut last = budget.part(LAST_PERCENT);
+    let mut search = Budget::new(budget.left - last.left);
+    let (mut duals, mut values) = rows.priced(mix, groups, &mut master, &shapes(&large, true), &mut search);
+    while search.left > 0 {
         let mut found = 0;
         for exact in [false, true] {
             if found > 0 {
@@ -95,70 +105,85 @@ pub(super) fn values(
             let easiest = |a: &usize, b: &usize| variety[*a].total_cmp(&variety[*b]).then(a.cmp(b));
             small.sort_by(|a, b| if exact { easiest(a, b) } else { dearest(a, b) });
             for shape in small {
-                if budget.left == 0 || found >= COLUMNS_MAX {
+                if search.left == 0 || found >= COLUMNS_MAX {
                     break;
                 }
                 let price = mix.prices[shape];
                 let floor = price + price / ENOUGH;
                 let knapsack = &mut searches.knapsack;
                 let best = if exact {
-                    let steps = budget.left.min(STEPS_EACH);
-                    knapsack.prove(shape, &values, &mix.counts, floor, steps)
+                    let steps = search.left.min(STEPS_EACH);
+                    knapsack.seek(shape, &values, &mix.counts, floor, floor, steps)
                 } else {
                     knapsack.best(shape, &values, &mix.counts, floor, NODES_MAX)
                 };
-                budget.spend(searches.steps());
+                search.spend(searches.steps());
                 ratios[shape] = best.upper as f64 / price as f64;
                 shown[shape] = best.upper <= floor;
                 if best.worth > floor && add((shape as u32, best.pattern), &mut master) {
                     found += 1;
-                } else if exact && !shown[shape] && budget.left > 0 {
+                } else if exact && ratios[shape] > FAR_ABOVE && search.left > 0 {
                     large[shape] = true;
                     found += 1;
                 }
             }
         }
-        if found == 0 || budget.left == 0 {
+        if found == 0 || search.left == 0 {
             break;
         }
-        (duals, values) = rows.priced(mix, groups, &mut master, &shapes(&large, true), budget);
+        (duals, values) = rows.priced(mix, groups, &mut master, &shapes(&large, true), &mut search);
         shown.fill(false);
     }
-    let small = shapes(&large, false);
-    let tight = small.iter().filter(|s| shown[**s] && ratios[**s] > TIGHT);
-    let mut hints: Vec<Vec<f64>> = tight
-        .map(|shape| searches.knapsack.unit_prices(*shape, &values, &mix.counts))
+    budget.spend(search.spent);
+    // What is not shown may still be nearly so.
+    let unshown: Vec<usize> = shapes(&large, false).into_iter().filter(|s| !shown[*s]).collect();
+    for (at, shape) in unshown.iter().enumerate() {
+        let price = mix.prices[*shape];
+        let steps = last.share(1, (unshown.len() - at) as u64).left;
+        let knapsack = &mut searches.knapsack;
+        let best = knapsack.prove(*shape, &values, &mix.counts, price + price / ENOUGH, steps);
+        last.spend(searches.steps());
+        ratios[*shape] = best.upper as f64 / price as f64;
+    }
+    budget.spend(last.spent);
+    let sum = |cut: &Cut| -> i128 {
+        let worth = |(value, n): (&i64, &u32)| i128::from(*value) * i128::from(*n);
+        cut.values.iter().zip(&mix.counts).map(worth).sum()
+    };
+    let settle = |duals: &[f64], values: &[i64], large: &[bool]| {
+        let (small, large) = (shapes(large, false), shapes(large, true));
+        let most = small.iter().map(|shape| ratios[*shape]).fold(1.0, f64::max);
+        rows.settled(mix, groups, duals, values, &large, most)
+    };
+    let scaled = settle(&duals, &values, &large);
+    let far: Vec<usize> = unshown
+        .into_iter()
+        .filter(|shape| ratios[*shape] > NEARLY)
         .collect();
-    let unshown: Vec<usize> = small.into_iter().filter(|s| !shown[*s]).collect();
-    if !unshown.is_empty() {
-        // What was shown still holds when no value rises.
-        unshown.iter().for_each(|shape| large[*shape] = true);
-        let (again, lower) = rows.priced(mix, groups, &mut master, &shapes(&large, true), budget);
-        values.iter_mut().zip(lower).for_each(|(v, l)| *v = l.min(*v));
-        duals = again;
+    if far.is_empty() {
+        return scaled;
     }
-    let large_shapes = shapes(&large, true);
-    let mut unit_prices = rows.unit_prices(&duals);
-    let mut most = 1.0;
-    for &shape in &large_shapes {
-        let worth: f64 = dot(&rows.highest(mix, groups, &unit_prices, shape), mix.room(shape));
-        most = f64::max(most, worth / mix.prices[shape] as f64);
+    // What was shown still holds when no value rises.
+    far.iter().for_each(|shape| large[*shape] = true);
+    let (duals, lower) = rows.priced(mix, groups, &mut master, &shapes(&large, true), budget);
+    values.iter_mut().zip(lower).for_each(|(v, l)| *v = l.min(*v));
+    let cut = settle(&duals, &values, &large);
+    if sum(&cut) > sum(&scaled) { cut } else { scaled }
+}
+
+/// Prices of resources for each shape, but the `skipped` ones, whose best content may be worth nearly its price.
+pub(super) fn tight(knapsack: &mut Knapsack<'_>, skipped: &[bool], values: &[i64]) -> Vec<Vec<f64>> {
+    let mix = knapsack.mix;
+    let mut all = Vec::new();
+    for shape in (0..mix.n_shapes()).filter(|shape| !skipped[*shape]) {
+        let floor = (mix.prices[shape] as f64 * TIGHT) as i64;
+        if knapsack.tighten(shape, values, &mix.counts, floor, TIGHT_ROUNDS) > floor {
+            all.push(knapsack.prices(shape));
+        }
     }
-    unit_prices.iter_mut().for_each(|p| *p *= MARGIN / most);
-    for (item, value) in values.iter_mut().enumerate() {
-        let of_group = &unit_prices[groups.group(item) * mix.n_res..][..mix.n_res];
-        *value = (*value).min((dot(of_group, mix.request(item)) * MARGIN) as i64);
-        // What was shown may exceed the price by as much.
-        *value = (*value - *value / ENOUGH - 1).max(0);
-    }
-    let highest = large_shapes.iter();
-    hints.extend(highest.map(|shape| rows.highest(mix, groups, &unit_prices, *shape)));
-    hints.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
-    hints.dedup();
-    Cut {
-        values,
-        unit_prices: hints,
-    }
+    all.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
+    all.dedup();
+    all
 }
 
 fn dot(prices: &[f64], amounts: &[i64]) -> f64 {
@@ -246,6 +271,42 @@ impl Rows {
         entries.sort_unstable_by_key(|(row, _)| *row);
         let cost = mix.prices[shape] as f64;
         (worth, Column { cost, entries })
+    }
+
+    /// Values that hold for sure: the best content of a small machine is worth up to `most` times its price before.
+    fn settled(
+        &self,
+        mix: &Mix,
+        groups: &Prices,
+        duals: &[f64],
+        values: &[i64],
+        large: &[usize],
+        most: f64,
+    ) -> Cut {
+        let mut unit_prices = self.unit_prices(duals);
+        unit_prices.iter_mut().for_each(|price| *price /= most);
+        let worth = |shape: usize| dot(&self.highest(mix, groups, &unit_prices, shape), mix.room(shape));
+        let ratios = large
+            .iter()
+            .map(|shape| worth(*shape) / mix.prices[*shape] as f64);
+        let excess = ratios.fold(1.0, f64::max);
+        unit_prices.iter_mut().for_each(|price| *price *= MARGIN / excess);
+        let value = |(item, value): (usize, &i64)| {
+            let of_group = &unit_prices[groups.group(item) * mix.n_res..][..mix.n_res];
+            let cut = dot(of_group, mix.request(item)) * MARGIN;
+            (f64::min(*value as f64 / most * MARGIN, cut) as i64 - 1).max(0)
+        };
+        let values = values.iter().enumerate().map(value).collect();
+        let highest = large
+            .iter()
+            .map(|shape| self.highest(mix, groups, &unit_prices, *shape));
+        let mut hints: Vec<Vec<f64>> = highest.collect();
+        hints.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
+        hints.dedup();
+        Cut {
+            values,
+            unit_prices: hints,
+        }
     }
 
     /// Nano-dollars per unit, by group and resource.

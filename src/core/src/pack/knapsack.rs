@@ -124,9 +124,9 @@ impl<'a> Knapsack<'a> {
         self.variety
     }
 
-    /// Prices of a unit of each resource at which the best content of the shape, could pods be cut, is just paid for.
-    pub(super) fn unit_prices(&mut self, shape: usize, values: &[i64], counts: &[u32]) -> Vec<f64> {
-        self.list(shape, values, counts);
+    /// Prices of a unit of each resource at which the best content of the shape is just paid for, could pods be cut, with
+    /// the entries as they are listed.
+    pub(super) fn prices(&self, shape: usize) -> Vec<f64> {
         let mut left = (UNITS * WEIGHTS) as f64;
         let full = self.entries.iter().find(|entry| {
             left -= f64::from(entry.cap) * entry.share as f64;

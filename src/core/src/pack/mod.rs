@@ -7,6 +7,7 @@
 //! Nothing in the solve loop hashes or compares a text.
 
 mod bound;
+mod cells;
 mod columns;
 mod compile;
 mod cut;

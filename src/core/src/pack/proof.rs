@@ -45,7 +45,28 @@ impl Knapsack<'_> {
         floor: i64,
         steps_max: u64,
     ) -> Found {
-        let upper = self.tighten(shape, values, counts, floor, ROUNDS);
+        self.seek(shape, values, counts, floor, i64::MAX, steps_max)
+    }
+
+    /// The same, but a content worth more than `enough` will do.
+    pub(super) fn seek(
+        &mut self,
+        shape: usize,
+        values: &[i64],
+        counts: &[u32],
+        floor: i64,
+        enough: i64,
+        steps_max: u64,
+    ) -> Found {
+        let mut upper = self.tighten(shape, values, counts, floor, ROUNDS);
+        if upper > floor {
+            let mut found = self.by_cells(shape, values, counts);
+            upper = found.upper.min(upper);
+            if upper <= floor || found.worth > enough {
+                found.upper = upper;
+                return found;
+            }
+        }
         if upper <= floor || self.variety > VARIETY_MAX {
             return Found {
                 upper,
@@ -80,11 +101,13 @@ impl Knapsack<'_> {
         for (at, entry) in self.entries.iter().enumerate() {
             let request = self.mix.request(entry.item as usize);
             let mut next: Vec<State> = Vec::with_capacity(states.len() * 2);
-            for state in states {
+            for (seen, state) in states.iter().enumerate() {
                 let most = times(&state.room, request).min(entry.cap);
                 self.work += WORK_PER_STATE * (1 + u64::from(most));
                 if self.work > work_max {
-                    return self.found(best, &links, values, upper);
+                    let unseen = states[seen..].iter().map(|s| s.worth + hope(at, s));
+                    let rest = unseen.chain(next.iter().map(|s| s.worth + hope(at + 1, s))).max();
+                    return self.found(best, &links, values, rest.unwrap_or(0).max(goal).min(upper));
                 }
                 for n in 0..=most {
                     let mut more = State {
@@ -156,7 +179,7 @@ impl Knapsack<'_> {
     }
 
     /// Resources that can run out before the others make it impossible.
-    fn active(&self, shape: usize) -> Vec<usize> {
+    pub(super) fn active(&self, shape: usize) -> Vec<usize> {
         let room = self.mix.room(shape);
         let request = |entry: usize, r: usize| self.mix.request(self.entries[entry].item as usize)[r];
         // By the other resources alone, no more pods than this fit.
@@ -217,17 +240,14 @@ fn undominated(mut states: Vec<State>, active: &[usize]) -> Vec<State> {
     states
 }
 
+/// The same for more resources, each state compared with those worth most and some that came last, which are most like it.
 fn undominated_slowly(states: Vec<State>, active: &[usize]) -> Vec<State> {
-    /// Comparing each with all others is worth it up to here.
-    const COMPARED_MAX: usize = 3000;
-    if states.len() > COMPARED_MAX {
-        return states;
-    }
+    const COMPARED_MAX: usize = 400;
     let mut kept: Vec<State> = Vec::with_capacity(states.len());
     for state in states {
-        let beaten = kept
-            .iter()
-            .any(|k| active.iter().all(|r| k.room[*r] >= state.room[*r]));
+        let beats = |k: &State| active.iter().all(|r| k.room[*r] >= state.room[*r]);
+        let beaten =
+            kept.iter().take(COMPARED_MAX).any(beats) || kept.iter().rev().take(COMPARED_MAX).any(beats);
         if !beaten {
             kept.push(state);
         }

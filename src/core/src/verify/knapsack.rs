@@ -6,6 +6,8 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
+use super::table;
+
 /// One kind of thing that may be put in, at most `most` times.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
@@ -15,7 +17,7 @@ pub(super) struct Item {
 }
 
 /// Multipliers are fractions with this denominator.
-const SCALE: i128 = 1 << 40;
+pub(super) const SCALE: i128 = 1 << 40;
 
 /// How long to look for multipliers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -46,6 +48,13 @@ pub(super) fn at_most(items: &[Item], room: &[i64], limit: i64, hints: &[Vec<i12
     for effort in [Effort::Hinted, Effort::Quick, Effort::Thorough] {
         let mut search = Search::new(items, room, effort, hints)?;
         if search.bound(0, room) <= i128::from(limit) {
+            return Some(true);
+        }
+        let mut tables = search
+            .multipliers
+            .iter()
+            .filter_map(|m| table::bound(&search.items, room, &m.lambda));
+        if tables.any(|bound| bound <= i128::from(limit)) {
             return Some(true);
         }
         if effort == Effort::Thorough {
@@ -449,6 +458,12 @@ mod tests {
                 "{items:?} in {room:?}"
             );
             assert_eq!(at_most(&items, &room, expected, &[]), Some(true));
+            let lambda: Vec<i128> = (0..3).map(|_| i128::from(next(9)) * SCALE / 4).collect();
+            let table = table::bound(&items, &room, &lambda).unwrap();
+            assert!(
+                table >= i128::from(expected),
+                "{table} of {items:?} in {room:?} at {lambda:?}"
+            );
             let by_rooms = |limit: i64| {
                 let search = Search::new(&items, &room, Effort::Thorough, &[])?;
                 search.exceeds_by_rooms(&room, limit)
