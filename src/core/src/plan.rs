@@ -93,6 +93,17 @@ pub struct Bound {
     pub caps: Vec<(ClassId, u32)>,
     /// Classes, ascending, and how many pods of them all one machine can hold at most.
     pub groups: Vec<(Vec<ClassId>, u32)>,
+    /// They claim nothing: they help to see that 1 holds for machines whose contents are too many to enumerate.
+    pub hints: Vec<UnitPrices>,
+}
+
+/// Prices of resources at which the pods that a machine may hold are worth no more than what they take.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnitPrices {
+    /// 2^-40 nano-dollars per hour and unit; by name.
+    pub resources: Vec<(Arc<str>, i128)>,
+    /// The same for a place in each of the bound's `groups`.
+    pub groups: Vec<i128>,
 }
 
 /// One machine to buy.

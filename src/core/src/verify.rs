@@ -34,6 +34,7 @@ mod offers;
 mod order;
 mod preferences;
 mod reprice;
+mod table;
 
 pub use reprice::{CertificateError, reprice};
 

@@ -7,6 +7,7 @@ use fixedbitset::FixedBitSet;
 use super::{
     columns::{Budget, Choice, PROOF_STEPS_MAX, Searches, generate},
     compile::{Demand, Problem},
+    cut::{self, Cut},
     fit::{Part, add_part, times},
     greedy::{Content, Hints, Scarce},
     knapsack::Knapsack,
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     catalog::MicroDollars,
-    plan::Bound,
+    plan::{Bound, UnitPrices},
     snapshot::{ClassId, Snapshot},
 };
 
@@ -26,7 +27,7 @@ const ITEMS_MAX: usize = 1200;
 /// A machine may use the steps of so many, as others need none.
 const STEPS_LENT: u64 = 8;
 /// An excess of less than this part of the price is not worth a closer look.
-const ENOUGH: i64 = 4000;
+pub(super) const ENOUGH: i64 = 4000;
 /// A proof that reaches this share of what it set out from, in thousandths, is not worth a second one.
 const NEAR_PERMILLE: i128 = 999;
 
@@ -129,8 +130,7 @@ impl Terms {
             // A pod that no offering can take adds nothing to what machines must cost. Nor do its caps hold: where no
             // machine can be launched for it, the emptiest of those there are sets the least count of a spread.
             let left = if fitting.is_clear() { 0 } else { placed[idx] };
-            let cap = own_cap(problem, demand.class);
-            caps.push(cap.min(soft));
+            caps.push(own_cap(problem, demand.class).min(soft));
             lots.push(Lot {
                 demand: idx as u32,
                 class: demand.class.0,
@@ -173,6 +173,7 @@ impl Terms {
         let known = known(&mix, &item_of, &self.shapes, &hints.contents);
         let worths = worths(&mix, &item_of, hints);
         let mut values = vec![0; mix.n_items()];
+        let mut unit_prices = Vec::new();
         let mut items_left = mix.n_items() as u64;
         for component in with_stock.components() {
             let n_items = component.mix.n_items() as u64;
@@ -180,11 +181,13 @@ impl Terms {
             items_left -= n_items;
             let inner = self.values_of(&component, &known, &worths, &mut share);
             budget.spend(share.spent);
-            for (item, value) in component.items.iter().zip(inner) {
+            for (item, value) in component.items.iter().zip(inner.values) {
                 values[*item as usize] = value;
             }
+            let of_component = |prices: Vec<f64>| self.hint(problem, &component.resources, &prices);
+            unit_prices.extend(inner.unit_prices.into_iter().map(of_component));
         }
-        let found = self.write(problem, &mix, &values, budget);
+        let found = self.write(problem, &mix, &values, unit_prices, budget);
         if budget.left == 0 || !problem.snapshot.nodes.is_empty() || !problem.offers.reservations.is_empty() {
             let plain = self.by_prices(problem, &mix);
             if plain.price > found.price {
@@ -195,60 +198,84 @@ impl Terms {
     }
 
     /// Values of the items of a component that satisfy the first condition of the certificate.
-    fn values_of(
-        &self,
-        component: &Component,
-        known: &[Choice],
-        worths: &[i64],
-        budget: &mut Budget,
-    ) -> Vec<i64> {
+    fn values_of(&self, component: &Component, known: &[Choice], worths: &[i64], budget: &mut Budget) -> Cut {
         let mix = &component.mix;
         let sum = |values: &[i64]| -> i128 {
             let worth = |(v, n): (&i64, &u32)| i128::from(*v) * i128::from(*n);
             values.iter().zip(&mix.counts).map(worth).sum()
         };
         let prices = Prices::of(mix);
-        let mut best = prices.values(mix);
+        let mut best = Cut {
+            values: prices.values(mix),
+            unit_prices: prices.of_shapes(),
+        };
         if budget.left == 0 || mix.n_items() > ITEMS_MAX {
             return best;
         }
+        let better = |values: Vec<i64>, best: &mut Cut| {
+            if sum(&values) > sum(&best.values) {
+                best.values = values;
+            }
+        };
         let mut searches = Searches::new(mix, &prices.units());
         let reserved: Vec<bool> = component
             .shapes
             .iter()
             .map(|s| self.shapes[*s as usize].reservation.is_some())
             .collect();
-        // First what the purchase found pods to be worth: it had nearly the same question.
+        // What the purchase found pods to be worth: it had nearly the same question.
         let hinted: Vec<i64> = component.items.iter().map(|i| worths[*i as usize]).collect();
-        let aim = sum(&hinted);
-        let mut share = budget.part(20);
-        let found = lowered(mix, &mut searches, &reserved, hinted.clone(), &mut share);
-        budget.spend(share.spent);
-        if sum(&found) > sum(&best) {
-            best = found;
-        }
-        let mut share = budget.part(25);
-        let found = scaled(mix, &mut searches, &reserved, hinted, &mut share);
-        budget.spend(share.spent);
-        if sum(&found) > sum(&best) {
-            best = found;
-        }
-        if sum(&best) >= aim / 1000 * NEAR_PERMILLE && aim > 0 {
-            return best;
-        }
         let known: Vec<Choice> = known
             .iter()
             .filter_map(|(shape, pattern)| component.inner(*shape, pattern))
             .collect();
-        // Half for finding values, half for proving them.
-        let mut share = budget.part(50);
-        let generated = generate(mix, &mut searches, &mix.counts, &known, &best, &mut share);
+        let aim = sum(&hinted);
+        let near = |best: &Cut| aim > 0 && sum(&best.values) >= aim / 1000 * NEAR_PERMILLE;
+        let variety: Vec<f64> = (0..mix.n_shapes())
+            .map(|shape| searches.knapsack.variety(shape, &hinted, &mix.counts))
+            .collect();
+        let mut share = budget.part(20);
+        let found = lowered(mix, &mut searches, &reserved, hinted.clone(), &mut share);
         budget.spend(share.spent);
-        let found = scaled(mix, &mut searches, &reserved, generated.worths, budget);
-        if sum(&found) > sum(&best) {
-            best = found;
+        better(found, &mut best);
+        let mut share = budget.part(25);
+        let found = scaled(mix, &mut searches, &reserved, hinted, &mut share);
+        budget.spend(share.spent);
+        better(found, &mut best);
+        if !near(&best) {
+            let mut share = budget.part(50);
+            let cut = cut::values(&mut searches, &prices, &variety, &reserved, &known, &mut share);
+            budget.spend(share.spent);
+            if sum(&cut.values) > sum(&best.values) {
+                best = cut;
+            }
+            // Half for finding values, half for proving them.
+            let mut share = budget.part(50);
+            let generated = generate(mix, &mut searches, &mix.counts, &known, &best.values, &mut share);
+            budget.spend(share.spent);
+            let found = scaled(mix, &mut searches, &reserved, generated.worths, budget);
+            better(found, &mut best);
         }
+        best.unit_prices
+            .extend(cut::tight(&mut searches.knapsack, &reserved, &best.values));
         best
+    }
+
+    /// Prices of the listed resources and slots as whoever checks takes them.
+    fn hint(&self, problem: &Problem<'_>, resources: &[usize], prices: &[f64]) -> UnitPrices {
+        let mut out = UnitPrices {
+            resources: Vec::new(),
+            groups: vec![0; self.slots.len()],
+        };
+        for (resource, price) in resources.iter().zip(prices) {
+            let scaled = (price * (1_i64 << 40) as f64).ceil() as i128;
+            if let Some(name) = problem.resources.get(*resource) {
+                out.resources.push((name.clone(), scaled));
+            } else {
+                out.groups[resource - problem.n_res()] = scaled;
+            }
+        }
+        out
     }
 
     /// The certificate of resource prices, which satisfy its first condition as they are.
@@ -272,10 +299,13 @@ impl Terms {
                 .max();
             sum -= i128::from(excess.unwrap_or(0).max(0)) * i128::from(it.remaining);
         }
-        self.bound(mix, &values, sum)
+        let resources: Vec<usize> = (0..mix.n_res).collect();
+        let hints = prices.of_shapes().into_iter();
+        let hints = hints.map(|hint| self.hint(problem, &resources, &hint)).collect();
+        self.bound(mix, &values, sum, hints)
     }
 
-    fn bound(&self, mix: &Mix, values: &[i64], sum: i128) -> Bound {
+    fn bound(&self, mix: &Mix, values: &[i64], sum: i128, hints: Vec<UnitPrices>) -> Bound {
         let mut duals: Vec<(ClassId, i64)> = Vec::new();
         for (item, lots) in mix.lots.iter().enumerate().filter(|(item, _)| values[*item] > 0) {
             duals.extend(
@@ -295,11 +325,19 @@ impl Terms {
             groups: self.slots.iter().map(group).collect(),
             caps: self.soft_caps.clone(),
             duals,
+            hints,
         }
     }
 
     /// What values that satisfy the first condition of the certificate prove.
-    fn write(&self, problem: &Problem<'_>, mix: &Mix, values: &[i64], budget: &mut Budget) -> Bound {
+    fn write(
+        &self,
+        problem: &Problem<'_>,
+        mix: &Mix,
+        values: &[i64],
+        hints: Vec<UnitPrices>,
+        budget: &mut Budget,
+    ) -> Bound {
         let mut sum: i128 = mix
             .counts
             .iter()
@@ -318,7 +356,7 @@ impl Terms {
             }
             sum -= i128::from(excess) * i128::from(it.remaining);
         }
-        self.bound(mix, values, sum)
+        self.bound(mix, values, sum, hints)
     }
 
     /// Existing machines by free room, slots included, and the items they admit, with how many there are of each.

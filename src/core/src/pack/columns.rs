@@ -20,7 +20,7 @@ const NODES_TIMES_ITEMS: u32 = 60_000;
 /// Items up to which the last patterns are sought by dynamic programming.
 const PROVED_MAX: usize = 200;
 /// Items times shapes up to which every look may be a thorough one.
-const SMALL: usize = 6_000;
+const SMALL: usize = 20_000;
 /// Shapes after which one look at them ends if it found anything.
 const PASS_MAX: usize = 150;
 /// Columns found after which the master problem has its turn again, unless it has very many rows.
@@ -29,6 +29,10 @@ const COLUMNS_MIN: usize = 60;
 pub(super) const PROOF_STEPS_MAX: u64 = 2000;
 /// A pattern must promise at least this share of its price, in millionths, to be worth a column.
 const PROMISE: i64 = 100;
+/// A center that proves more by this part is worth another look from there.
+const FAR: i128 = 10_000;
+/// Looks between two opinions that found nothing and moved neither, after which there are no more of them.
+const MISSES_MAX: usize = 5;
 /// Leaving a pod out costs this many times its lone worth: more than any pattern that holds it.
 const DETERRENT: f64 = 50.0;
 
@@ -234,8 +238,15 @@ pub(super) fn generate(
     let mut queue = Queue::new(mix.n_shapes());
     let small = rows.len() * mix.n_shapes() <= SMALL;
     let columns_max = COLUMNS_MIN.max(rows.len() / 4);
+    let first_center = center;
     let mut center = center.to_vec();
     let mut smooth = !center.is_empty();
+    let mut misses = 0;
+    // What values prove when some machine holds pods worth `worst` times its price.
+    let proof = |values: &[i64], worst: (i128, i128)| -> i128 {
+        let worth = |(v, n): (&i64, &u32)| i128::from(*v) * i128::from(*n);
+        values.iter().zip(counts).map(worth).sum::<i128>() * worst.1 / worst.0.max(1)
+    };
     loop {
         master.solve(1 + budget.left);
         budget.spend(master.steps());
@@ -246,6 +257,11 @@ pub(super) fn generate(
         }
         if budget.left == 0 {
             break;
+        }
+        if small && !center.is_empty() && proof(&center, (1, 1)) > proof(&out.duals, (1, 1)) {
+            // It would prove more than the known contents cost: a better content was overlooked.
+            center.copy_from_slice(first_center);
+            smooth = misses < MISSES_MAX;
         }
         let floors: Vec<i64> = (0..mix.n_shapes())
             .map(|shape| {
@@ -273,9 +289,9 @@ pub(super) fn generate(
                     break;
                 }
                 let (worth, pattern) = if small {
-                    let best = searches
-                        .knapsack
-                        .best(shape, &between, counts, floors[shape], NODES_MAX);
+                    // What is worth less than its price between the two may be worth more at the master's prices.
+                    let floor = floors[shape] / 10 * 9;
+                    let best = searches.knapsack.best(shape, &between, counts, floor, NODES_MAX);
                     (best.worth, best.pattern)
                 } else {
                     searches.quick.best(shape, counts)
@@ -289,23 +305,22 @@ pub(super) fn generate(
                     found += usize::from(add((shape as u32, pattern), &mut master, &mut out.columns));
                 }
             }
-            // What the opinion in between would prove; the better proof is the next center.
-            let proof = |values: &[i64], worst: (i128, i128)| -> i128 {
-                let sum: i128 = values
-                    .iter()
-                    .zip(counts)
-                    .map(|(v, n)| i128::from(*v) * i128::from(*n))
-                    .sum();
-                sum * worst.1 / worst.0.max(1)
-            };
+            // The opinion that would prove most is the next center.
             let all_seen = queue.ratios.iter().all(|ratio| ratio.is_finite());
-            if all_seen && found < columns_max && proof(&between, worst) > proof(&center, (1, 1)) {
+            let before = proof(&center, (1, 1));
+            let moved = all_seen && found < columns_max && proof(&between, worst) > before;
+            if moved {
                 center = between
                     .iter()
                     .map(|v| (i128::from(*v) * worst.1 / worst.0) as i64)
                     .collect();
+                if small && found == 0 && proof(&center, (1, 1)) - before > before / FAR {
+                    continue;
+                }
             }
-            smooth = found > 0;
+            misses += usize::from(found == 0 && !moved);
+            // Quick looks overlook too much to go by what they do not find.
+            smooth = found > 0 || small && misses < MISSES_MAX;
         }
         // A quick look at every shape first; when that finds nothing, a thorough one.
         for depth in [Depth::Quick, Depth::Search, Depth::Prove] {

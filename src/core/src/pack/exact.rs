@@ -12,6 +12,7 @@ use super::{
     compile::{Demand, Problem, attach},
     fit::{Part, add_part, excluded, host_limit, take, times},
     greedy::Scarce,
+    launch,
     place::{Placed, State},
     settle::{Stay, stuck},
     shapes::{Lot, undominated},
@@ -107,7 +108,7 @@ pub(super) fn improve(state: &mut State<'_>) {
     let counted = |(d, n): (usize, u32)| n * weight(problem, d as u32);
     let left = state.left.iter().copied().enumerate().map(counted).sum();
     let (cost, _) = search.cost(left, &start);
-    let mut best = Answer {
+    let best = Answer {
         cost,
         machines: start,
     };
@@ -126,8 +127,11 @@ pub(super) fn improve(state: &mut State<'_>) {
     if let Some(found) = search.best.take()
         && found.cost < best.cost
     {
-        best = found;
-        *state = state.rebuilt(best.machines);
+        let rebuilt = state.rebuilt(found.machines);
+        let mut bins = rebuilt.bins.iter();
+        if bins.all(|bin| launch::is_flexible(problem, &rebuilt.lots, bin.offer, &bin.shares)) {
+            *state = rebuilt;
+        }
     }
 }
 

@@ -17,6 +17,9 @@ const WEIGHTS: i64 = 1 << 20;
 const FAIR: f64 = 0.999;
 /// Rounds of moving the weights for a search.
 const ROUNDS: usize = 4;
+/// Pods times kinds of pods beyond which contents are not enumerated: they are too many, and cutting pods makes little
+/// of a difference.
+pub(super) const VARIETY_MAX: f64 = 8_000.0;
 /// Times each resource in turn gets the price at which it is just used up.
 const DESCENTS_MAX: usize = 4;
 
@@ -52,6 +55,8 @@ pub(super) struct Knapsack<'a> {
     /// For each shape the weight of each resource.
     weights: Vec<Vec<i64>>,
     pub(super) entries: Vec<Entry>,
+    /// Pods of the best content if they could be cut, times the kinds of them.
+    pub(super) variety: f64,
     /// Work done, in units of roughly ten nanoseconds; see [`Knapsack::steps`].
     pub(super) work: u64,
 }
@@ -66,6 +71,7 @@ impl<'a> Knapsack<'a> {
                 .map(|s| weights(mix, unit_prices, s))
                 .collect(),
             entries: Vec::new(),
+            variety: 0.0,
             work: 0,
         }
     }
@@ -109,6 +115,33 @@ impl<'a> Knapsack<'a> {
         }
     }
 
+    /// The pods that a shape holds at best times the kinds of pods it could hold: the more, the harder is it to look at
+    /// all contents.
+    pub(super) fn variety(&mut self, shape: usize, values: &[i64], counts: &[u32]) -> f64 {
+        self.list(shape, values, counts);
+        let mut usage = vec![0.0; self.mix.n_res];
+        self.relaxed(shape, &mut usage);
+        self.variety
+    }
+
+    /// Prices of a unit of each resource at which the best content of the shape is just paid for, could pods be cut, with
+    /// the entries as they are listed.
+    pub(super) fn prices(&self, shape: usize) -> Vec<f64> {
+        let mut left = (UNITS * WEIGHTS) as f64;
+        let full = self.entries.iter().find(|entry| {
+            left -= f64::from(entry.cap) * entry.share as f64;
+            left <= 0.0
+        });
+        let per_share = full.map_or(0.0, |entry| entry.density);
+        let price =
+            |(weight, room): (&i64, &i64)| per_share * *weight as f64 * UNITS as f64 / (*room).max(1) as f64;
+        self.weights[shape]
+            .iter()
+            .zip(self.mix.room(shape))
+            .map(price)
+            .collect()
+    }
+
     /// Lists the items by worth per share under the weights.
     fn list(&mut self, shape: usize, values: &[i64], counts: &[u32]) {
         let n_res = self.mix.n_res;
@@ -147,11 +180,12 @@ impl<'a> Knapsack<'a> {
 
     /// The worth of the best content if pods could be cut and only the weighted share counted, rounded up; and the use
     /// of each resource by that content, in [`UNITS`].
-    fn relaxed(&self, shape: usize, usage: &mut [f64]) -> i64 {
+    fn relaxed(&mut self, shape: usize, usage: &mut [f64]) -> i64 {
         usage.fill(0.0);
         let n_res = self.mix.n_res;
         let mut left = (UNITS * WEIGHTS) as f64;
         let mut worth = 0.0;
+        let mut pods = 0.0;
         for entry in &self.entries {
             let wanted = f64::from(entry.cap);
             let n = if entry.share == 0 {
@@ -160,6 +194,7 @@ impl<'a> Knapsack<'a> {
                 wanted.min(left / entry.share as f64)
             };
             worth += n * entry.worth as f64;
+            pods += n;
             left -= n * entry.share as f64;
             let parts = &self.parts[shape][entry.at as usize * n_res..][..n_res];
             usage
@@ -170,6 +205,7 @@ impl<'a> Knapsack<'a> {
                 break;
             }
         }
+        self.variety = pods * self.entries.len() as f64;
         // Rounding of doubles is far below a billionth; it must not make the bound too low.
         (worth * (1.0 + 1e-9)) as i64 + 1
     }

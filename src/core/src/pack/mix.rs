@@ -137,7 +137,6 @@ impl Mix {
                     .iter()
                     .map(|slot| i64::from(slot.members.contains(lot.class as usize))),
             );
-            // Nor does one that the lot cannot reach.
             let cap = if caps[idx] < lot.left { caps[idx] } else { u32::MAX };
             let like = (request, &lot.offers, &lot.allowed, cap);
             let (item, cap) = if let Some(known) = seen.get(&like) {
@@ -146,7 +145,7 @@ impl Mix {
                 let request = &like.0;
                 let mut on = FixedBitSet::with_capacity(shapes.len());
                 on.extend((0..shapes.len()).filter(|s| lot.offers.contains(shapes[*s].offer as usize)));
-                // A cap that no machine can reach says nothing and would only tell lots apart.
+                // A cap that nothing can reach says nothing and would only tell lots apart.
                 let most = on.ones().map(|s| times(mix.room(s), request)).max().unwrap_or(0);
                 let cap = if cap < most { cap } else { u32::MAX };
                 let next = mix.counts.len() as u32;
@@ -215,7 +214,7 @@ impl Mix {
 
     /// The parts of the mix that share no machine, no reservation and no limit: each can be solved by itself.
     pub(super) fn components(&self) -> Vec<Component> {
-        let mut sets = Sets((0..self.n_items() as u32).collect());
+        let mut sets = Sets::new(self.n_items());
         for items in &self.takes {
             items.windows(2).for_each(|pair| sets.join(pair[0], pair[1]));
         }
@@ -244,15 +243,15 @@ impl Mix {
             }
         }
         for component in &mut out {
-            component.mix = self.part(&component.items, &component.shapes);
+            let requested = |r: &usize| component.items.iter().any(|i| self.request(*i as usize)[*r] > 0);
+            component.resources = (0..self.n_res).filter(requested).collect();
+            component.mix = self.part(&component.items, &component.shapes, &component.resources);
         }
         out
     }
 
-    /// These items and shapes alone, with the resources that some of them requests.
-    fn part(&self, items: &[u32], shapes: &[u32]) -> Self {
-        let requested = |r: &usize| items.iter().any(|i| self.request(*i as usize)[*r] > 0);
-        let resources: Vec<usize> = (0..self.n_res).filter(requested).collect();
+    /// These items, shapes and resources alone.
+    fn part(&self, items: &[u32], shapes: &[u32], resources: &[usize]) -> Self {
         let n_real = self.n_res - self.n_slots;
         let mut number = vec![u32::MAX; self.n_items()];
         items
@@ -307,12 +306,14 @@ impl Mix {
     }
 }
 
-/// A part of a mix that can be solved by itself, and the numbers of its items and shapes in the whole.
+/// A part of a mix that can be solved by itself, and the numbers of its items, shapes and resources in the whole.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Component {
     pub(super) mix: Mix,
     pub(super) items: Vec<u32>,
     pub(super) shapes: Vec<u32>,
+    /// Those that some item requests.
+    pub(super) resources: Vec<usize>,
 }
 
 impl Component {
@@ -334,10 +335,14 @@ impl Component {
 }
 
 /// Disjoint sets by their parents.
-struct Sets(Vec<u32>);
+pub(super) struct Sets(Vec<u32>);
 
 impl Sets {
-    fn root(&mut self, mut at: u32) -> u32 {
+    pub(super) fn new(n: usize) -> Self {
+        Self((0..n as u32).collect())
+    }
+
+    pub(super) fn root(&mut self, mut at: u32) -> u32 {
         while self.0[at as usize] != at {
             let above = self.0[self.0[at as usize] as usize];
             self.0[at as usize] = above;
@@ -346,7 +351,7 @@ impl Sets {
         at
     }
 
-    fn join(&mut self, a: u32, b: u32) {
+    pub(super) fn join(&mut self, a: u32, b: u32) {
         let (a, b) = (self.root(a), self.root(b));
         self.0[a.max(b) as usize] = a.min(b);
     }

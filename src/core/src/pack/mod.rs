@@ -7,8 +7,10 @@
 //! Nothing in the solve loop hashes or compares a text.
 
 mod bound;
+mod cells;
 mod columns;
 mod compile;
+mod cut;
 mod digest;
 mod domains;
 mod exact;

@@ -4,6 +4,8 @@
 //! master problem has a row for each resource of each group and solves in no time; its prices give every pod a
 //! worth that satisfies the certificate of the bound by construction.
 
+use std::cmp::Ordering;
+
 use super::{
     mix::Mix,
     simplex::{Column, Master},
@@ -105,6 +107,19 @@ impl Prices {
         out
     }
 
+    pub(super) fn n_groups(&self) -> usize {
+        self.prices.len() / self.n_res.max(1)
+    }
+
+    pub(super) fn group(&self, item: usize) -> usize {
+        self.group_of_item[item] as usize
+    }
+
+    /// Groups with an item that the shape takes.
+    pub(super) fn groups(&self, shape: usize) -> &[u32] {
+        &self.groups_of_shape[shape]
+    }
+
     /// Scales down until no machine's room is worth more than the machine.
     fn scale(&mut self, mix: &Mix) {
         let ratio = |shape: usize| {
@@ -138,6 +153,22 @@ impl Prices {
         groups.fold(vec![0.0; self.n_res], |most, prices| {
             most.iter().zip(prices).map(|(m, p)| f64::max(*m, *p)).collect()
         })
+    }
+
+    /// For each shape, the price of a unit of each resource to that of its groups that pays most. Those that differ.
+    pub(super) fn of_shapes(&self) -> Vec<Vec<f64>> {
+        let highest = |groups: &Vec<u32>| -> Vec<f64> {
+            let of = |r: usize| {
+                groups
+                    .iter()
+                    .map(move |g| self.prices[*g as usize * self.n_res + r])
+            };
+            (0..self.n_res).map(|r| of(r).fold(0.0, f64::max)).collect()
+        };
+        let mut all: Vec<Vec<f64>> = self.groups_of_shape.iter().map(highest).collect();
+        all.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
+        all.dedup();
+        all
     }
 
     /// Worth of one pod of each item, in nano-dollars, rounded down.

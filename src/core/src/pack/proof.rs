@@ -6,9 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use smallvec::SmallVec;
+
 use super::{
     fit::times,
-    knapsack::{Found, Knapsack},
+    knapsack::{Found, Knapsack, VARIETY_MAX},
 };
 
 /// States after which the proof stops and settles for a weaker bound.
@@ -22,9 +24,9 @@ const WORK_PER_STATE: u64 = 30;
 #[derive(Clone, Debug)]
 struct State {
     worth: i64,
-    room: Vec<i64>,
+    room: SmallVec<[i64; 6]>,
     /// What each line has left.
-    left: Vec<f64>,
+    left: SmallVec<[f64; 12]>,
     /// The last link of how it came about.
     trail: u32,
 }
@@ -43,13 +45,39 @@ impl Knapsack<'_> {
         floor: i64,
         steps_max: u64,
     ) -> Found {
-        let upper = self.tighten(shape, values, counts, floor, ROUNDS);
-        if upper <= floor {
+        self.seek(shape, values, counts, floor, i64::MAX, steps_max)
+    }
+
+    /// The same, but a content worth more than `enough` will do.
+    pub(super) fn seek(
+        &mut self,
+        shape: usize,
+        values: &[i64],
+        counts: &[u32],
+        floor: i64,
+        enough: i64,
+        steps_max: u64,
+    ) -> Found {
+        let mut upper = self.tighten(shape, values, counts, floor, ROUNDS);
+        if upper > floor {
+            let mut found = self.by_cells(shape, values, counts);
+            upper = found.upper.min(upper);
+            if upper <= floor || found.worth > enough {
+                found.upper = upper;
+                return found;
+            }
+        }
+        if upper <= floor || self.variety > VARIETY_MAX {
             return Found {
                 upper,
                 ..Found::default()
             };
         }
+        // What takes a slot comes last: until then all contents leave the same slots.
+        let mix = self.mix;
+        let slots = mix.n_res - mix.n_slots..mix.n_res;
+        self.entries
+            .sort_by_key(|e| mix.request(e.item as usize)[slots.clone()].iter().any(|n| *n > 0));
         let lines = self.lines(shape);
         let hope = |at: usize, state: &State| -> i64 {
             let bounds = lines
@@ -65,7 +93,7 @@ impl Knapsack<'_> {
         let start = State {
             trail: 0,
             worth: 0,
-            room: self.mix.room(shape).to_vec(),
+            room: self.mix.room(shape).into(),
             left: lines.iter().map(|line| line.room).collect(),
         };
         let mut states = vec![start];
@@ -73,11 +101,13 @@ impl Knapsack<'_> {
         for (at, entry) in self.entries.iter().enumerate() {
             let request = self.mix.request(entry.item as usize);
             let mut next: Vec<State> = Vec::with_capacity(states.len() * 2);
-            for state in states {
+            for (seen, state) in states.iter().enumerate() {
                 let most = times(&state.room, request).min(entry.cap);
                 self.work += WORK_PER_STATE * (1 + u64::from(most));
                 if self.work > work_max {
-                    return self.found(best, &links, values, upper);
+                    let unseen = states[seen..].iter().map(|s| s.worth + hope(at, s));
+                    let rest = unseen.chain(next.iter().map(|s| s.worth + hope(at + 1, s))).max();
+                    return self.found(best, &links, values, rest.unwrap_or(0).max(goal).min(upper));
                 }
                 for n in 0..=most {
                     let mut more = State {
@@ -149,7 +179,7 @@ impl Knapsack<'_> {
     }
 
     /// Resources that can run out before the others make it impossible.
-    fn active(&self, shape: usize) -> Vec<usize> {
+    pub(super) fn active(&self, shape: usize) -> Vec<usize> {
         let room = self.mix.room(shape);
         let request = |entry: usize, r: usize| self.mix.request(self.entries[entry].item as usize)[r];
         // By the other resources alone, no more pods than this fit.
@@ -176,7 +206,9 @@ impl Knapsack<'_> {
 
 /// Drops states that another one beats in worth and in every active resource.
 fn undominated(mut states: Vec<State>, active: &[usize]) -> Vec<State> {
-    let key = |s: &State| -> Vec<i64> { active.iter().map(|r| s.room[*r]).collect() };
+    let differ = |r: &usize| states.windows(2).any(|pair| pair[0].room[*r] != pair[1].room[*r]);
+    let active: &Vec<usize> = &active.iter().copied().filter(differ).collect();
+    let key = |s: &State| -> SmallVec<[i64; 6]> { active.iter().map(|r| s.room[*r]).collect() };
     states.sort_by_cached_key(|s| (std::cmp::Reverse(s.worth), std::cmp::Reverse(key(s))));
     if active.len() > 2 {
         return undominated_slowly(states, active);
@@ -208,17 +240,14 @@ fn undominated(mut states: Vec<State>, active: &[usize]) -> Vec<State> {
     states
 }
 
+/// The same for more resources, each state compared with those worth most and some that came last, which are most like it.
 fn undominated_slowly(states: Vec<State>, active: &[usize]) -> Vec<State> {
-    /// Comparing each with all others is worth it up to here.
-    const COMPARED_MAX: usize = 3000;
-    if states.len() > COMPARED_MAX {
-        return states;
-    }
+    const COMPARED_MAX: usize = 400;
     let mut kept: Vec<State> = Vec::with_capacity(states.len());
     for state in states {
-        let beaten = kept
-            .iter()
-            .any(|k| active.iter().all(|r| k.room[*r] >= state.room[*r]));
+        let beats = |k: &State| active.iter().all(|r| k.room[*r] >= state.room[*r]);
+        let beaten =
+            kept.iter().take(COMPARED_MAX).any(beats) || kept.iter().rev().take(COMPARED_MAX).any(beats);
         if !beaten {
             kept.push(state);
         }

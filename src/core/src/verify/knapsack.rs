@@ -6,6 +6,8 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
+use super::table;
+
 /// One kind of thing that may be put in, at most `most` times.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
@@ -15,11 +17,13 @@ pub(super) struct Item {
 }
 
 /// Multipliers are fractions with this denominator.
-const SCALE: i128 = 1 << 40;
+pub(super) const SCALE: i128 = 1 << 40;
 
 /// How long to look for multipliers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Effort {
+    /// Not at all: only hints are tried.
+    Hinted,
     Quick,
     Thorough,
 }
@@ -38,11 +42,19 @@ const FILLINGS_MAX: usize = 20_000_000;
 /// Fillings up to which each is compared with all others.
 const COMPARED_MAX: usize = 3_000;
 
-/// Whether every filling is worth at most `limit`; None when the search gave up.
-pub(super) fn at_most(items: &[Item], room: &[i64], limit: i64) -> Option<bool> {
-    for effort in [Effort::Quick, Effort::Thorough] {
-        let mut search = Search::new(items, room, effort)?;
+/// Whether every filling is worth at most `limit`; None when the search gave up. `hints` are multipliers that may help,
+/// times [`SCALE`].
+pub(super) fn at_most(items: &[Item], room: &[i64], limit: i64, hints: &[Vec<i128>]) -> Option<bool> {
+    for effort in [Effort::Hinted, Effort::Quick, Effort::Thorough] {
+        let mut search = Search::new(items, room, effort, hints)?;
         if search.bound(0, room) <= i128::from(limit) {
+            return Some(true);
+        }
+        let mut tables = search
+            .multipliers
+            .iter()
+            .filter_map(|m| table::bound(&search.items, room, &m.lambda));
+        if tables.any(|bound| bound <= i128::from(limit)) {
             return Some(true);
         }
         if effort == Effort::Thorough {
@@ -56,12 +68,12 @@ pub(super) fn at_most(items: &[Item], room: &[i64], limit: i64) -> Option<bool> 
 }
 
 /// The greatest worth of a filling; None when the search gave up.
-pub(super) fn greatest(items: &[Item], room: &[i64]) -> Option<i64> {
+pub(super) fn greatest(items: &[Item], room: &[i64], hints: &[Vec<i128>]) -> Option<i64> {
     let mut low = 0;
-    let mut high = i64::try_from(Search::new(items, room, Effort::Quick)?.bound(0, room)).ok()?;
+    let mut high = i64::try_from(Search::new(items, room, Effort::Quick, hints)?.bound(0, room)).ok()?;
     while low < high {
         let middle = low + (high - low) / 2;
-        if at_most(items, room, middle)? {
+        if at_most(items, room, middle, hints)? {
             high = middle;
         } else {
             low = middle + 1;
@@ -86,7 +98,7 @@ struct Search {
 
 impl Search {
     /// None when a number is too large to reason about.
-    fn new(items: &[Item], room: &[i64], effort: Effort) -> Option<Self> {
+    fn new(items: &[Item], room: &[i64], effort: Effort, hints: &[Vec<i128>]) -> Option<Self> {
         if room.iter().any(|r| *r > 1 << 55) || items.iter().any(|i| i.worth > 1 << 55 || i.most > 1 << 30) {
             return None;
         }
@@ -116,12 +128,10 @@ impl Search {
                 size: size.to_vec(),
             })
             .collect();
-        let candidates = candidates(&items, room, effort);
+        let hints = hints.iter().filter(|hint| usable(hint, &items, room)).cloned();
+        let candidates = hints.chain(candidates(&items, room, effort));
         let value = |lambda: &Vec<i128>| dot(lambda, room) + rest(&items, lambda)[0];
-        let mut ranked: Vec<(i128, Vec<i128>)> = candidates
-            .into_iter()
-            .map(|lambda| (value(&lambda), lambda))
-            .collect();
+        let mut ranked: Vec<(i128, Vec<i128>)> = candidates.map(|lambda| (value(&lambda), lambda)).collect();
         ranked.sort();
         ranked.dedup();
         ranked.truncate(4);
@@ -251,6 +261,19 @@ fn rest(items: &[Item], lambda: &[i128]) -> Vec<i128> {
     sums
 }
 
+/// Whether no sum over these multipliers can overflow, and none is negative.
+fn usable(lambda: &[i128], items: &[Item], room: &[i64]) -> bool {
+    let small = |amounts: &[i64]| {
+        let product = |(l, a): (&i128, &i64)| l.checked_mul(i128::from(*a));
+        let products = lambda.iter().zip(amounts).map(product);
+        products.into_iter().all(|p| p.is_some_and(|p| p <= 1 << 95))
+    };
+    lambda.len() == room.len()
+        && lambda.iter().all(|l| *l >= 0)
+        && small(room)
+        && items.iter().all(|item| small(&item.size))
+}
+
 /// Multipliers to try: for each resource alone the density at which it is full, and from each of these a
 /// descent along one resource at a time. With thorough effort also the least bound over each pair of resources.
 fn candidates(items: &[Item], room: &[i64], effort: Effort) -> Vec<Vec<i128>> {
@@ -259,6 +282,9 @@ fn candidates(items: &[Item], room: &[i64], effort: Effort) -> Vec<Vec<i128>> {
         .collect();
     let nothing = vec![0; room.len()];
     let mut found = vec![nothing.clone()];
+    if effort == Effort::Hinted {
+        return found;
+    }
     for &r in &used {
         let mut lambda = improve(items, room, r, &nothing);
         found.push(lambda.clone());
@@ -413,15 +439,38 @@ mod tests {
                 })
                 .collect();
             let expected = exhaustive(&items, &room);
-            assert_eq!(greatest(&items, &room), Some(expected), "{items:?} in {room:?}");
-            assert_eq!(at_most(&items, &room, expected), Some(true));
+            assert_eq!(
+                greatest(&items, &room, &[]),
+                Some(expected),
+                "{items:?} in {room:?}"
+            );
+            // Hints may be good, useless or absurd: they change nothing but the time it takes.
+            let hints = [
+                (0..3).map(|_| i128::from(next(9)) * SCALE).collect(),
+                vec![0; 3],
+                vec![-SCALE; 3],
+                vec![i128::MAX; 3],
+                vec![SCALE; 2],
+            ];
+            assert_eq!(
+                greatest(&items, &room, &hints),
+                Some(expected),
+                "{items:?} in {room:?}"
+            );
+            assert_eq!(at_most(&items, &room, expected, &[]), Some(true));
+            let lambda: Vec<i128> = (0..3).map(|_| i128::from(next(9)) * SCALE / 4).collect();
+            let table = table::bound(&items, &room, &lambda).unwrap();
+            assert!(
+                table >= i128::from(expected),
+                "{table} of {items:?} in {room:?} at {lambda:?}"
+            );
             let by_rooms = |limit: i64| {
-                let search = Search::new(&items, &room, Effort::Thorough)?;
+                let search = Search::new(&items, &room, Effort::Thorough, &[])?;
                 search.exceeds_by_rooms(&room, limit)
             };
             assert_eq!(by_rooms(expected), Some(false), "{items:?} in {room:?}");
             if expected > 0 {
-                assert_eq!(at_most(&items, &room, expected - 1), Some(false));
+                assert_eq!(at_most(&items, &room, expected - 1, &[]), Some(false));
                 assert_eq!(by_rooms(expected - 1), Some(true));
             }
         }

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::{
     catalog::{Catalog, MicroDollars},
-    plan::Plan,
+    plan::{Plan, UnitPrices},
     resources::Resources,
     snapshot::{AffinityTerm, ClassId, Place, PodClass, PodId, Selector, Snapshot},
 };
@@ -134,6 +134,7 @@ pub fn reprice(
         .iter()
         .flat_map(|p| p.class.requests.iter().map(|(n, _)| n))
         .collect();
+    let hints: Vec<Vec<i128>> = plan.bound.hints.iter().map(|h| multipliers(h, &names)).collect();
     let with_groups = |mut room: Vec<i64>| {
         room.extend(plan.bound.groups.iter().map(|(_, cap)| i64::from(*cap)));
         room
@@ -158,7 +159,8 @@ pub fn reprice(
         );
         if let Some(reservation) = &machine.offering.reservation {
             let items = items(&priced, &open, &names);
-            let worth = greatest(&items, &room).ok_or_else(|| CertificateError::Undecided(name.into()))?;
+            let worth =
+                greatest(&items, &room, &hints).ok_or_else(|| CertificateError::Undecided(name.into()))?;
             let (remaining, most) = excess.entry(&reservation.id).or_default();
             *remaining = (*remaining).max(i64::from(reservation.remaining));
             *most = (*most).max(worth - price);
@@ -183,7 +185,7 @@ pub fn reprice(
         if implied {
             continue;
         }
-        match at_most(&items(&priced, &open, &names), &room, price) {
+        match at_most(&items(&priced, &open, &names), &room, price, &hints) {
             Some(true) => checked.push((room, open)),
             Some(false) => {
                 return Err(CertificateError::Worth {
@@ -201,6 +203,7 @@ pub fn reprice(
         let worth = greatest(
             &items(&priced, &open, &names),
             &with_groups(amounts(&names, &room)),
+            &hints,
         );
         proven -= i128::from(worth.ok_or(CertificateError::Undecided(name))?);
     }
@@ -209,6 +212,21 @@ pub fn reprice(
         return Err(CertificateError::TooHigh { proven, stated });
     }
     Ok(MicroDollars(proven))
+}
+
+/// The hint by the names of resources, and then by groups; without a price for one that it does not name.
+fn multipliers(hint: &UnitPrices, names: &BTreeSet<&Arc<str>>) -> Vec<i128> {
+    let price = |name: &&Arc<str>| {
+        hint.resources
+            .iter()
+            .find(|(n, _)| n == *name)
+            .map_or(0, |(_, p)| *p)
+    };
+    names
+        .iter()
+        .map(price)
+        .chain(hint.groups.iter().copied())
+        .collect()
 }
 
 fn amounts(names: &BTreeSet<&Arc<str>>, room: &Resources) -> Vec<i64> {

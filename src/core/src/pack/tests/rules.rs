@@ -343,6 +343,27 @@ fn min_values() {
 }
 
 #[test]
+fn min_values_count_what_the_pod_leaves() {
+    // Upstream refuses under Strict what its own selector leaves too few types for.
+    let types = "type a cpu=4 mem=16 price=1 label=fam:x\ntype b cpu=4 mem=16 price=2 label=fam:y\n\
+                 type c cpu=4 mem=16 price=3 label=fam:z arch=arm64\npool p min=fam:2\n";
+    check(&format!("{types}pod a cpu=1 need=arch:amd64"), "a a: a");
+    check(
+        &format!("{types}pod a cpu=1 need=arch:arm64"),
+        "left a*1: MinValues",
+    );
+    check(
+        &format!("{types}policy minValues=BestEffort\npod a cpu=1 need=arch:arm64"),
+        "c a: a",
+    );
+    // Each leaves enough, both together do not.
+    check(
+        &format!("{types}pod a cpu=1 need=fam:x,y\npod b cpu=1 need=fam:y,z"),
+        "a a: a | b a: b",
+    );
+}
+
+#[test]
 fn preferences() {
     let types = "type s cpu=4 mem=16 price=1 zones=a,b\ntype arm cpu=4 mem=16 price=2 arch=arm64\npool p\n";
     check(&format!("{types}pod a cpu=1 like=zone:b"), "s b: a");

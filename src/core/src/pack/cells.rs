@@ -1,0 +1,256 @@
+//! The most valuable content of one machine, exact in the resources of which pods take few different amounts.
+//!
+//! Devices and slots come in ones, cores in coarse units: what a machine can have left of them are a few thousand
+//! *cells*, and a table over these knows the best content of each. What other resources take is paid for at prices, so
+//! that the table bounds what fits; where its content fits, it is the best one.
+
+use std::collections::BTreeMap;
+
+use super::{
+    fit::{take, times},
+    knapsack::{Found, Knapsack},
+};
+
+/// Cells of a table.
+const CELLS_MAX: usize = 1 << 14;
+/// Amounts of a resource, and cells of the resources of few amounts together, that a table may have.
+const FEW: usize = 17;
+const FEW_CELLS_MAX: usize = 128;
+/// Looks in a unit of work, see [`Knapsack::work`].
+const LOOKS_PER_WORK: usize = 5;
+
+/// A resource of which the machine holds `cells - 1` units. Pods take at least as much as their whole units.
+struct Axis {
+    resource: usize,
+    unit: i64,
+    cells: usize,
+    /// Distance in the table between one unit more and one less.
+    stride: usize,
+}
+
+impl Axis {
+    fn units(&self, request: &[i64]) -> usize {
+        (request[self.resource] / self.unit) as usize
+    }
+}
+
+fn greatest_common_divisor(a: i64, b: i64) -> i64 {
+    if b == 0 {
+        a
+    } else {
+        greatest_common_divisor(b, a % b)
+    }
+}
+
+impl Knapsack<'_> {
+    /// A bound on what the listed entries are worth on the shape, and the content that reaches it, if one does.
+    pub(super) fn by_cells(&mut self, shape: usize, values: &[i64], counts: &[u32]) -> Found {
+        let mut prices = self.prices(shape);
+        let axes = self.axes(shape, &prices);
+        axes.iter().for_each(|axis| prices[axis.resource] = 0.0);
+        let mix = self.mix;
+        let cost = |amounts: &[i64]| -> f64 { amounts.iter().zip(&prices).map(|(a, p)| *a as f64 * p).sum() };
+        // Rounded so that the bound errs on the high side.
+        let mut base = cost(mix.room(shape)) * (1.0 + 1e-12) + 1.0;
+        let mut taken = vec![0_u32; self.entries.len()];
+        // Of the entries that take the same units only the best is of interest.
+        let mut kinds: BTreeMap<Vec<usize>, (f64, usize)> = BTreeMap::new();
+        for (at, entry) in self.entries.iter().enumerate() {
+            let request = mix.request(entry.item as usize);
+            let rest = entry.worth as f64 - cost(request) * (1.0 - 1e-12);
+            let units: Vec<usize> = axes.iter().map(|axis| axis.units(request)).collect();
+            if rest <= 0.0 {
+                continue;
+            }
+            if units.iter().all(|n| *n == 0) {
+                taken[at] = times(mix.room(shape), request).min(entry.cap);
+                base += rest * f64::from(taken[at]);
+            } else {
+                let kind = kinds.entry(units).or_insert((rest, at));
+                if rest > kind.0 {
+                    *kind = (rest, at);
+                }
+            }
+        }
+        let n_cells = axes.iter().map(|axis| axis.cells).product::<usize>();
+        self.work += (n_cells * kinds.len() / LOOKS_PER_WORK + self.entries.len()) as u64;
+        let mut table = vec![0.0_f64; n_cells];
+        let mut last = vec![u32::MAX; n_cells];
+        for (units, (rest, at)) in &kinds {
+            enter(&axes, units, *rest, *at as u32, &mut table, &mut last);
+        }
+        let mut cell = n_cells - 1;
+        let upper = ((table[cell] + base) * (1.0 + 1e-9)) as i64 + 1;
+        while table[cell] > 0.0 {
+            let at = last[cell] as usize;
+            let request = mix.request(self.entries[at].item as usize);
+            cell -= axes
+                .iter()
+                .map(|axis| axis.units(request) * axis.stride)
+                .sum::<usize>();
+            taken[at] += 1;
+        }
+        let mut found = Found {
+            upper,
+            ..Found::default()
+        };
+        let mut room = mix.room(shape).to_vec();
+        let content = || self.entries.iter().zip(&taken).filter(|(_, n)| **n > 0);
+        content().for_each(|(entry, n)| take(&mut room, mix.request(entry.item as usize), *n));
+        if room.iter().all(|left| *left >= 0)
+            && content().all(|(entry, n)| *n <= entry.cap.min(counts[entry.item as usize]))
+        {
+            found.pattern = content().map(|(entry, n)| (entry.item, *n)).collect();
+            found.pattern.sort_unstable();
+            let worth = |(item, n): &(u32, u32)| values[*item as usize] * i64::from(*n);
+            found.worth = found.pattern.iter().map(worth).sum();
+        }
+        found
+    }
+
+    /// The resources of few amounts, and of the others the one that costs most, in units coarse enough.
+    fn axes(&self, shape: usize, prices: &[f64]) -> Vec<Axis> {
+        let mix = self.mix;
+        let mut all: Vec<Axis> = Vec::new();
+        for resource in self.active(shape) {
+            let amounts = self
+                .entries
+                .iter()
+                .map(|e| mix.request(e.item as usize)[resource]);
+            let unit = amounts.fold(0, greatest_common_divisor).max(1);
+            let cells = usize::try_from(mix.room(shape)[resource] / unit).unwrap_or(usize::MAX);
+            all.push(Axis {
+                resource,
+                unit,
+                cells: cells.saturating_add(1),
+                stride: 0,
+            });
+        }
+        all.sort_by_key(|axis| (axis.cells, axis.resource));
+        let (mut axes, mut n_cells, mut many) = (Vec::new(), 1, Vec::new());
+        for axis in all {
+            if axis.cells <= FEW && n_cells * axis.cells <= FEW_CELLS_MAX {
+                n_cells *= axis.cells;
+                axes.push(axis);
+            } else {
+                many.push(axis);
+            }
+        }
+        let cost = |axis: &Axis| prices[axis.resource] * mix.room(shape)[axis.resource] as f64;
+        if let Some(mut dearest) = many.into_iter().max_by(|a, b| cost(a).total_cmp(&cost(b))) {
+            let cells_max = CELLS_MAX / n_cells;
+            if dearest.cells > cells_max {
+                let room = mix.room(shape)[dearest.resource];
+                dearest.unit = room / (cells_max as i64 - 1) + 1;
+                dearest.cells = (room / dearest.unit) as usize + 1;
+            }
+            axes.push(dearest);
+        }
+        // The one with most cells is next to itself in the table.
+        let mut stride = 1;
+        for axis in axes.iter_mut().rev() {
+            axis.stride = stride;
+            stride *= axis.cells;
+        }
+        axes
+    }
+}
+
+/// Enters a kind of pod into the table, each cell from those before it, so that it may come several times.
+fn enter(axes: &[Axis], units: &[usize], worth: f64, entry: u32, table: &mut [f64], last: &mut [u32]) {
+    let (Some((inner, outer)), Some((n_inner, n_outer))) = (axes.split_last(), units.split_last()) else {
+        return;
+    };
+    if axes.iter().zip(units).any(|(axis, n)| *n >= axis.cells) {
+        return;
+    }
+    let back: usize = axes.iter().zip(units).map(|(axis, n)| n * axis.stride).sum();
+    let mut at = n_outer.to_vec();
+    loop {
+        let row: usize = outer.iter().zip(&at).map(|(axis, n)| n * axis.stride).sum();
+        for cell in row + n_inner..row + inner.cells {
+            let more = table[cell - back] + worth;
+            if more > table[cell] {
+                table[cell] = more;
+                last[cell] = entry;
+            }
+        }
+        // The next row, as an odometer counts.
+        let Some(turn) = (0..at.len()).rev().find(|i| at[*i] + 1 < outer[*i].cells) else {
+            return;
+        };
+        at[turn] += 1;
+        at[turn + 1..].copy_from_slice(&n_outer[turn + 1..]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pack::mix::Mix;
+
+    /// Tries everything.
+    fn exhaustive(mix: &Mix, values: &[i64], from: usize, room: &[i64]) -> i64 {
+        if from == mix.n_items() {
+            return 0;
+        }
+        let worth = |n: u32| {
+            let mut left = room.to_vec();
+            take(&mut left, mix.request(from), n);
+            values[from] * i64::from(n) + exhaustive(mix, values, from + 1, &left)
+        };
+        let most = times(room, mix.request(from)).min(mix.caps[from]);
+        (0..=most).map(worth).max().unwrap_or(0)
+    }
+
+    #[test]
+    fn no_content_is_worth_more_than_the_table_says() {
+        let mut seed = 11_u64;
+        let mut next = |n: u64| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((seed >> 33) % n) as i64
+        };
+        let mut reached = 0;
+        for _ in 0..500 {
+            let n_items = 1 + next(4) as usize;
+            let counts: Vec<u32> = (0..n_items).map(|_| 1 + next(4) as u32).collect();
+            let mix = Mix {
+                n_res: 3,
+                // The second comes in more amounts than a table has cells.
+                requests: (0..n_items)
+                    .flat_map(|_| [next(9) * 50, 1 + next(1 << 20), next(2)])
+                    .collect(),
+                caps: counts.clone(),
+                rooms: vec![next(40) * 50, next(4 << 20), next(5)],
+                prices: vec![1],
+                takes: vec![(0..n_items as u32).collect()],
+                counts,
+                ..Mix::default()
+            };
+            let values: Vec<i64> = (0..n_items).map(|_| 1 + next(1000)).collect();
+            let best = exhaustive(&mix, &values, 0, mix.room(0));
+            let mut knapsack = Knapsack::new(&mix, &[1.0, 1e-3, 1.0]);
+            if knapsack.tighten(0, &values, &mix.counts, 0, 4) == 0 {
+                continue;
+            }
+            let found = knapsack.by_cells(0, &values, &mix.counts);
+            assert!(
+                found.upper >= best,
+                "{found:?} but {best} with {mix:?} at {values:?}"
+            );
+            assert!(
+                found.worth <= best,
+                "{found:?} but {best} with {mix:?} at {values:?}"
+            );
+            reached += usize::from(found.worth == best);
+            let proven = knapsack.prove(0, &values, &mix.counts, 0, 1000);
+            assert_eq!(proven.worth, best, "{mix:?} at {values:?}");
+        }
+        assert!(
+            reached > 200,
+            "the table's content was the best one only {reached} times"
+        );
+    }
+}
