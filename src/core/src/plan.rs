@@ -49,7 +49,7 @@ pub struct Plan {
 ///     node's labels satisfy the class's node selector, at least one of its required node affinity
 ///     alternatives, and at least one alternative of each of its volumes;
 ///   - one pod of it alone fits into the room of the offering;
-///   - *weights*: no pool of higher weight with empty `limits` has an available offering without a
+///   - *weights*: no pool of higher weight with empty `limits` and without `minValues` has an available offering without a
 ///     reservation that the class may use by the rules above. This rule is left out altogether when a
 ///     class of the snapshot has a required pod affinity, or a hard spread or required anti-affinity over a
 ///     key other than `kubernetes.io/hostname`, because such a pod may be forced out of a heavier pool.

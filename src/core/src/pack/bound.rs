@@ -86,7 +86,9 @@ fn usable(problem: &Problem<'_>, offers: &FixedBitSet, weights_bind: bool) -> Fi
     let weight = |offer: usize| pools[problem.offers.offers[offer].pool as usize].weight;
     let unlimited = |offer: usize| {
         let it = &problem.offers.offers[offer];
-        it.reservation.is_none() && pools[it.pool as usize].limits.is_empty()
+        it.reservation.is_none()
+            && pools[it.pool as usize].limits.is_empty()
+            && problem.min_values[it.pool as usize].is_empty()
     };
     if weights_bind && let Some(heaviest) = offers.ones().filter(|o| unlimited(*o)).map(weight).max() {
         let lighter: Vec<usize> = set.ones().filter(|o| weight(*o) < heaviest).collect();

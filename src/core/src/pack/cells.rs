@@ -43,8 +43,15 @@ fn greatest_common_divisor(a: i64, b: i64) -> i64 {
 }
 
 impl Knapsack<'_> {
-    /// A bound on what the listed entries are worth on the shape, and the content that reaches it, if one does.
-    pub(super) fn by_cells(&mut self, shape: usize, values: &[i64], counts: &[u32]) -> Found {
+    /// A bound on what the listed entries are worth on the shape, and the content that reaches it, if one does. None where
+    /// the table would take more steps.
+    pub(super) fn by_cells(
+        &mut self,
+        shape: usize,
+        values: &[i64],
+        counts: &[u32],
+        steps_max: u64,
+    ) -> Option<Found> {
         let mut prices = self.prices(shape);
         let axes = self.axes(shape, &prices);
         axes.iter().for_each(|axis| prices[axis.resource] = 0.0);
@@ -73,7 +80,11 @@ impl Knapsack<'_> {
             }
         }
         let n_cells = axes.iter().map(|axis| axis.cells).product::<usize>();
-        self.work += (n_cells * kinds.len() / LOOKS_PER_WORK + self.entries.len()) as u64;
+        let work = (n_cells * kinds.len() / LOOKS_PER_WORK + self.entries.len()) as u64;
+        if work > steps_max.saturating_mul(1000) {
+            return None;
+        }
+        self.work += work;
         let mut table = vec![0.0_f64; n_cells];
         let mut last = vec![u32::MAX; n_cells];
         for (units, (rest, at)) in &kinds {
@@ -105,7 +116,7 @@ impl Knapsack<'_> {
             let worth = |(item, n): &(u32, u32)| values[*item as usize] * i64::from(*n);
             found.worth = found.pattern.iter().map(worth).sum();
         }
-        found
+        Some(found)
     }
 
     /// The resources of few amounts, and of the others the one that costs most, in units coarse enough.
@@ -235,7 +246,7 @@ mod tests {
             if knapsack.tighten(0, &values, &mix.counts, 0, 4) == 0 {
                 continue;
             }
-            let found = knapsack.by_cells(0, &values, &mix.counts);
+            let found = knapsack.by_cells(0, &values, &mix.counts, 1000).unwrap();
             assert!(
                 found.upper >= best,
                 "{found:?} but {best} with {mix:?} at {values:?}"

@@ -4,7 +4,7 @@ mod fixed;
 mod rooms;
 mod volumes;
 
-pub(super) use rooms::{MinValues, enough};
+pub(super) use rooms::MinValues;
 pub(super) use volumes::{Volumes, attach};
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -13,7 +13,7 @@ use fixedbitset::FixedBitSet;
 use rustc_hash::FxHashMap;
 
 use fixed::{Fixed, mask_ports};
-use rooms::{Daemons, OfferRoom, flexible_room, keep_flexible, min_values};
+use rooms::{Daemons, OfferRoom, flexible_room, min_values};
 
 use super::{
     keys::{ABSENT, Keys},
@@ -375,9 +375,6 @@ pub(super) fn compile<'a>(snapshot: &'a Snapshot, catalog: &'a Catalog, policy: 
     };
     for demand in &mut demands {
         demand.offers = room.holding(&demand.request, &demand.allowed, n_offers);
-        if strict {
-            keep_flexible(&mut demand.offers, &compiler.offers.offers, &min_values);
-        }
     }
     let limits = limits(snapshot);
     let volumes = Volumes::new(snapshot, &fixed.stays);

@@ -93,7 +93,7 @@ pub(super) fn values(
     let mut search = Budget::new(budget.left - last.left);
     let (mut duals, mut values) = rows.priced(mix, groups, &mut master, &shapes(&large, true), &mut search);
     while search.left > 0 {
-        let mut found = 0;
+        let (mut found, mut unproven) = (0, Vec::new());
         for exact in [false, true] {
             if found > 0 {
                 break;
@@ -122,8 +122,8 @@ pub(super) fn values(
                 shown[shape] = best.upper <= floor;
                 if best.worth > floor && add((shape as u32, best.pattern), &mut master) {
                     found += 1;
-                } else if exact && ratios[shape] > FAR_ABOVE && search.left > 0 {
-                    large[shape] = true;
+                } else if exact && ratios[shape] > FAR_ABOVE {
+                    unproven.push(shape);
                     found += 1;
                 }
             }
@@ -131,6 +131,7 @@ pub(super) fn values(
         if found == 0 || search.left == 0 {
             break;
         }
+        unproven.into_iter().for_each(|shape| large[shape] = true);
         (duals, values) = rows.priced(mix, groups, &mut master, &shapes(&large, true), &mut search);
         shown.fill(false);
     }
@@ -223,7 +224,7 @@ impl Rows {
         budget: &mut Budget,
     ) -> (Vec<f64>, Vec<i64>) {
         for _ in 0..ROUNDS_MAX {
-            master.solve(STEPS_MAX);
+            master.solve(STEPS_MAX.min(1 + budget.left));
             budget.spend(master.steps() + 1);
             let duals = master.duals();
             let mut found = false;
@@ -234,7 +235,7 @@ impl Rows {
                     found = true;
                 }
             }
-            if !found {
+            if !found || budget.left == 0 {
                 break;
             }
         }

@@ -12,7 +12,6 @@ use super::{
     compile::{Demand, Problem, attach},
     fit::{Part, add_part, excluded, host_limit, take, times},
     greedy::Scarce,
-    launch,
     place::{Placed, State},
     settle::{Stay, stuck},
     shapes::{Lot, undominated},
@@ -108,7 +107,7 @@ pub(super) fn improve(state: &mut State<'_>) {
     let counted = |(d, n): (usize, u32)| n * weight(problem, d as u32);
     let left = state.left.iter().copied().enumerate().map(counted).sum();
     let (cost, _) = search.cost(left, &start);
-    let best = Answer {
+    let mut best = Answer {
         cost,
         machines: start,
     };
@@ -127,11 +126,8 @@ pub(super) fn improve(state: &mut State<'_>) {
     if let Some(found) = search.best.take()
         && found.cost < best.cost
     {
-        let rebuilt = state.rebuilt(found.machines);
-        let mut bins = rebuilt.bins.iter();
-        if bins.all(|bin| launch::is_flexible(problem, &rebuilt.lots, bin.offer, &bin.shares)) {
-            *state = rebuilt;
-        }
+        best = found;
+        *state = state.rebuilt(best.machines);
     }
 }
 

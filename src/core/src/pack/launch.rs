@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use fixedbitset::FixedBitSet;
 
 use super::{
-    compile::{Problem, enough},
-    greedy::{Scarce, Share},
+    compile::Problem,
+    greedy::Scarce,
     offers::{CAPACITY_TYPE, Offer, ZONE},
     place::{Bin, State},
     shapes::Lot,
@@ -37,12 +37,12 @@ impl Problem<'_> {
     }
 }
 
-/// Offers whose labels suit every share and that have room for its pods.
-pub(super) fn able(problem: &Problem<'_>, lots: &[Lot], shares: &[Share]) -> FixedBitSet {
+/// Offers whose labels suit every share of the bin and that have room for its pods.
+pub(super) fn able(problem: &Problem<'_>, lots: &[Lot], bin: &Bin) -> FixedBitSet {
     let mut set = FixedBitSet::with_capacity(problem.n_offers());
     set.insert_range(..);
     let mut sum = vec![0; problem.n_res()];
-    for (lot, n) in shares {
+    for (lot, n) in &bin.shares {
         let lot = &lots[*lot as usize];
         set.intersect_with(&lot.offers);
         let request = &problem.demands[lot.demand as usize].request;
@@ -64,48 +64,6 @@ pub(super) fn able(problem: &Problem<'_>, lots: &[Lot], shares: &[Share]) -> Fix
     set
 }
 
-/// Whether a machine bought as this offer can be one of as many types as its pool's `minValues` ask for, where these are
-/// strict.
-fn flexible(problem: &Problem<'_>, able: &FixedBitSet, offer: u32) -> bool {
-    let offers = &problem.offers.offers;
-    let bought = &offers[offer as usize];
-    problem.flexible_room.is_empty() || {
-        let alike = able.ones().map(|o| &offers[o]);
-        let alike = alike.filter(|o| o.siblings() == bought.siblings());
-        let types: Vec<TypeId> = alike.map(|o| o.type_id).collect();
-        enough(&problem.min_values[bought.pool as usize], &types)
-    }
-}
-
-/// Whether a machine with these shares leaves as many types to choose from as the pool of its offer asks for.
-pub(super) fn is_flexible(problem: &Problem<'_>, lots: &[Lot], offer: u32, shares: &[Share]) -> bool {
-    problem.flexible_room.is_empty() || flexible(problem, &able(problem, lots, shares), offer)
-}
-
-/// The most of these shares, the first ones first, that leave as many types to choose from: each lot alone does, two that
-/// select different types may not.
-pub(super) fn flexible_shares(
-    problem: &Problem<'_>,
-    lots: &[Lot],
-    offer: u32,
-    shares: &[Share],
-) -> Vec<Share> {
-    if problem.flexible_room.is_empty() {
-        return shares.to_vec();
-    }
-    let mut kept: Vec<Share> = Vec::with_capacity(shares.len());
-    for (lot, wanted) in shares {
-        for n in (1..=*wanted).rev() {
-            kept.push((*lot, n));
-            if is_flexible(problem, lots, offer, &kept) {
-                break;
-            }
-            kept.pop();
-        }
-    }
-    kept
-}
-
 /// Moves each bin to the cheapest offer, of a pool of the same weight, that holds it.
 pub(super) fn shrink(state: &mut State<'_>) {
     let problem = state.problem;
@@ -116,13 +74,12 @@ pub(super) fn shrink(state: &mut State<'_>) {
     for bin in &mut bins {
         let key = (bin.offer, bin.shares.clone());
         let cheaper = known.entry(key).or_insert_with(|| {
-            let able = able(problem, &state.lots, &bin.shares);
+            let able = able(problem, &state.lots, bin);
             let score = |o: &u32| offers[*o as usize].score;
             let mut cheaper: Vec<u32> = able
                 .ones()
                 .map(|o| o as u32)
                 .filter(|o| score(o) < score(&bin.offer) && weight(*o) == weight(bin.offer))
-                .filter(|o| flexible(problem, &able, *o))
                 .collect();
             cheaper.sort_by_key(|o| (score(o), std::cmp::Reverse(offers[*o as usize].pool), *o));
             cheaper
@@ -145,7 +102,7 @@ pub(super) fn order(problem: &Problem<'_>, lots: &[Lot], scarce: &Scarce, bin: &
     let offers = &problem.offers.offers;
     let chosen = &offers[bin.offer as usize];
     let pool = &problem.snapshot.pools[chosen.pool as usize];
-    let able = able(problem, lots, &bin.shares);
+    let able = able(problem, lots, bin);
     let scope = Scope::choose(problem, &able, bin.offer);
 
     let mut types: Vec<(i64, TypeId)> = scope
@@ -294,11 +251,7 @@ impl<'a> Scope<'a> {
         zones.sort_unstable();
         zones.dedup();
         let types = suitable(problem, able, chosen, &zones, &capacity_types);
-        let strict = !problem.flexible_room.is_empty();
-        let listed: Vec<TypeId> = types.keys().copied().collect();
-        if types.contains_key(&chosen.type_id)
-            && (!strict || enough(&problem.min_values[chosen.pool as usize], &listed))
-        {
+        if types.contains_key(&chosen.type_id) {
             return Self {
                 chosen,
                 zones,

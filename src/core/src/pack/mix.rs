@@ -335,14 +335,14 @@ impl Component {
 }
 
 /// Disjoint sets by their parents.
-pub(super) struct Sets(Vec<u32>);
+struct Sets(Vec<u32>);
 
 impl Sets {
-    pub(super) fn new(n: usize) -> Self {
+    fn new(n: usize) -> Self {
         Self((0..n as u32).collect())
     }
 
-    pub(super) fn root(&mut self, mut at: u32) -> u32 {
+    fn root(&mut self, mut at: u32) -> u32 {
         while self.0[at as usize] != at {
             let above = self.0[self.0[at as usize] as usize];
             self.0[at as usize] = above;
@@ -351,7 +351,7 @@ impl Sets {
         at
     }
 
-    pub(super) fn join(&mut self, a: u32, b: u32) {
+    fn join(&mut self, a: u32, b: u32) {
         let (a, b) = (self.root(a), self.root(b));
         self.0[a.max(b) as usize] = a.min(b);
     }

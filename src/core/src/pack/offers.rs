@@ -47,13 +47,6 @@ pub(super) struct Offer {
     pub(super) reservation: Option<u32>,
 }
 
-impl Offer {
-    /// What one claim leaves open between types: pool, variant, zone and capacity type.
-    pub(super) fn siblings(&self) -> (u32, u32, u32, u32) {
-        (self.pool, self.variant, self.zone, self.capacity_type)
-    }
-}
-
 /// A finite stock of instances.
 #[derive(Clone, Debug)]
 pub(super) struct Stock {

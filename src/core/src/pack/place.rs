@@ -371,11 +371,6 @@ impl<'a> State<'a> {
                             class,
                         ))
                         .min(self.lots[lot].left);
-                    let mut with = bin.shares.clone();
-                    with.push((lot as u32, n));
-                    if !launch::is_flexible(self.problem, &self.lots, bin.offer, &with) {
-                        continue;
-                    }
                     self.lots[lot].left -= n;
                     self.left[demand as usize] -= n;
                     bin.add(lot as u32, class, request, n);
@@ -433,24 +428,14 @@ impl<'a> State<'a> {
             };
             let spare = Budget::new(self.budget.left.saturating_sub(self.proof_steps));
             let mut share = spare.share(ROUND_PERCENT, 100 * (n_tiers - nth));
-            let mut packing = optimize(&room, &mut self.scarce, &mut share);
+            let packing = optimize(&room, &mut self.scarce, &mut share);
             self.budget.spend(share.spent);
             self.hints.contents.extend(packing.hints.contents);
             self.hints.worths.extend(packing.hints.worths);
             for batch in &packing.batches {
-                let offer = shapes[batch.shape as usize].offer;
-                let shares = launch::flexible_shares(self.problem, &lots, offer, &batch.shares);
-                for (lot, n) in &batch.shares {
-                    let kept = shares.iter().find(|(l, _)| l == lot).map_or(0, |(_, n)| *n);
-                    packing.left[*lot as usize] += (n - kept) * batch.times;
-                }
                 for _ in 0..batch.times {
-                    if shares.is_empty() {
-                        self.scarce.give_back(self.problem, offer as usize);
-                        continue;
-                    }
-                    let mut bin = Bin::new(self.problem, offer);
-                    for (lot, n) in &shares {
+                    let mut bin = Bin::new(self.problem, shapes[batch.shape as usize].offer);
+                    for (lot, n) in &batch.shares {
                         let it = &lots[*lot as usize];
                         bin.add(
                             *lot,

@@ -59,19 +59,15 @@ impl Knapsack<'_> {
         steps_max: u64,
     ) -> Found {
         let mut upper = self.tighten(shape, values, counts, floor, ROUNDS);
-        if upper > floor {
-            let mut found = self.by_cells(shape, values, counts);
-            upper = found.upper.min(upper);
-            if upper <= floor || found.worth > enough {
-                found.upper = upper;
-                return found;
-            }
+        let mut table = Found::default();
+        if upper > floor
+            && let Some(found) = self.by_cells(shape, values, counts, steps_max)
+        {
+            table = found;
+            upper = upper.min(table.upper);
         }
-        if upper <= floor || self.variety > VARIETY_MAX {
-            return Found {
-                upper,
-                ..Found::default()
-            };
+        if upper <= floor || table.worth > enough || self.variety > VARIETY_MAX {
+            return Found { upper, ..table };
         }
         // What takes a slot comes last: until then all contents leave the same slots.
         let mix = self.mix;
@@ -87,7 +83,7 @@ impl Knapsack<'_> {
             (bounds.fold(f64::INFINITY, f64::min) * (1.0 + 1e-9)) as i64 + 1
         };
         let active = self.active(shape);
-        let mut goal = floor;
+        let mut goal = floor.max(table.worth);
         let mut best = 0;
         let mut links: Vec<Link> = vec![(0, 0, 0)];
         let start = State {
@@ -107,7 +103,13 @@ impl Knapsack<'_> {
                 if self.work > work_max {
                     let unseen = states[seen..].iter().map(|s| s.worth + hope(at, s));
                     let rest = unseen.chain(next.iter().map(|s| s.worth + hope(at + 1, s))).max();
-                    return self.found(best, &links, values, rest.unwrap_or(0).max(goal).min(upper));
+                    return self.found(
+                        table,
+                        best,
+                        &links,
+                        values,
+                        rest.unwrap_or(0).max(goal).min(upper),
+                    );
                 }
                 for n in 0..=most {
                     let mut more = State {
@@ -150,16 +152,20 @@ impl Knapsack<'_> {
                     .map(|s| s.worth + hope(at + 1, s))
                     .max()
                     .unwrap_or(0);
-                return self.found(best, &links, values, rest.max(goal).min(upper));
+                return self.found(table, best, &links, values, rest.max(goal).min(upper));
             }
             if states.is_empty() {
                 break;
             }
         }
-        self.found(best, &links, values, goal.min(upper))
+        self.found(table, best, &links, values, goal.min(upper))
     }
 
-    fn found(&self, mut trail: u32, links: &[Link], values: &[i64], upper: i64) -> Found {
+    /// The content at the end of a trail, or the one of the table where that led to none better.
+    fn found(&self, table: Found, mut trail: u32, links: &[Link], values: &[i64], upper: i64) -> Found {
+        if trail == 0 {
+            return Found { upper, ..table };
+        }
         let mut pattern = Vec::new();
         while trail != 0 {
             let (before, entry, n) = links[trail as usize];

@@ -113,6 +113,7 @@ pub fn reprice(
             let takers = sold.iter().filter(|(pool, machines, i)| {
                 let machine = &machines[*i];
                 pool.limits.is_empty()
+                    && pool.requirements.iter().all(|r| r.min_values.is_none())
                     && machine.offering.reservation.is_none()
                     && repelled(priced.class, &pool.taints).is_none()
                     && allows(priced.class, machine)

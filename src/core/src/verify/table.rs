@@ -53,7 +53,7 @@ pub(super) fn bound(items: &[Item], room: &[i64], lambda: &[i128]) -> Option<i12
         }
         let worth = i64::try_from(surplus / part + 1)
             .ok()
-            .filter(|worth| *worth < 1 << 50)?;
+            .filter(|worth| *worth < 1 << 48)?;
         let back: usize = takes.iter().zip(&strides).map(|(n, stride)| n * stride).sum();
         for cell in back..n_cells {
             let fits =
@@ -72,11 +72,10 @@ fn axes(items: &[Item], room: &[i64], lambda: &[i128]) -> Vec<Axis> {
     let mut many: Vec<Axis> = Vec::new();
     let mut n_cells = 1;
     for (r, amount) in room.iter().enumerate() {
-        let mut size = items.iter().map(|item| item.size[r]).fold(0, common);
+        let size = items.iter().map(|item| item.size[r]).fold(0, common);
         if size == 0 {
             continue;
         }
-        size = size.max(1);
         let parts = amount / size;
         if parts < FEW && n_cells * (parts as usize + 1) <= FEW_CELLS_MAX {
             n_cells *= parts as usize + 1;

@@ -1,6 +1,6 @@
 //! What is left for pods on what can be bought: after its daemons, and with `minValues` in mind.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use fixedbitset::FixedBitSet;
 use rustc_hash::FxHashMap;
@@ -11,7 +11,7 @@ use super::super::{
 };
 use super::{Compiler, vector};
 use crate::{
-    catalog::{Catalog, TypeId},
+    catalog::Catalog,
     resources::Resources,
     snapshot::{ClassId, HostPort, Snapshot},
 };
@@ -57,31 +57,6 @@ pub(super) fn min_values(snapshot: &Snapshot, catalog: &Catalog) -> Vec<Vec<MinV
     snapshot.pools.iter().map(of_pool).collect()
 }
 
-/// Whether these types leave the choice between as many values as a pool's `minValues` ask for.
-pub(in crate::pack) fn enough(wanted: &[MinValues], types: &[TypeId]) -> bool {
-    wanted.iter().all(|min| {
-        let values = types.iter().map(|id| min.value_of_type[id.0 as usize]);
-        let mut values: Vec<u32> = values.filter(|value| *value != ABSENT).collect();
-        values.sort_unstable();
-        values.dedup();
-        values.len() >= min.values as usize
-    })
-}
-
-/// Takes out the offers beside which too few others of their pool, zone and capacity type are in the set for `minValues`.
-pub(super) fn keep_flexible(set: &mut FixedBitSet, offers: &[Offer], min_values: &[Vec<MinValues>]) {
-    let mut alike: BTreeMap<(u32, u32, u32, u32), Vec<usize>> = BTreeMap::new();
-    for idx in set.ones() {
-        alike.entry(offers[idx].siblings()).or_default().push(idx);
-    }
-    for ((pool, ..), group) in alike {
-        let types: Vec<TypeId> = group.iter().map(|o| offers[*o].type_id).collect();
-        if !enough(&min_values[pool as usize], &types) {
-            group.into_iter().for_each(|o| set.set(o, false));
-        }
-    }
-}
-
 /// The room of each offer that it shares with enough others of its pool, zone and capacity type: what fits into all of them
 /// leaves the choice between as many values as `minValues` asks for. Zero where there are not enough.
 pub(super) fn flexible_room(
@@ -93,7 +68,10 @@ pub(super) fn flexible_room(
     let of = |offer: usize| &room[offer * n_res..][..n_res];
     let mut alike: FxHashMap<(u32, u32, u32, u32), Vec<usize>> = FxHashMap::default();
     for (idx, o) in offers.iter().enumerate().filter(|(_, o)| o.reservation.is_none()) {
-        alike.entry(o.siblings()).or_default().push(idx);
+        alike
+            .entry((o.pool, o.variant, o.zone, o.capacity_type))
+            .or_default()
+            .push(idx);
     }
     let mut out = Vec::with_capacity(room.len());
     for (idx, offer) in offers.iter().enumerate() {
@@ -101,7 +79,8 @@ pub(super) fn flexible_room(
         let wanted = &min_values[offer.pool as usize];
         if !wanted.is_empty() {
             let own = std::slice::from_ref(&idx);
-            let others = alike.get(&offer.siblings()).map_or(own, |all| &all[..]);
+            let key = (offer.pool, offer.variant, offer.zone, offer.capacity_type);
+            let others = alike.get(&key).map_or(own, |all| &all[..]);
             // The share of this room, in thousandths, that the other one has at least.
             let overlap = |other: &usize| -> i64 {
                 let shares = of(*other).iter().zip(&shared).filter(|(_, own)| **own > 0);

@@ -537,4 +537,5 @@ pub(super) fn check(problem: &str, expected: &str) {
         "{problem}\n{:?}",
         verdict.violations
     );
+    assert!(plan.lower_bound <= plan.launch_price, "{problem}");
 }

@@ -244,6 +244,13 @@ fn pool_weight() {
         ),
         "s a: a*4 | x a: a*4",
     );
+    // A heavier pool whose `minValues` a pod leaves too few types for does not take it.
+    check(
+        "type s cpu=2 mem=8 price=1 label=fam:x\ntype m cpu=8 mem=32 price=10 label=fam:y\n\
+         type l cpu=8 mem=32 price=1 label=fam:z\npool cheap need=type:l\npool heavy weight=10 need=type:s,m min=fam:2\n\
+         pod a cpu=4",
+        "l a: a",
+    );
 }
 
 #[test]
@@ -340,27 +347,6 @@ fn min_values() {
     let (plan, report) = world.solve();
     assert_eq!(world.print(&plan, &report), "c1 a: a");
     assert!(plan.launches[0].min_values_relaxed);
-}
-
-#[test]
-fn min_values_count_what_the_pod_leaves() {
-    // Upstream refuses under Strict what its own selector leaves too few types for.
-    let types = "type a cpu=4 mem=16 price=1 label=fam:x\ntype b cpu=4 mem=16 price=2 label=fam:y\n\
-                 type c cpu=4 mem=16 price=3 label=fam:z arch=arm64\npool p min=fam:2\n";
-    check(&format!("{types}pod a cpu=1 need=arch:amd64"), "a a: a");
-    check(
-        &format!("{types}pod a cpu=1 need=arch:arm64"),
-        "left a*1: MinValues",
-    );
-    check(
-        &format!("{types}policy minValues=BestEffort\npod a cpu=1 need=arch:arm64"),
-        "c a: a",
-    );
-    // Each leaves enough, both together do not.
-    check(
-        &format!("{types}pod a cpu=1 need=fam:x,y\npod b cpu=1 need=fam:y,z"),
-        "a a: a | b a: b",
-    );
 }
 
 #[test]
