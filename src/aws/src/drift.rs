@@ -178,7 +178,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::catalogue::TypeInfo;
+    use crate::{catalogue::TypeInfo, role};
 
     const NOW: &str = "2026-01-01T12:00:00Z";
 
@@ -274,6 +274,15 @@ mod tests {
         assert_eq!(
             verdict(|c, _, _, _| annotate(c, HASH, "2")),
             found("NodeClassDrift")
+        );
+        assert_eq!(
+            verdict(|c, _, _, _| annotate(c, role::ARN, "arn:aws:iam::210987654321:role/r")),
+            found("NodeClassDrift"),
+            "the machine was bought by the controller's own identity"
+        );
+        assert_eq!(
+            verdict(|c, _, _, _| annotate(c, role::ARN, "nobody")),
+            Drift::Unknown
         );
         assert_eq!(
             verdict(|c, _, _, _| {
