@@ -544,11 +544,11 @@ async fn the_chart_renders_with_everything_and_refuses_what_it_does_not_know() -
 
     for (setting, says) in [
         ("mode=advise", "mode"),
-        ("mode=automate,settings.provider=aws", "settings.clusterName"),
-        ("settings.assumeRoleARN=plimsoll", "assumeRoleARN"),
         ("mode=automate", "settings.provider"),
         ("setings.provider=kwok", "setings"),
         ("settings.apiKey=secret", "apiKey"),
+        ("mode=automate,settings.provider=aws", "settings.clusterName"),
+        ("settings.assumeRoleARN=plimsoll", "assumeRoleARN"),
     ] {
         let args = render(&[setting]);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
