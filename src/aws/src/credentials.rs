@@ -15,6 +15,10 @@ use aws_types::{app_name::AppName, region::Region};
 
 use crate::{error::code, renewal::Renewal, settings::Settings, startup::StartError};
 
+/// A session is renewed this long before it ends, so that no call is made with one that ends under way.
+const BEFORE_EXPIRY: Duration = Duration::from_secs(300);
+/// The same of the base identity, which may be given to us no earlier; the SDK's own default.
+const BASE_BEFORE_EXPIRY: Duration = Duration::from_secs(10);
 /// One attempt of one call; DescribeInstanceTypes pages take seconds.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,7 +94,7 @@ pub(crate) async fn base() -> Result<Identity, StartError> {
         .connect_timeout(CONNECT_TIMEOUT)
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
         .build();
-    let renewal = Renewal::default();
+    let renewal = Renewal::new(BASE_BEFORE_EXPIRY);
     let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .app_name(AppName::new("plimsoll").expect("a name of letters is valid"))
         .retry_config(RetryConfig::adaptive().with_max_attempts(ATTEMPTS_MAX))
@@ -170,7 +174,7 @@ pub(crate) async fn session(
         policy,
     };
     provider.assume().await?;
-    let renewal = Renewal::default();
+    let renewal = Renewal::new(BEFORE_EXPIRY);
     let config = base
         .config
         .to_builder()
@@ -358,7 +362,7 @@ mod tests {
 
     async fn session_at(aws: &Aws) -> aws_sdk_ec2::Client {
         let connector = aws.clone();
-        let renewal = Renewal::default();
+        let renewal = Renewal::new(BEFORE_EXPIRY);
         let keys = Credentials::new("a", "s", None, None, "test");
         let config = SdkConfig::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())

@@ -21,8 +21,6 @@ use tokio::time::Instant;
 
 use crate::error::DENIED;
 
-/// A session is renewed this long before it ends, so that no call is made with one that ends under way.
-const BEFORE_EXPIRY: Duration = Duration::from_secs(300);
 /// Codes by which AWS says that a session is over.
 const ENDED: &[&str] = &["ExpiredToken", "ExpiredTokenException", "RequestExpired"];
 /// Calls that were under way with the old session may still be told of its end for so long.
@@ -40,28 +38,30 @@ pub(crate) struct Renewal(Arc<Mutex<Held>>);
 #[derive(Debug)]
 struct Held {
     cache: SharedIdentityCache,
+    /// It is asked for anew this long before it ends.
+    before_expiry: Duration,
     since: Instant,
     /// It is not the first one.
     renewed: bool,
 }
 
 impl Held {
-    fn empty(renewed: bool) -> Self {
+    fn empty(before_expiry: Duration, renewed: bool) -> Self {
         Self {
-            cache: IdentityCache::lazy().buffer_time(BEFORE_EXPIRY).build(),
+            cache: IdentityCache::lazy().buffer_time(before_expiry).build(),
+            before_expiry,
             since: Instant::now(),
             renewed,
         }
     }
 }
 
-impl Default for Renewal {
-    fn default() -> Self {
-        Self(Arc::new(Mutex::new(Held::empty(false))))
-    }
-}
-
 impl Renewal {
+    /// Renews this long before an identity ends, too.
+    pub(crate) fn new(before_expiry: Duration) -> Self {
+        Self(Arc::new(Mutex::new(Held::empty(before_expiry, false))))
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -78,7 +78,7 @@ impl Renewal {
         let renews = age >= renewed_after;
         if renews {
             tracing::info!(code, "AWS refused the session, so it is renewed");
-            *held = Held::empty(true);
+            *held = Held::empty(held.before_expiry, true);
         }
         renews || (held.renewed && age < settled_after)
     }
