@@ -53,6 +53,7 @@ pub struct Ready {
     pub denied_role_arn: String,
     pub external_id: String,
     pub pod_role_arn: String,
+    pub guest: Guest,
     pub pod_identity: PodIdentity,
     /// May assume the two roles, and nothing else.
     pub operator: Keys,
@@ -63,6 +64,19 @@ pub struct Ready {
     pub queue: String,
     pub queue_url: String,
     pub price_date: String,
+}
+
+/// Another account, in which there is nothing but machines.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Guest {
+    pub account: String,
+    pub vpc: String,
+    /// Subnet by zone.
+    pub subnets: BTreeMap<String, String>,
+    pub security_groups: Vec<String>,
+    pub node_role: String,
+    /// The role to assume there; it requires the same external id.
+    pub role_arn: String,
 }
 
 /// Static credentials.
@@ -83,6 +97,7 @@ pub struct PodIdentity {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Instance {
     pub id: String,
+    pub account: String,
     #[serde(rename = "type")]
     pub instance_type: String,
     pub zone: String,

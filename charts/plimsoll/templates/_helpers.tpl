@@ -61,3 +61,39 @@ annotations:
 {{- end }}
 {{- toYaml $rules }}
 {{- end }}
+
+{{/* Settings of the provider aws, as environment. What is not set keeps the program's own default. */}}
+{{- define "plimsoll.awsEnvironment" -}}
+{{- $named := list .Values.settings.clusterName }}
+{{- range .Values.controller.env }}
+{{- $named = append $named (eq .name "CLUSTER_NAME") }}
+{{- end }}
+{{- if and (eq .Values.mode "automate") (not (compact $named)) }}
+{{- fail "settings.provider=aws needs settings.clusterName" }}
+{{- end }}
+{{- $variables := dict
+  "clusterName" "CLUSTER_NAME"
+  "clusterEndpoint" "CLUSTER_ENDPOINT"
+  "clusterCABundle" "CLUSTER_CA_BUNDLE"
+  "vpcID" "VPC_ID"
+  "interruptionQueue" "INTERRUPTION_QUEUE"
+  "assumeRoleARN" "ASSUME_ROLE_ARN"
+  "assumeRoleExternalID" "ASSUME_ROLE_EXTERNAL_ID"
+  "assumeRoleDuration" "ASSUME_ROLE_DURATION"
+  "isolatedVPC" "ISOLATED_VPC"
+  "vmMemoryOverheadPercent" "VM_MEMORY_OVERHEAD_PERCENT"
+  "reservedENIs" "RESERVED_ENIS"
+  "prefixDelegation" "PREFIX_DELEGATION"
+  "disableDryRun" "DISABLE_DRY_RUN"
+  "amiRefreshInterval" "AMI_REFRESH_INTERVAL"
+  "subnetRefreshInterval" "SUBNET_REFRESH_INTERVAL" }}
+{{- range $setting, $variable := $variables }}
+{{- $value := get $.Values.settings $setting | toString }}
+{{- if $value }}
+- name: {{ $variable }}
+  value: {{ $value | quote }}
+{{- end }}
+{{- end }}
+- name: FEATURE_GATES
+  value: ReservedCapacity={{ .Values.settings.featureGates.reservedCapacity }}
+{{- end }}

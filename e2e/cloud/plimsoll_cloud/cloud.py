@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -41,10 +42,16 @@ class Settings:
     seed: int
 
 
-class Cloud:
-    """One account in one region. Whoever touches moto's state or this object's holds `lock`."""
+# The account the current thread acts in; the home account unless a request or `acting_in` says otherwise.
+_current = threading.local()
 
-    account = DEFAULT_ACCOUNT_ID
+
+class Cloud:
+    """Two accounts in one region. Whoever touches moto's state or this object's holds `lock`."""
+
+    # The cluster's account, and one for machines only.
+    home, guest = DEFAULT_ACCOUNT_ID, "210987654321"
+    accounts = (home, guest)
     partition = "aws"
 
     def __init__(self, settings: Settings):
@@ -67,6 +74,18 @@ class Cloud:
         self.releases = 0
         self.seeded: dict = {}
         self.kept: dict[str, set[str]] = {}
+
+    @property
+    def account(self) -> str:
+        return getattr(_current, "account", self.home)
+
+    @contextmanager
+    def acting_in(self, account: str):
+        before, _current.account = self.account, account
+        try:
+            yield
+        finally:
+            _current.account = before
 
     @property
     def ec2(self):

@@ -119,7 +119,11 @@ def _set_prices(cloud: Cloud, body, query):
 
 
 def _list_instances(cloud: Cloud, body, query):
-    return [instances.describe(cloud, record) for record in cloud.launches.values()]
+    described = []
+    for record in cloud.launches.values():
+        with cloud.acting_in(record.account):
+            described.append(instances.describe(cloud, record))
+    return described
 
 
 def _interrupt(cloud: Cloud, body, query):
@@ -130,19 +134,19 @@ def _interrupt(cloud: Cloud, body, query):
     if kind == "spot":
         end = now() + timedelta(seconds=float(body.get("terminate_after_seconds", 120)))
         cloud.terminations += [(end, id_) for id_ in ids]
-    if kind == "stop":
-        cloud.ec2.stop_instances(ids)
-        for id_ in ids:
-            events.state_change(cloud, id_, "stopped")
-    elif kind == "terminate":
-        cloud.ec2.terminate_instances(ids)
-    elif kind in events.KINDS:
-        for id_ in ids:
-            events.send(cloud, kind, id_)
-    else:
-        raise BadFault(
-            f"kind {kind!r} is none of {', '.join([*events.KINDS, 'stop', 'terminate'])}"
-        )
+    for id_ in ids:
+        with cloud.acting_in(cloud.launches[id_].account):
+            if kind == "stop":
+                cloud.ec2.stop_instances([id_])
+                events.state_change(cloud, id_, "stopped")
+            elif kind == "terminate":
+                cloud.ec2.terminate_instances([id_])
+            elif kind in events.KINDS:
+                events.send(cloud, kind, id_)
+            else:
+                raise BadFault(
+                    f"kind {kind!r} is none of {', '.join([*events.KINDS, 'stop', 'terminate'])}"
+                )
     return {"instances": ids}
 
 
@@ -158,28 +162,32 @@ def _requests(cloud: Cloud, body, query):
 
 
 def _leftovers(cloud: Cloud, body, query):
+    templates, profiles, volumes = [], [], set()
+    for account in cloud.accounts:
+        with cloud.acting_in(account):
+            templates += [t.name for t in cloud.ec2.launch_templates.values()]
+            profiles += [p.arn for p in cloud.iam.instance_profiles.values()]
+            volumes |= set(cloud.ec2.volumes)
     return {
         "instances": [
             i
             for i, record in cloud.launches.items()
             if record.instance.state != "terminated"
         ],
-        "launch_templates": sorted(
-            template.name for template in cloud.ec2.launch_templates.values()
-        ),
-        "instance_profiles": sorted(
-            profile.arn
-            for profile in cloud.iam.instance_profiles.values()
-            if profile.arn not in cloud.kept["instance_profiles"]
-        ),
-        "volumes": sorted(set(cloud.ec2.volumes) - cloud.kept["volumes"]),
+        "launch_templates": sorted(templates),
+        "instance_profiles": sorted(set(profiles) - cloud.kept["instance_profiles"]),
+        "volumes": sorted(volumes - cloud.kept["volumes"]),
     }
 
 
 def _expire(cloud: Cloud, body, query):
-    for session in cloud.sts.assumed_roles:
-        session.expiration = min(session.expiration, utcnow())
-    return {"sessions": len(cloud.sts.assumed_roles)}
+    ended = 0
+    for account in cloud.accounts:
+        with cloud.acting_in(account):
+            for session in cloud.sts.assumed_roles:
+                session.expiration = min(session.expiration, utcnow())
+                ended += 1
+    return {"sessions": ended}
 
 
 def _publish(cloud: Cloud, body, query):

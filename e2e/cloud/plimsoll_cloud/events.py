@@ -46,9 +46,9 @@ KINDS = {
 
 
 def put(cloud: Cloud, body: dict | list | str) -> None:
-    """Puts a message into the interruption queue."""
+    """Puts a message into the interruption queue, to which the other account's events are forwarded."""
     text = body if isinstance(body, str) else json.dumps(body)
-    sqs_backends[cloud.account][cloud.region].send_message(cloud.cluster, text)
+    sqs_backends[cloud.home][cloud.region].send_message(cloud.cluster, text)
 
 
 def event(

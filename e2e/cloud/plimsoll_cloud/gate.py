@@ -67,7 +67,9 @@ class Gate:
     def answer(self):
         begin = time.monotonic()
         try:
-            status, headers, body = self._admitted()
+            # moto takes the account from the access key, too.
+            with self.cloud.acting_in(self.response.current_account):
+                status, headers, body = self._admitted()
         except Refused as refused:
             status, headers, body = self._error(refused)
         # Flask would answer with a page of HTML and keep the reason to itself.
@@ -217,7 +219,8 @@ class Gate:
             token = None
         if not token:
             return self._made()
-        key = (self.action, token)
+        account = None if self.action in STATIC else self.cloud.account
+        key = (account, self.action, token)
         if key in self.cloud.tokens:
             known, answer = self.cloud.tokens[key]
             if known != fingerprint:
@@ -243,7 +246,10 @@ class Gate:
         finally:
             instances.view.is_late = False
         if self.action.startswith("sts:AssumeRole") and int(answer[0]) < 400:
-            session = self.cloud.sts.assumed_roles[-1]
+            with self.cloud.acting_in(
+                sessions.account_of(self.parameters.get("RoleArn", ""))
+            ):
+                session = self.cloud.sts.assumed_roles[-1]
             session.tags = {
                 tag["Key"]: tag["Value"] for tag in self.parameters.get("Tags", [])
             }

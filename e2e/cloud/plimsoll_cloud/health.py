@@ -58,6 +58,8 @@ def _statuses(cloud: Cloud, parameters: dict) -> list[dict]:
     for id_, record in cloud.launches.items():
         if record.instance.state != "running" or (wanted and id_ not in wanted):
             continue
+        if record.account != cloud.account:
+            continue
         if not instances.is_visible(cloud, record.instance):
             continue
         health = cloud.health.get(id_, Health())

@@ -37,7 +37,7 @@ def publish(cloud: Cloud, family: str, released: datetime | None = None) -> list
             "ami-"
             + hashlib.sha256(f"{cloud.settings.seed}/{name}".encode()).hexdigest()[:17]
         )
-        cloud.ec2.amis[id_] = Ami(
+        image = Ami(
             cloud.ec2,
             id_,
             name=name,
@@ -56,11 +56,15 @@ def publish(cloud: Cloud, family: str, released: datetime | None = None) -> list
             boot_mode="uefi-preferred",
         )
         # EKS deprecates an image two years after its release.
-        cloud.ec2.amis[id_].deprecation_time = (
-            released + timedelta(days=730)
-        ).strftime("%Y-%m-%dT%H:%M:%S.000Z")
-        for parameter in parameters:
-            _put_parameter(cloud, parameter, id_, number)
+        image.deprecation_time = (released + timedelta(days=730)).strftime(
+            "%Y-%m-%dT%H:%M:%S.000Z"
+        )
+        # What is published is every account's.
+        for account in cloud.accounts:
+            with cloud.acting_in(account):
+                cloud.ec2.amis[id_] = image
+                for parameter in parameters:
+                    _put_parameter(cloud, parameter, id_, number)
         ids.append(id_)
     return ids
 

@@ -47,6 +47,10 @@ class Launch:
     join_error: str | None = None
     joined_at: datetime | None = None
 
+    @property
+    def account(self) -> str:
+        return self.instance.ec2_backend.account_id
+
 
 def vcpus(cloud: Cloud, instance_type: str) -> int:
     return type_info(cloud, instance_type)["VCpuInfo"]["DefaultVCpus"]
@@ -176,23 +180,29 @@ def tick(cloud: Cloud) -> None:
     """Moves what is due: pending to running, shutting-down to terminated, interrupted spot instances to their end."""
     at = now()
     for record in cloud.launches.values():
-        instance = record.instance
-        if (
-            instance.state == "pending"
-            and record.at + timedelta(seconds=PENDING_SECONDS) <= at
-        ):
-            _set_state(cloud, instance, "running", 16)
-        elif (
-            instance.state == "shutting-down"
-            and record.gone_at
-            and record.gone_at + timedelta(seconds=cloud.faults.shutdown_seconds) <= at
-        ):
-            _set_state(cloud, instance, "terminated", 48)
+        with cloud.acting_in(record.account):
+            _tick(cloud, record, at)
     due = [id_ for when, id_ in cloud.terminations if when <= at]
     cloud.terminations = [(when, id_) for when, id_ in cloud.terminations if when > at]
     for id_ in due:
-        if cloud.launches[id_].gone_at is None:
-            cloud.ec2.terminate_instances([id_])
+        record = cloud.launches[id_]
+        if record.gone_at is None:
+            record.instance.ec2_backend.terminate_instances([id_])
+
+
+def _tick(cloud: Cloud, record: Launch, at: datetime) -> None:
+    instance = record.instance
+    if (
+        instance.state == "pending"
+        and record.at + timedelta(seconds=PENDING_SECONDS) <= at
+    ):
+        _set_state(cloud, instance, "running", 16)
+    elif (
+        instance.state == "shutting-down"
+        and record.gone_at
+        and record.gone_at + timedelta(seconds=cloud.faults.shutdown_seconds) <= at
+    ):
+        _set_state(cloud, instance, "terminated", 48)
 
 
 def _set_state(cloud: Cloud, instance: Instance, name: str, code: int) -> None:
@@ -206,6 +216,7 @@ def describe(cloud: Cloud, record: Launch) -> dict:
     profile = instance.iam_instance_profile
     return {
         "id": instance.id,
+        "account": record.account,
         "type": instance.instance_type,
         "zone": instance.availability_zone,
         "state": instance.state,

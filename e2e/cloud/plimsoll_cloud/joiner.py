@@ -165,7 +165,8 @@ def _node_or_reason(
     cloud: Cloud, record: instances.Launch
 ) -> tuple[dict | None, str | None]:
     try:
-        return node_of(cloud, record), None
+        with cloud.acting_in(record.account):
+            return node_of(cloud, record), None
     except userdata.WouldNotJoin as error:
         return None, str(error)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -12,6 +12,8 @@ CREATED = [
     "launch-template",
     "spot-instances-request",
 ]
+# What a role needs only where the cluster is, not where some of its machines are.
+HOME_ONLY = {"Cluster", "Queue"}
 LATER_KEYS = ["eks:eks-cluster-name", "karpenter.sh/nodeclaim", "Name"]
 
 

@@ -17,6 +17,7 @@ class Reservation:
     count: int
     tags: dict[str, str] = field(default_factory=dict)
     match: str = "targeted"
+    kind: str = "default"
 
     def used(self, cloud: Cloud) -> int:
         return sum(
@@ -32,7 +33,8 @@ def install(cloud: Cloud) -> None:
 
 
 def put(cloud: Cloud, body: list[dict]) -> list[dict]:
-    """`[{"id": "cr-1", "type": "m5.large", "zone": "us-east-1a", "count": 2, "tags": {}, "match": "targeted"}]`: these
+    """`[{"id": "cr-1", "type": "m5.large", "zone": "us-east-1a", "count": 2, "tags": {}, "match": "targeted",
+    "kind": "default"}]`: these
     and no others."""
     found = [Reservation(**entry) for entry in body]
     cloud.reservations = {reservation.id: reservation for reservation in found}
@@ -112,7 +114,7 @@ def _as_ec2(cloud: Cloud, reservation: Reservation) -> dict:
         "InstanceType": reservation.type,
         "AvailabilityZone": reservation.zone,
         "InstanceMatchCriteria": reservation.match,
-        "ReservationType": "default",
+        "ReservationType": reservation.kind,
         "State": "active",
         "EndDateType": "unlimited",
         "TotalInstanceCount": reservation.count,

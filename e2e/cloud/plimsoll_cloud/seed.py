@@ -16,27 +16,7 @@ def seed(cloud: Cloud, endpoint: str) -> dict:
     settings, cluster, ec2 = cloud.settings, cloud.cluster, cloud.ec2
     cloud.seeded["oidc_provider"] = OIDC_PROVIDER
     zones = [zone.name for zone in ec2.describe_availability_zones()][:3]
-    vpc = ec2.create_vpc("10.0.0.0/16")
-    vpc.add_tags({f"kubernetes.io/cluster/{cluster}": "owned", "Name": cluster})
-    subnets = {}
-    for index, zone in enumerate(zones):
-        subnet = ec2.create_subnet(
-            vpc.id, f"10.0.{index * 32}.0/19", availability_zone=zone
-        )
-        subnet.add_tags(
-            {
-                "Name": f"{cluster}-{zone}",
-                "karpenter.sh/discovery": cluster,
-                f"kubernetes.io/cluster/{cluster}": "shared",
-                "kubernetes.io/role/internal-elb": "1",
-            }
-        )
-        subnets[zone] = subnet.id
-    group = ec2.create_security_group(
-        f"{cluster}-node", "nodes of the cluster", vpc_id=vpc.id
-    )
-    group.add_tags({"karpenter.sh/discovery": cluster, "Name": f"{cluster}-node"})
-
+    vpc, subnets, group = _network(cloud, zones, "10.0")
     other_vpc = ec2.create_vpc("10.1.0.0/16")
     other_subnet = ec2.create_subnet(
         other_vpc.id, "10.1.0.0/19", availability_zone=zones[0]
@@ -71,6 +51,9 @@ def seed(cloud: Cloud, endpoint: str) -> dict:
         cluster, {}, MessageRetentionPeriod="300"
     )
 
+    with cloud.acting_in(cloud.guest):
+        guest = _guest(cloud, zones, roles)
+
     cloud.kept = {
         "instance_profiles": {
             profile.arn for profile in cloud.iam.instance_profiles.values()
@@ -93,6 +76,7 @@ def seed(cloud: Cloud, endpoint: str) -> dict:
         "other_subnet": other_subnet.id,
         "other_security_group": other_group.id,
         **roles,
+        "guest": guest,
         "pod_identity": {"url": f"{endpoint}/_credentials", "token": "pod-identity"},
         "queue": cluster,
         "queue_url": f"{endpoint}/{cloud.account}/{cluster}",
@@ -101,25 +85,85 @@ def seed(cloud: Cloud, endpoint: str) -> dict:
     return cloud.seeded
 
 
+def _network(cloud: Cloud, zones: list[str], range_: str):
+    """A VPC of nodes of the cluster, its subnet by zone, and its security group."""
+    cluster, ec2 = cloud.cluster, cloud.ec2
+    vpc = ec2.create_vpc(f"{range_}.0.0/16")
+    vpc.add_tags({f"kubernetes.io/cluster/{cluster}": "owned", "Name": cluster})
+    subnets = {}
+    for index, zone in enumerate(zones):
+        subnet = ec2.create_subnet(
+            vpc.id, f"{range_}.{index * 32}.0/19", availability_zone=zone
+        )
+        subnet.add_tags(
+            {
+                "Name": f"{cluster}-{zone}",
+                "karpenter.sh/discovery": cluster,
+                f"kubernetes.io/cluster/{cluster}": "shared",
+                "kubernetes.io/role/internal-elb": "1",
+            }
+        )
+        subnets[zone] = subnet.id
+    group = ec2.create_security_group(
+        f"{cluster}-node", "nodes of the cluster", vpc_id=vpc.id
+    )
+    group.add_tags({"karpenter.sh/discovery": cluster, "Name": f"{cluster}-node"})
+    return vpc, subnets, group
+
+
+def _guest(cloud: Cloud, zones: list[str], of_home: dict) -> dict:
+    """The other account: a network for nodes, their role, and one that the cluster's controller may assume."""
+    cluster = cloud.cluster
+    vpc, subnets, group = _network(cloud, zones, "10.2")
+    node_role = f"KarpenterNodeRole-{cluster}"
+    node_role_arn = _role(cloud, node_role, _service("ec2.amazonaws.com"))
+    trusted = [f"arn:aws:iam::{cloud.home}:user/operator", of_home["pod_role_arn"]]
+    name = f"plimsoll-{cluster}"
+    role_arn = _role(cloud, name, policies.trust(trusted, of_home["external_id"]))
+    document = policies.controller(
+        cloud.account, cloud.region, cluster, vpc.id, node_role_arn
+    )
+    document["Statement"] = [
+        statement
+        for statement in document["Statement"]
+        if statement["Sid"] not in policies.HOME_ONLY
+    ]
+    cloud.iam.put_role_policy(name, "plimsoll", json.dumps(document))
+    return {
+        "account": cloud.account,
+        "vpc": vpc.id,
+        "subnets": subnets,
+        "security_groups": [group.id],
+        "node_role": node_role,
+        "role_arn": role_arn,
+    }
+
+
+def _role(cloud: Cloud, name: str, trust: dict) -> str:
+    role = cloud.iam.create_role(name, json.dumps(trust), "/", None, "", [], 3600)
+    return role.arn
+
+
+def _service(name: str) -> dict:
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": name},
+        "Action": "sts:AssumeRole",
+    }
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
 def _roles(cloud: Cloud, vpc: str) -> dict:
     cluster, iam = cloud.cluster, cloud.iam
 
     def role(name: str, trust: dict) -> str:
-        return iam.create_role(name, json.dumps(trust), "/", None, "", [], 3600).arn
-
-    def service(name: str) -> dict:
-        statement = {
-            "Effect": "Allow",
-            "Principal": {"Service": name},
-            "Action": "sts:AssumeRole",
-        }
-        return {"Version": "2012-10-17", "Statement": [statement]}
+        return _role(cloud, name, trust)
 
     node_role = f"KarpenterNodeRole-{cluster}"
-    node_role_arn = role(node_role, service("ec2.amazonaws.com"))
+    node_role_arn = role(node_role, _service("ec2.amazonaws.com"))
     profile = f"KarpenterNodeInstanceProfile-{cluster}"
     iam.create_instance_profile(profile, "/", [node_role], [])
-    cluster_role_arn = role(f"{cluster}-eks", service("eks.amazonaws.com"))
+    cluster_role_arn = role(f"{cluster}-eks", _service("eks.amazonaws.com"))
 
     operator = _user(cloud, "operator")
     admin = _user(cloud, "admin")
@@ -151,7 +195,10 @@ def _roles(cloud: Cloud, vpc: str) -> dict:
         cloud.account, cloud.region, cluster, vpc, node_role_arn
     )
     iam.put_role_policy(controller_role, "plimsoll", json.dumps(document))
-    may_assume = json.dumps(policies.may_assume([controller_arn, denied_arn]))
+    guest_arn = f"arn:aws:iam::{cloud.guest}:role/{controller_role}"
+    may_assume = json.dumps(
+        policies.may_assume([controller_arn, denied_arn, guest_arn])
+    )
     iam.put_role_policy(pod_role, "assume", may_assume)
     iam.put_user_policy("operator", "assume", may_assume)
     iam.put_user_policy("karpenter", "all", json.dumps(policies.everything()))

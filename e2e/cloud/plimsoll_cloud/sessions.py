@@ -49,8 +49,12 @@ def _attached(cloud: Cloud, holder) -> list[dict]:
     return [_document(text) for text in [*texts, *managed]]
 
 
+def account_of(arn: str) -> str:
+    return arn.split(":")[4] if arn.count(":") >= 5 else ""
+
+
 def find(cloud: Cloud, access_key_id: str) -> Principal | None:
-    """The principal of an access key, or None if nobody has that key."""
+    """The principal of an access key of the current account, or None if nobody has that key."""
     if session := cloud.sts.get_assumed_role_from_access_key(access_key_id):
         role = cloud.iam.get_role_by_arn(session.role_arn)
         expiration = session.expiration
@@ -97,9 +101,13 @@ def assume(cloud: Cloud, principal: Principal, parameters: dict) -> None:
         "AccessDenied",
         f"User: {principal.arn} is not authorized to perform: sts:AssumeRole on resource: {role_arn}",
     )
-    role = next(
-        (role for role in cloud.iam.roles.values() if role.arn == role_arn), None
-    )
+    home = account_of(role_arn)
+    if home not in cloud.accounts:
+        raise denied
+    with cloud.acting_in(home):
+        role = next(
+            (role for role in cloud.iam.roles.values() if role.arn == role_arn), None
+        )
     if role is None:
         raise denied
     duration = int(parameters.get("DurationSeconds") or 3600)
@@ -129,8 +137,10 @@ def assume(cloud: Cloud, principal: Principal, parameters: dict) -> None:
     for action in ["sts:AssumeRole"] + (["sts:TagSession"] if tags else []):
         check = iam.Check(action, role_arn, context)
         # Within one account a trust policy that names the caller is enough; one that names the account leaves it to
-        # the caller's own policies. An explicit deny in them always counts.
-        named = iam.trusts(trust, principal.names[:-1], check)
+        # the caller's own policies, as every one of another account does. An explicit deny in them always counts.
+        named = home == principal.account and iam.trusts(
+            trust, principal.names[:-1], check
+        )
         refusal = iam.refusal(
             principal.identity_policies, principal.session_policy, check
         )

@@ -108,3 +108,26 @@ def test_a_role_without_rights_gets_nowhere(cloud):
     assert code == "AccessDeniedException"
     code, _ = refusal(cloud.client("iam", credentials).list_instance_profiles)
     assert code == "AccessDenied"
+
+
+def test_another_account_needs_both_sides(cloud):
+    guest = cloud.ready["guest"]
+    credentials = cloud.assume(RoleArn=guest["role_arn"])
+    there = cloud.client("sts", credentials).get_caller_identity()
+    assert there["Account"] == guest["account"] != cloud.ready["account"]
+    subnets = cloud.client("ec2", credentials).describe_subnets()["Subnets"]
+    seen = {subnet["SubnetId"] for subnet in subnets if not subnet["DefaultForAz"]}
+    assert seen == set(guest["subnets"].values())
+    # What EKS publishes is seen from everywhere, the cluster's queue is not.
+    image = cloud.image()
+    images = cloud.client("ec2", credentials).describe_images(ImageIds=[image])
+    assert images["Images"][0]["ImageId"] == image
+    queue = {"QueueName": cloud.ready["queue"]}
+    sqs = cloud.client("sqs", credentials)
+    assert refusal(sqs.get_queue_url, **queue)[0] == "AccessDeniedException"
+    refused = {"RoleArn": guest["role_arn"], "ExternalId": "another"}
+    assert refusal(cloud.assume, **refused)[0] == "AccessDenied"
+    admin = cloud.admin("sts")
+    # Trusted by nobody there, though it may do everything here.
+    refused = {"RoleArn": guest["role_arn"], "RoleSessionName": "admin"}
+    assert refusal(admin.assume_role, **refused)[0] == "AccessDenied"

@@ -3,6 +3,8 @@
 
 // Functions of these files may panic as tests may, and clippy knows it by the attribute.
 #[cfg(test)]
+mod accounts;
+#[cfg(test)]
 mod cycle;
 #[cfg(test)]
 mod faults;

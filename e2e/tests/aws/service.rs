@@ -5,12 +5,15 @@ use http::Method;
 use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use plimsoll_e2e::aws::AwsFixture;
 use plimsoll_e2e::conditions;
+use plimsoll_e2e::controller::Controller;
 use plimsoll_e2e::fixture::PATIENCE;
 use plimsoll_e2e::objects;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 const POLL: std::time::Duration = std::time::Duration::from_millis(200);
+/// Several times as long as two looks for drift are apart at least.
+const CATALOGUES_FOR: std::time::Duration = std::time::Duration::from_secs(35);
 
 async fn classes(aws: &AwsFixture) -> Result<Api<DynamicObject>> {
     let cluster = aws.fixture.cluster();
@@ -193,6 +196,91 @@ async fn drift_is_said_and_taken_back() -> Result<()> {
         1,
         "drift is said, and nothing replaced"
     );
+    assert_catalogues_cause_no_looks(&aws, &controller).await?;
+    aws.finish().await?;
+    drop(controller);
+    Ok(())
+}
+
+/// Refusals of EC2 make one catalogue after the other, and none of them changes a machine.
+async fn assert_catalogues_cause_no_looks(aws: &AwsFixture, controller: &Controller) -> Result<()> {
+    let calls = async |method: &str| -> Result<f64> {
+        let name = "karpenter_cloudprovider_duration_seconds_count";
+        Ok(controller
+            .metrics()
+            .await?
+            .sum(name, &[("method", method)])
+            .unwrap_or(0.0))
+    };
+    let (looks, catalogues) = (calls("IsDrifted").await?, calls("GetInstanceTypes").await?);
+    assert!(looks > 0.0, "drift was looked for");
+    aws.cloud.set_capacity(&json!([{ "free": 0 }])).await?;
+    aws.fixture.apply(objects::pod("refused", "3")).await?;
+    let begin = Instant::now();
+    while begin.elapsed() < CATALOGUES_FOR || calls("GetInstanceTypes").await? < catalogues + 3.0 {
+        anyhow::ensure!(
+            begin.elapsed() < PATIENCE,
+            "no new catalogues within {PATIENCE:?}"
+        );
+        sleep(POLL).await;
+    }
+    // The last change of the pool may be looked at late.
+    let more = calls("IsDrifted").await? - looks;
+    assert!(more <= 1.0, "{more} looks in {:?}", begin.elapsed());
+    aws.cloud.set_capacity(&json!([])).await
+}
+
+/// The cloud's word reaches the claim and its Node as events, and is counted.
+#[tokio::test]
+async fn an_interruption_is_told_and_counted() -> Result<()> {
+    let aws = with_one_machine("aws-interruption").await?;
+    let controller = aws.controller().await?;
+    aws.fixture.apply(objects::deployment("web", 1, "500m")).await?;
+    aws.fixture.wait_running(1).await?;
+    let instance = aws.cloud.instances().await?.remove(0);
+    let claims = aws.fixture.cluster().node_claims().await?;
+    let claim = claims[0]
+        .metadata
+        .name
+        .clone()
+        .context("a claim without a name")?;
+    let node = instance.node.clone().context("a machine without a Node")?;
+    let minute = std::time::Duration::from_mins(1);
+    aws.cloud.interrupt("spot", &[instance.id], minute).await?;
+    for (kind, name) in [("NodeClaim", &claim), ("Node", &node)] {
+        for (reason, says) in [
+            ("SpotInterrupted", "two minutes"),
+            ("TerminatingOnInterruption", "ended"),
+        ] {
+            aws.fixture.wait_event(kind, name, reason, says).await?;
+        }
+    }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let metrics = controller.metrics().await?;
+        let count = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, labels).unwrap_or(0.0);
+        let received = "karpenter_interruption_received_messages_total";
+        let read = count(received, &[]);
+        let deleted = count("karpenter_interruption_deleted_messages_total", &[]);
+        let timed = count("karpenter_interruption_message_queue_duration_seconds_count", &[]);
+        if deleted > 0.0 && count(received, &[("message_type", "spot_interrupted")]) >= 1.0 {
+            assert!(
+                count(received, &[("message_type", "no_op")]) >= 1.0,
+                "states are told, too"
+            );
+            assert!(
+                read >= deleted && (timed - read).abs() < 0.5,
+                "{read} read, {timed} timed, {deleted} deleted"
+            );
+            break;
+        }
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "{read} messages read, {deleted} deleted"
+        );
+        sleep(POLL).await;
+    }
+    aws.fixture.wait_running(1).await?;
     aws.finish().await?;
     drop(controller);
     Ok(())
@@ -205,6 +293,8 @@ async fn a_machine_whose_checks_fail_is_replaced() -> Result<()> {
     let web = objects::deployment("web", 1, "500m");
     aws.fixture.apply(web).await?;
     aws.fixture.wait_running(1).await?;
+    // No pod may be evicted, so a drain would never end; a machine that is broken is not drained.
+    aws.fixture.apply(objects::disruption_budget("web", 1)).await?;
     let broken = aws.cloud.instances().await?.remove(0).id;
     let health = json!({ broken.as_str(): { "system": 180 } });
     aws.cloud.control::<Value>(Method::PUT, "health", &health).await?;
@@ -264,6 +354,83 @@ async fn a_missing_right_is_found_before_the_first_launch() -> Result<()> {
             conditions::is_true(pool, "Ready")
         })
         .await?;
+    aws.finish().await?;
+    drop(controller);
+    Ok(())
+}
+
+/// Nothing is passed over in silence, and other classes go on.
+#[tokio::test]
+async fn what_is_not_supported_is_said_in_a_condition() -> Result<()> {
+    let aws = AwsFixture::with_node_pool("aws-unsupported").await?;
+    let zone = aws
+        .cloud
+        .ready()
+        .subnets
+        .keys()
+        .next()
+        .context("no subnet")?
+        .clone();
+    let block =
+        json!([{ "id": "cr-1", "type": "m5.large", "zone": zone, "count": 1, "kind": "capacity-block" }]);
+    aws.cloud
+        .control::<Value>(Method::PUT, "reservations", &block)
+        .await?;
+    let image = json!([{ "name": "amazon-eks-node-*" }]);
+    for (name, change) in [
+        (
+            "alias",
+            json!({ "amiSelectorTerms": [{ "alias": "windows2022@latest" }] }),
+        ),
+        (
+            "family",
+            json!({ "amiFamily": "Windows2022", "amiSelectorTerms": image }),
+        ),
+        ("group", json!({ "placementGroupSelector": { "name": "near" } })),
+        (
+            "block",
+            json!({ "capacityReservationSelectorTerms": [{ "id": "cr-1" }] }),
+        ),
+    ] {
+        let mut class = aws.node_class();
+        class["metadata"]["name"] = name.into();
+        for (key, value) in change.as_object().context("no object")? {
+            class["spec"][key] = value.clone();
+        }
+        aws.fixture.apply(class).await?;
+    }
+    let controller = aws.controller().await?;
+    let expected = [
+        ("alias", "AMIsReady", "UnsupportedAlias", "Windows"),
+        ("family", "ValidationSucceeded", "UnsupportedAMIFamily", "Windows"),
+        (
+            "group",
+            "PlacementGroupReady",
+            "PlacementGroupResolutionFailed",
+            "placementGroupSelector",
+        ),
+        (
+            "block",
+            "CapacityReservationsReady",
+            "CapacityReservationsNotSupported",
+            "cr-1",
+        ),
+    ];
+    aws.fixture
+        .cluster()
+        .wait_for("four conditions", classes(&aws).await?, PATIENCE, |classes| {
+            expected.iter().all(|(class, ty, reason, says)| {
+                classes.get(*class).is_some_and(|class| {
+                    let found = conditions::find(class, ty);
+                    found.is_some_and(|c| {
+                        c.status == "False" && c.reason == *reason && c.message.contains(says)
+                    }) && conditions::find(class, "Ready").is_some_and(|c| c.status == "False")
+                })
+            })
+        })
+        .await?;
+    aws.fixture.apply(objects::pod("one", "500m")).await?;
+    aws.fixture.wait_running(1).await?;
     aws.finish().await?;
     drop(controller);
     Ok(())

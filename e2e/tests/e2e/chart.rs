@@ -508,11 +508,47 @@ async fn the_chart_renders_with_everything_and_refuses_what_it_does_not_know() -
     assert_eq!(kinds, expected.map(str::to_owned).into());
     assert!(text.contains("eks.amazonaws.com/role-arn: arn:aws:iam::123456789012:role/plimsoll"));
 
+    let aws = render(&[
+        "mode=automate,settings.provider=aws,settings.clusterName=prod,settings.interruptionQueue=queue",
+        "settings.assumeRoleARN=arn:aws:iam::123456789012:role/plimsoll,settings.assumeRoleExternalID=id",
+        "settings.vpcID=vpc-0a1b,settings.isolatedVPC=true,settings.reservedENIs=1",
+        "settings.featureGates.reservedCapacity=false",
+    ]);
+    let args: Vec<&str> = aws.iter().map(String::as_str).collect();
+    let objects = parse_yaml(&helm(&args).await?)?;
+    let deployment = objects
+        .into_iter()
+        .find(|object| object.types.as_ref().is_some_and(|t| t.kind == "Deployment"))
+        .context("no Deployment")?;
+    let environment = &deployment.data["spec"]["template"]["spec"]["containers"][0]["env"];
+    let found: BTreeMap<_, _> = environment
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|v| Some((v["name"].as_str()?, v["value"].as_str()?)))
+        .collect();
+    for (name, value) in [
+        ("CLUSTER_NAME", "prod"),
+        ("INTERRUPTION_QUEUE", "queue"),
+        ("ASSUME_ROLE_ARN", "arn:aws:iam::123456789012:role/plimsoll"),
+        ("ASSUME_ROLE_EXTERNAL_ID", "id"),
+        ("VPC_ID", "vpc-0a1b"),
+        ("ISOLATED_VPC", "true"),
+        ("RESERVED_ENIS", "1"),
+        ("VM_MEMORY_OVERHEAD_PERCENT", "0.075"),
+        ("FEATURE_GATES", "ReservedCapacity=false"),
+    ] {
+        assert_eq!(found.get(name), Some(&value), "{name} of {found:?}");
+    }
+    assert!(!found.contains_key("CLUSTER_ENDPOINT"), "EKS is asked: {found:?}");
+
     for (setting, says) in [
         ("mode=advise", "mode"),
         ("mode=automate", "settings.provider"),
         ("setings.provider=kwok", "setings"),
         ("settings.apiKey=secret", "apiKey"),
+        ("mode=automate,settings.provider=aws", "settings.clusterName"),
+        ("settings.assumeRoleARN=plimsoll", "assumeRoleARN"),
     ] {
         let args = render(&[setting]);
         let args: Vec<&str> = args.iter().map(String::as_str).collect();

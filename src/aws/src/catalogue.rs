@@ -15,7 +15,7 @@ pub(crate) use describe::{describe_types, describe_zones};
 pub(crate) use labels::{Labels, Words};
 pub(crate) use learned::Learned;
 pub(crate) use prices::{Prices, fetch_on_demand, fetch_spot, pricing_region};
-pub(crate) use resolve::{ResolvedType, Resolver, class_types, image_for, pool_requirement};
+pub(crate) use resolve::{ResolvedType, Resolver, class_types, image_for};
 pub(crate) use shape::Density;
 pub(crate) use tenancy::Tenancy;
 pub(crate) use types::Region;

@@ -1,4 +1,4 @@
-//! Who we are to AWS: the base identity, and the role it assumes.
+//! Who we are to AWS: the base identity, and the roles it assumes.
 //!
 //! The base identity comes from the SDK's chain: environment, profile, IRSA, Pod Identity, instance profile.
 
@@ -10,18 +10,15 @@ use aws_credential_types::{
     provider::{ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future},
 };
 use aws_sdk_sts::types::Tag;
-use aws_smithy_runtime_api::client::identity::ResolveCachedIdentity;
 use aws_smithy_types::error::display::DisplayErrorContext;
-use aws_types::app_name::AppName;
+use aws_types::{app_name::AppName, region::Region};
 
-use crate::{
-    error::code,
-    settings::{AssumeRole, Settings},
-    startup::StartError,
-};
+use crate::{error::code, renewal::Renewal, settings::Settings, startup::StartError};
 
 /// A session is renewed this long before it ends, so that no call is made with one that ends under way.
-const REFRESH_BEFORE_EXPIRY: Duration = Duration::from_secs(300);
+const BEFORE_EXPIRY: Duration = Duration::from_secs(300);
+/// The same of the base identity, which may be given to us no earlier; the SDK's own default.
+const BASE_BEFORE_EXPIRY: Duration = Duration::from_secs(10);
 /// One attempt of one call; DescribeInstanceTypes pages take seconds.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,22 +30,82 @@ const SESSION_NAME: &str = "plimsoll";
 /// own key, which Pod Identity makes transitive and therefore nobody may set again.
 const SESSION_TAG: &str = "plimsoll-cluster";
 
+/// Under whose name calls are made. All clients share the session, and renew it when AWS no longer takes it.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    config: SdkConfig,
+    renewal: Renewal,
+}
+
+/// A client of a service with this identity.
+macro_rules! client {
+    ($service:ident, $identity:expr) => {{
+        let config = $service::config::Builder::from(&$identity.config);
+        $service::Client::from_conf(config.retry_classifier($identity.renewal.clone()).build())
+    }};
+}
+
+impl Identity {
+    pub(crate) fn ec2(&self) -> aws_sdk_ec2::Client {
+        client!(aws_sdk_ec2, self)
+    }
+
+    pub(crate) fn eks(&self) -> aws_sdk_eks::Client {
+        client!(aws_sdk_eks, self)
+    }
+
+    pub(crate) fn iam(&self) -> aws_sdk_iam::Client {
+        client!(aws_sdk_iam, self)
+    }
+
+    pub(crate) fn sqs(&self) -> aws_sdk_sqs::Client {
+        client!(aws_sdk_sqs, self)
+    }
+
+    pub(crate) fn ssm(&self) -> aws_sdk_ssm::Client {
+        client!(aws_sdk_ssm, self)
+    }
+
+    fn sts(&self) -> aws_sdk_sts::Client {
+        client!(aws_sdk_sts, self)
+    }
+
+    /// Of the region that answers for ours.
+    pub(crate) fn pricing(&self, region: &'static str) -> aws_sdk_pricing::Client {
+        let there = Self {
+            config: self
+                .config
+                .to_builder()
+                .region(Region::from_static(region))
+                .build(),
+            renewal: self.renewal.clone(),
+        };
+        client!(aws_sdk_pricing, there)
+    }
+
+    pub(crate) fn region(&self) -> Option<&str> {
+        self.config.region().map(AsRef::as_ref)
+    }
+}
+
 /// The base identity and the settings of the environment.
-pub(crate) async fn base() -> Result<SdkConfig, StartError> {
+pub(crate) async fn base() -> Result<Identity, StartError> {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .operation_attempt_timeout(ATTEMPT_TIMEOUT)
         .build();
+    let renewal = Renewal::new(BASE_BEFORE_EXPIRY);
     let config = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .app_name(AppName::new("plimsoll").expect("a name of letters is valid"))
         .retry_config(RetryConfig::adaptive().with_max_attempts(ATTEMPTS_MAX))
         .timeout_config(timeouts)
+        .identity_cache(renewal.clone())
         .load()
         .await;
     if config.region().is_none() {
         return Err(StartError::NoRegion);
     }
-    Ok(config)
+    Ok(Identity { config, renewal })
 }
 
 /// The twelve digits of an ARN's account.
@@ -58,59 +115,73 @@ pub(crate) fn account_of(arn: &str) -> Option<&str> {
         .filter(|a| a.len() == 12 && a.bytes().all(|b| b.is_ascii_digit()))
 }
 
+/// A role to assume.
+#[derive(Clone, Debug)]
+pub(crate) struct AssumeRole {
+    pub(crate) arn: String,
+    pub(crate) external_id: Option<String>,
+    pub(crate) duration: Duration,
+}
+
+impl AssumeRole {
+    /// The role under which everything is done whose class names no other.
+    pub(crate) fn of_settings(settings: &Settings) -> Option<Self> {
+        Some(Self {
+            arn: settings.assume_role_arn.clone()?,
+            external_id: settings.assume_role_external_id.clone(),
+            duration: settings.assume_role_duration,
+        })
+    }
+}
+
+/// Why a role is not trusted to be meant for us.
+#[derive(Debug)]
+pub(crate) enum TrustError {
+    /// There is no base identity.
+    NoIdentity(String),
+    /// It belongs to another account than the base identity, which is in this one, and comes without external id.
+    NoExternalId(String),
+}
+
 /// Refuses a role of another account without ExternalId: whoever knows the ARN could have us work for them.
-pub(crate) async fn check_trust(base: &SdkConfig, role: &AssumeRole) -> Result<(), StartError> {
-    let role_account = account_of(&role.arn).ok_or_else(|| StartError::RoleArn(role.arn.clone()))?;
+pub(crate) async fn check_trust(base: &Identity, role: &AssumeRole) -> Result<(), TrustError> {
     if role.external_id.is_some() {
         return Ok(());
     }
-    let identity = aws_sdk_sts::Client::new(base)
-        .get_caller_identity()
-        .send()
-        .await
-        .map_err(|error| StartError::NoIdentity(DisplayErrorContext(&error).to_string()))?;
-    if identity.account() == Some(role_account) {
+    let identity = base.sts().get_caller_identity().send().await;
+    let identity =
+        identity.map_err(|error| TrustError::NoIdentity(DisplayErrorContext(&error).to_string()))?;
+    if identity.account() == account_of(&role.arn) {
         return Ok(());
     }
-    Err(StartError::NoExternalId {
-        role: role.arn.clone(),
-        account: identity.account().unwrap_or("unknown").to_owned(),
-    })
+    let account = identity.account().unwrap_or("unknown");
+    Err(TrustError::NoExternalId(account.to_owned()))
 }
 
-/// The configuration under which calls are made with this session policy; without a role, the base identity's.
+/// The identity under which calls are made for a cluster, with this session policy.
 ///
 /// Assumes the role at once, so that a wrong trust policy is found here and not at the first launch.
 pub(crate) async fn session(
-    base: &SdkConfig,
-    settings: &Settings,
+    base: &Identity,
+    role: &AssumeRole,
+    cluster: &str,
     policy: String,
-) -> Result<SdkConfig, StartError> {
-    let Some(role) = &settings.assume_role else {
-        return Ok(base.clone());
-    };
+) -> Result<Identity, AssumeError> {
     let provider = AssumedRole {
-        sts: aws_sdk_sts::Client::new(base),
+        sts: base.sts(),
         role: role.clone(),
-        cluster: settings.cluster_name.clone(),
+        cluster: cluster.to_owned(),
         policy,
     };
-    provider.assume().await.map_err(|error| StartError::AssumeRole {
-        role: role.arn.clone(),
-        why: error.to_string(),
-    })?;
-    let cache = aws_config::identity::IdentityCache::lazy()
-        .buffer_time(REFRESH_BEFORE_EXPIRY)
-        .build();
-    Ok(with(base, provider, cache))
-}
-
-fn with(base: &SdkConfig, provider: AssumedRole, cache: impl ResolveCachedIdentity + 'static) -> SdkConfig {
-    base.clone()
-        .into_builder()
+    provider.assume().await?;
+    let renewal = Renewal::new(BEFORE_EXPIRY);
+    let config = base
+        .config
+        .to_builder()
         .credentials_provider(SharedCredentialsProvider::new(provider))
-        .identity_cache(cache)
-        .build()
+        .identity_cache(renewal.clone())
+        .build();
+    Ok(Identity { config, renewal })
 }
 
 /// Sessions of the customer's role, fenced by a session policy.
@@ -127,7 +198,8 @@ struct AssumedRole {
 pub(crate) enum AssumeError {
     #[error(
         "AWS refused: {0}; the role's trust policy must name this identity, allow sts:AssumeRole and sts:TagSession, \
-         and require exactly the external id of --assume-role-external-id"
+         and require exactly the external id of --assume-role-external-id, or of the class's annotation \
+         plimsoll.dev/assume-role-external-id; a policy of this identity must allow both actions on the role"
     )]
     Denied(String),
     #[error("{0}")]
@@ -192,6 +264,16 @@ impl ProvideCredentials for AssumedRole {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use aws_smithy_runtime_api::client::{
+        http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
+        orchestrator::{HttpRequest, HttpResponse},
+        result::ConnectorError,
+    };
+    use aws_smithy_types::body::SdkBody;
+    use tokio::time::advance;
+
     use super::*;
 
     #[test]
@@ -204,5 +286,160 @@ mod tests {
         ] {
             assert_eq!(account_of(arn), account, "{arn}");
         }
+    }
+
+    /// Answers as STS, which opens the sessions `token-1`, `token-2` and so on, and as EC2, which refuses some.
+    #[derive(Clone, Debug, Default)]
+    struct Aws(Arc<Mutex<Books>>);
+
+    #[derive(Debug, Default)]
+    struct Books {
+        sessions: usize,
+        /// No more of them.
+        closed: bool,
+        /// Sessions up to this one are refused with the code.
+        refused: Option<(usize, &'static str)>,
+        /// Tokens in the order in which they reached EC2.
+        seen: Vec<String>,
+    }
+
+    impl Aws {
+        fn answer(&self, request: &HttpRequest) -> (u16, String) {
+            let mut books = self.0.lock().unwrap();
+            let body = String::from_utf8(request.body().bytes().unwrap_or_default().to_vec()).unwrap();
+            if books.closed {
+                let error = "<Error><Code>AccessDenied</Code><Message>not trusted</Message></Error>";
+                return (403, format!("<ErrorResponse>{error}</ErrorResponse>"));
+            }
+            if body.contains("Action=AssumeRole") {
+                books.sessions += 1;
+                let answer = format!(
+                    "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>a</AccessKeyId>\
+                     <SecretAccessKey>s</SecretAccessKey><SessionToken>token-{}</SessionToken>\
+                     <Expiration>2100-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>",
+                    books.sessions
+                );
+                return (200, answer);
+            }
+            let token = request
+                .headers()
+                .get("x-amz-security-token")
+                .unwrap_or_default()
+                .to_owned();
+            let session: usize = token.trim_start_matches("token-").parse().unwrap();
+            books.seen.push(token);
+            match books.refused {
+                Some((last, code)) if session <= last => {
+                    let error = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
+                    (
+                        403,
+                        format!("<Response><Errors>{error}</Errors><RequestID>r</RequestID></Response>"),
+                    )
+                }
+                _ => (
+                    200,
+                    "<DescribeInstancesResponse></DescribeInstancesResponse>".to_owned(),
+                ),
+            }
+        }
+
+        fn refuse(&self, last: usize, code: &'static str) {
+            self.0.lock().unwrap().refused = Some((last, code));
+        }
+
+        fn seen(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().unwrap().seen)
+        }
+    }
+
+    impl HttpConnector for Aws {
+        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+            let (status, body) = self.answer(&request);
+            let response = HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body));
+            HttpConnectorFuture::ready(Ok::<_, ConnectorError>(response))
+        }
+    }
+
+    async fn session_at(aws: &Aws) -> aws_sdk_ec2::Client {
+        let connector = aws.clone();
+        let renewal = Renewal::new(BEFORE_EXPIRY);
+        let keys = Credentials::new("a", "s", None, None, "test");
+        let config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(Region::from_static("us-east-1"))
+            .credentials_provider(SharedCredentialsProvider::new(keys))
+            .identity_cache(renewal.clone())
+            .retry_config(RetryConfig::standard())
+            .http_client(http_client_fn(move |_, _| {
+                SharedHttpConnector::new(connector.clone())
+            }))
+            .build();
+        let role = AssumeRole {
+            arn: "arn:aws:iam::123456789012:role/r".into(),
+            external_id: Some("id".into()),
+            duration: Duration::from_hours(1),
+        };
+        let base = Identity { config, renewal };
+        let session = session(&base, &role, "prod", String::new()).await.unwrap();
+        session.ec2()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_ends_early_is_renewed_within_the_call() {
+        let aws = Aws::default();
+        let ec2 = session_at(&aws).await;
+        ec2.describe_instances().send().await.unwrap();
+        // The first was opened to see whether the role may be assumed.
+        assert_eq!(aws.seen(), ["token-2"]);
+        advance(Duration::from_mins(10)).await;
+        aws.refuse(2, "RequestExpired");
+        ec2.describe_instances().send().await.unwrap();
+        assert_eq!(aws.seen(), ["token-2", "token-3"]);
+        ec2.describe_instances().send().await.unwrap();
+        assert_eq!(aws.seen(), ["token-3"], "the new session is kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_role_that_is_taken_away_is_a_right_that_is_missing() {
+        let aws = Aws::default();
+        let ec2 = session_at(&aws).await;
+        aws.0.lock().unwrap().closed = true;
+        let error = ec2.describe_instances().send().await.unwrap_err();
+        let error = crate::error::provider_error("ec2:DescribeInstances", &error);
+        assert!(
+            matches!(error, plimsoll_provider::ProviderError::Denied(_)),
+            "{error}"
+        );
+        for word in [
+            "not trusted",
+            "trust policy",
+            "plimsoll.dev/assume-role-external-id",
+        ] {
+            assert!(error.to_string().contains(word), "{word:?} is not in: {error}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_revoked_session_is_renewed_and_a_missing_right_is_not_asked_for_again_and_again() {
+        let aws = Aws::default();
+        let ec2 = session_at(&aws).await;
+        ec2.describe_instances().send().await.unwrap();
+        advance(Duration::from_mins(10)).await;
+        aws.refuse(2, "UnauthorizedOperation");
+        ec2.describe_instances().send().await.unwrap();
+        assert_eq!(aws.seen(), ["token-2", "token-2", "token-3"]);
+        // Whatever session: the right is missing.
+        advance(Duration::from_secs(2)).await;
+        aws.refuse(usize::MAX, "UnauthorizedOperation");
+        let denied = || async { code(&ec2.describe_instances().send().await.unwrap_err()).to_owned() };
+        for _ in 0..5 {
+            assert_eq!(denied().await, "UnauthorizedOperation");
+        }
+        assert_eq!(aws.seen(), ["token-3"; 5]);
+        advance(Duration::from_mins(2)).await;
+        assert_eq!(denied().await, "UnauthorizedOperation");
+        let seen = aws.seen();
+        assert_eq!(seen[..2], ["token-3", "token-4"]);
+        assert!(seen[2..].iter().all(|token| token == "token-4"), "{seen:?}");
     }
 }

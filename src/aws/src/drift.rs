@@ -16,6 +16,7 @@ use crate::{
     catalogue::{Region, image_for},
     instances::{Found, State, instance_id},
     nodeclass::{HASH, HASH_VERSION},
+    role::Role,
 };
 
 /// A type that is missing is believed only of machines this old, as upstream: a new machine's type was there just now.
@@ -25,7 +26,9 @@ const TYPE_BELIEVED_AFTER: Duration = Duration::from_hours(1);
 struct Judge<'a> {
     region: &'a Region,
     region_name: &'a str,
-    classes: BTreeMap<String, EC2NodeClass>,
+    /// That bought them all.
+    role: Option<&'a Role>,
+    classes: &'a BTreeMap<String, EC2NodeClass>,
     /// By instance id.
     instances: BTreeMap<String, Found>,
     /// Whether reservations are looked up at all.
@@ -40,23 +43,52 @@ impl AwsCloud {
         claims: &[Arc<NodeClaim>],
     ) -> Result<BTreeMap<String, Drift>, ProviderError> {
         let now = Timestamp::now();
-        let goods = self.market.goods(now).await?;
         let classes = self.classes.api().list(&ListParams::default()).await;
         let classes = classes.map_err(|error| ProviderError::Transient(error.to_string()))?;
         let named = |class: EC2NodeClass| Some((class.metadata.name.clone()?, class));
-        let instances = self.instances.list().await?;
+        let classes = classes.items.into_iter().filter_map(named).collect();
+        let mut by_role: BTreeMap<Option<Role>, Vec<&Arc<NodeClaim>>> = BTreeMap::new();
+        for claim in claims {
+            // Of one that cannot be read nothing is known.
+            if let Ok(role) = Role::of_claim(claim) {
+                by_role.entry(role).or_default().push(claim);
+            }
+        }
+        let mut all = BTreeMap::new();
+        for (role, claims) in by_role {
+            match self.drift_under(role.as_ref(), &claims, &classes, now).await {
+                Ok(found) => all.extend(found),
+                Err(error) if role.is_none() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(role = role.map(|r| r.arn), %error, "drift of a role's machines is not known");
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The same of the machines that one role has bought.
+    async fn drift_under(
+        &self,
+        role: Option<&Role>,
+        claims: &[&Arc<NodeClaim>],
+        classes: &BTreeMap<String, EC2NodeClass>,
+        now: Timestamp,
+    ) -> Result<BTreeMap<String, Drift>, ProviderError> {
+        let account = self.accounts.of(role).await?;
+        let goods = account.market.goods(now).await?;
+        let instances = account.instances.list().await?;
         let judge = Judge {
             region: &goods.region,
             region_name: &self.cluster.region,
-            classes: classes.items.into_iter().filter_map(named).collect(),
+            role,
+            classes,
             instances: instances.into_iter().map(|i| (i.id.clone(), i)).collect(),
             reserved_capacity: self.settings.reserved_capacity,
             now,
         };
-        let all = claims.iter();
-        Ok(all
-            .filter_map(|claim| Some((claim.metadata.name.clone()?, judge.of(claim))))
-            .collect())
+        let of_claim = |claim: &&Arc<NodeClaim>| Some((claim.metadata.name.clone()?, judge.of(claim)));
+        Ok(claims.iter().filter_map(of_claim).collect())
     }
 }
 
@@ -81,7 +113,9 @@ impl Judge<'_> {
         if old && !sold {
             return Some(Drift::Found("InstanceTypeNotFound"));
         }
-        if static_fields_differ(claim, class) {
+        // A role is a static field, too: no machine moves from one account to another.
+        let role = Role::of_class(class, self.region_name).ok()?;
+        if role.as_ref() != self.role || static_fields_differ(claim, class) {
             return Some(Drift::Found("NodeClassDrift"));
         }
         let info = info?;
@@ -144,7 +178,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::catalogue::TypeInfo;
+    use crate::{catalogue::TypeInfo, role};
 
     const NOW: &str = "2026-01-01T12:00:00Z";
 
@@ -216,7 +250,8 @@ mod tests {
         Judge {
             region: &region,
             region_name: "us-east-1",
-            classes: [("default".to_owned(), class)].into(),
+            role: None,
+            classes: &[("default".to_owned(), class)].into(),
             instances: [(instance.id.clone(), instance)].into(),
             reserved_capacity: true,
             now: NOW.parse().unwrap(),
@@ -239,6 +274,15 @@ mod tests {
         assert_eq!(
             verdict(|c, _, _, _| annotate(c, HASH, "2")),
             found("NodeClassDrift")
+        );
+        assert_eq!(
+            verdict(|c, _, _, _| annotate(c, role::ARN, "arn:aws:iam::210987654321:role/r")),
+            found("NodeClassDrift"),
+            "the machine was bought by the controller's own identity"
+        );
+        assert_eq!(
+            verdict(|c, _, _, _| annotate(c, role::ARN, "nobody")),
+            Drift::Unknown
         );
         assert_eq!(
             verdict(|c, _, _, _| {

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use aws_sdk_ec2::types::{InstanceNetworkInterfaceSpecification, LaunchTemplateSpecification, ResourceType};
+use aws_sdk_ec2::types::{LaunchTemplateSpecification, ResourceType};
 use plimsoll_api::{ec2nodeclass::EC2NodeClass, labels, nodeclaim::NodeClaim, nodepool::NodePool};
 use plimsoll_core::requirement::{Requirement, labels_match};
 use plimsoll_provider::{ProviderError, machine_labels};
+use plimsoll_state::typed_requirement;
 
 use crate::{
     AwsCloud, GROUP, KIND,
-    catalogue::{ResolvedType, Tenancy, pool_requirement},
+    account::Account,
+    catalogue::{ResolvedType, Tenancy},
     error::{code, provider_error},
     fleet::{Bought, FleetRequest, Override, is_exotic},
     launch::security_groups,
@@ -31,12 +33,13 @@ impl AwsCloud {
     pub(crate) async fn try_launch(
         &self,
         class: &EC2NodeClass,
+        account: &Account,
         pools: &[Arc<NodePool>],
     ) -> Result<(), Failure> {
         let tenancy = tenancy_of(pools);
         let failed = |error: &ProviderError| Failure::from(error).uncertain();
         let types = self
-            .types(class, tenancy, |_| true)
+            .types(class, account, tenancy, |_| true)
             .await
             .map_err(|e| failed(&e))?;
         let Some(type_) = type_to_try(&types, pools) else {
@@ -79,7 +82,7 @@ impl AwsCloud {
             })
         };
         let content = content.await.map_err(|e: ProviderError| failed(&e))?;
-        let template = self.templates.ensure(&content).await;
+        let template = account.templates.ensure(&content).await;
         let template = template.map_err(|error| refused("CreateLaunchTemplate", &error))?;
 
         let subnets = class.status.iter().flat_map(|s| &s.subnets);
@@ -100,28 +103,23 @@ impl AwsCloud {
             tags: tags.clone(),
             context: class.spec.context.clone(),
         };
-        if let Err(error) = fleet.request(&self.ec2).dry_run(true).send().await
+        if let Err(error) = fleet.request(&account.ec2).dry_run(true).send().await
             && code(&error) != WOULD_SUCCEED
         {
             let error = provider_error("ec2:CreateFleet", &error);
             if template_is_gone(&error) {
-                self.templates.forget([&template]);
+                account.templates.forget([&template]);
             }
             return Err(refused("CreateFleet", &error));
         }
 
         let mut first = None;
         for subnet in subnets {
-            let interface = InstanceNetworkInterfaceSpecification::builder()
-                .device_index(0)
-                .subnet_id(&subnet.id)
-                .set_groups(Some(content.security_groups.clone()))
-                .build();
             let template = LaunchTemplateSpecification::builder()
                 .launch_template_name(&template)
                 .version(launch_template::VERSION)
                 .build();
-            let mut request = self
+            let mut request = account
                 .ec2
                 .run_instances()
                 .dry_run(true)
@@ -129,7 +127,7 @@ impl AwsCloud {
                 .max_count(1)
                 .launch_template(template)
                 .instance_type(name.as_str().into())
-                .network_interfaces(interface);
+                .set_network_interfaces(Some(content.interfaces_in(&subnet.id)));
             for kind in [
                 ResourceType::Instance,
                 ResourceType::Volume,
@@ -178,7 +176,7 @@ fn refused(action: &str, error: &ProviderError) -> Failure {
 fn type_to_try<'a>(types: &'a [ResolvedType], pools: &[Arc<NodePool>]) -> Option<&'a ResolvedType> {
     // A custom label is the machine's only later.
     let wanted = |pool: &Arc<NodePool>| -> Vec<Requirement> {
-        let all = pool.spec.template.spec.requirements.iter().map(pool_requirement);
+        let all = pool.spec.template.spec.requirements.iter().map(typed_requirement);
         all.filter(|r| labels::is_well_known(&r.key) && &*r.key != labels::CAPACITY_TYPE)
             .collect()
     };
@@ -205,7 +203,7 @@ fn type_to_try<'a>(types: &'a [ResolvedType], pools: &[Arc<NodePool>]) -> Option
 fn tenancy_of(pools: &[Arc<NodePool>]) -> Tenancy {
     let wanted = pools.iter().map(|pool| {
         let requirements = &pool.spec.template.spec.requirements;
-        let all: Vec<Requirement> = requirements.iter().map(pool_requirement).collect();
+        let all: Vec<Requirement> = requirements.iter().map(typed_requirement).collect();
         Tenancy::of(&all)
     });
     wanted.min().unwrap_or_default()

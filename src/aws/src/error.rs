@@ -1,8 +1,12 @@
 //! AWS's errors, sorted into the categories the controller acts on.
 
+use std::error::Error;
+
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::{display::DisplayErrorContext, metadata::ProvideErrorMetadata};
 use plimsoll_provider::ProviderError;
+
+use crate::credentials::AssumeError;
 
 /// Codes by which AWS asks for fewer calls. EC2 uses the first; the other services have their own words.
 const THROTTLED: &[&str] = &[
@@ -17,7 +21,7 @@ const THROTTLED: &[&str] = &[
 ];
 
 /// Codes by which AWS says that a right is missing.
-const DENIED: &[&str] = &[
+pub(crate) const DENIED: &[&str] = &[
     "UnauthorizedOperation",
     "AccessDenied",
     "AccessDeniedException",
@@ -53,16 +57,31 @@ pub(crate) fn is_not_found<E: ProvideErrorMetadata, R>(error: &SdkError<E, R>) -
 pub(crate) fn provider_error<E, R>(action: &str, error: &SdkError<E, R>) -> ProviderError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug,
+    R: std::fmt::Debug + 'static,
 {
     let Some(service) = error.as_service_error() else {
-        return ProviderError::Transient(format!("{action}: {}", DisplayErrorContext(error)));
+        return match refused_role(error) {
+            Some(refusal) => ProviderError::Denied(format!("{action}: {refusal}")),
+            None => ProviderError::Transient(format!("{action}: {}", DisplayErrorContext(error))),
+        };
     };
     of_code(
         action,
         service.code().unwrap_or_default(),
         service.message().unwrap_or_default(),
     )
+}
+
+/// Why the call was not made at all: the role that should make it can no longer be assumed.
+fn refused_role<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a AssumeError> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        match error.downcast_ref() {
+            Some(refusal @ AssumeError::Denied(_)) => return Some(refusal),
+            _ => cause = error.source(),
+        }
+    }
+    None
 }
 
 /// The category of an error that came as a code and a message.

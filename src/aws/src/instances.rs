@@ -204,6 +204,14 @@ impl Instances {
         Ok(all)
     }
 
+    /// Whether there is an instance of this class that is not terminated.
+    pub(crate) async fn are_of_class(&self, class: &str) -> Result<bool, ProviderError> {
+        let all = self.list().await?;
+        Ok(all
+            .iter()
+            .any(|i| i.tags.get(EC2NODECLASS).map(String::as_str) == Some(class)))
+    }
+
     /// Ends an instance after a look at whose it is.
     pub(crate) async fn end(&self, provider_id: &str) -> Result<Ended, ProviderError> {
         let refuse = |why: String| {

@@ -4,6 +4,7 @@ mod event;
 mod health;
 
 use std::{
+    collections::BTreeMap,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -11,9 +12,10 @@ use std::{
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 use jiff::Timestamp;
 use plimsoll_api::labels;
-use plimsoll_provider::{Interruption, ProviderError};
+use plimsoll_provider::{Interruptions, ProviderError};
+use tokio::time::Instant;
 
-use crate::{AwsCloud, error::provider_error, unavailable::Refusal};
+use crate::{AwsCloud, error::provider_error, role::Role, unavailable::Refusal};
 
 use event::{SPOT, parse};
 pub(crate) use health::Health;
@@ -55,7 +57,7 @@ impl Queue {
     }
 
     /// What the next messages say. Waits for up to 20 s.
-    async fn receive(&self) -> Vec<Interruption> {
+    async fn receive(&self) -> Interruptions {
         let answer = self
             .sqs
             .receive_message()
@@ -79,14 +81,21 @@ impl Queue {
             .filter_map(|m| m.receipt_handle().map(str::to_owned));
         *self.handed_out.lock().unwrap_or_else(PoisonError::into_inner) = receipts.collect();
         // What cannot be read is no news for us, and is deleted with the rest.
-        messages.iter().filter_map(|m| m.body()).flat_map(parse).collect()
+        let read: Vec<_> = messages
+            .iter()
+            .map(|m| parse(m.body().unwrap_or_default()))
+            .collect();
+        Interruptions {
+            messages: Some(read.iter().map(|event| event.message.clone()).collect()),
+            found: read.into_iter().flat_map(|event| event.interruptions).collect(),
+        }
     }
 
-    /// Takes the messages handed out last from the queue.
-    pub(crate) async fn delete(&self) {
+    /// Takes the messages handed out last from the queue, and says how many went.
+    pub(crate) async fn delete(&self) -> usize {
         let receipts = std::mem::take(&mut *self.handed_out.lock().unwrap_or_else(PoisonError::into_inner));
         if receipts.is_empty() {
-            return;
+            return 0;
         }
         let entry = |(at, receipt): (usize, String)| {
             DeleteMessageBatchRequestEntry::builder()
@@ -95,7 +104,7 @@ impl Queue {
                 .build()
         };
         let entries: Result<Vec<_>, _> = receipts.into_iter().enumerate().map(entry).collect();
-        let Ok(entries) = entries else { return };
+        let Ok(entries) = entries else { return 0 };
         let deleted = self
             .sqs
             .delete_message_batch()
@@ -103,18 +112,26 @@ impl Queue {
             .set_entries(Some(entries))
             .send()
             .await;
-        if let Err(error) = deleted {
-            let error = provider_error("sqs:DeleteMessage", &error);
-            tracing::warn!(%error, "handled messages stay in the queue and will come again");
+        match deleted {
+            Ok(answer) => answer.successful().len(),
+            Err(error) => {
+                let error = provider_error("sqs:DeleteMessage", &error);
+                tracing::warn!(%error, "handled messages stay in the queue and will come again");
+                0
+            }
         }
     }
 }
 
 impl AwsCloud {
     /// The next interruptions, of this cluster's machines and others': the queue may serve the whole account.
-    pub(crate) async fn next_interruptions(&self) -> Vec<Interruption> {
+    pub(crate) async fn next_interruptions(&self) -> Interruptions {
+        let of_checks = |found| Interruptions {
+            found,
+            messages: None,
+        };
         let Some(queue) = &self.queue else {
-            return self.health.next().await;
+            return of_checks(self.health.next().await);
         };
         queue.forget();
         // Not a race: messages whose reading is broken off after they were handed out would be deleted unread. What the
@@ -123,35 +140,46 @@ impl AwsCloud {
         if found.is_empty() {
             self.read_queue(queue).await
         } else {
-            found
+            of_checks(found)
         }
     }
 
     /// Looks at the health of instances, for ever.
     pub(crate) async fn keep_health(&self) {
-        let mut denied = false;
+        // Accounts that deny it, by role, and when they are asked again.
+        let mut denied: BTreeMap<Option<Role>, Instant> = BTreeMap::new();
         loop {
-            let answer = self.health.look(&self.ec2, Timestamp::now()).await;
-            let was_denied = denied;
-            denied = matches!(answer, Err(ProviderError::Denied(_)));
-            match answer {
-                Err(error) if !was_denied => {
-                    tracing::warn!(%error, "the health of instances is not known, trying again");
+            let mut found = Vec::new();
+            for account in self.accounts.open() {
+                let again = denied.get(&account.role);
+                if again.is_some_and(|again| *again > Instant::now()) {
+                    continue;
                 }
-                _ => {}
+                match health::look(&account.ec2, Timestamp::now()).await {
+                    Ok(there) => {
+                        denied.remove(&account.role);
+                        found.extend(there);
+                    }
+                    Err(error) => {
+                        let is_denied = matches!(error, ProviderError::Denied(_));
+                        if !is_denied || again.is_none() {
+                            let role = account.name();
+                            tracing::warn!(role, %error, "the health of instances is not known, trying again");
+                        }
+                        if is_denied {
+                            denied.insert(account.role.clone(), Instant::now() + health::DENIED_INTERVAL);
+                        }
+                    }
+                }
             }
-            let wait = if denied {
-                health::DENIED_INTERVAL
-            } else {
-                health::INTERVAL
-            };
-            tokio::time::sleep(wait).await;
+            self.health.note(found);
+            tokio::time::sleep(health::INTERVAL).await;
         }
     }
 
-    async fn read_queue(&self, queue: &Queue) -> Vec<Interruption> {
+    async fn read_queue(&self, queue: &Queue) -> Interruptions {
         let events = queue.receive().await;
-        let taken_back = events.iter().filter(|e| e.kind == SPOT);
+        let taken_back = events.found.iter().filter(|e| e.kind == SPOT);
         let notes = futures::future::join_all(taken_back.map(|e| self.note_taken_back(&e.machine_id)));
         // The drains must not wait for a hint that is slow to come.
         let _ = tokio::time::timeout(HINT, notes).await;
@@ -161,12 +189,16 @@ impl AwsCloud {
     /// A spot machine that is taken back says that there are too few of its kind, so that kind is not asked for at
     /// once. Only a hint: what cannot be looked up is left out.
     async fn note_taken_back(&self, instance_id: &str) {
-        if let Ok(Some(found)) = self.instances.get(instance_id).await {
-            let now = Timestamp::now();
-            let spot = labels::CAPACITY_SPOT;
-            self.unavailable()
-                .offering(&found.type_, &found.zone, spot, Refusal::Capacity, now);
-            self.changed.notify_one();
+        for account in self.accounts.open() {
+            if let Ok(Some(found)) = account.instances.get(instance_id).await {
+                let now = Timestamp::now();
+                let spot = labels::CAPACITY_SPOT;
+                account
+                    .unavailable()
+                    .offering(&found.type_, &found.zone, spot, Refusal::Capacity, now);
+                self.changed.notify_one();
+                return;
+            }
         }
     }
 }

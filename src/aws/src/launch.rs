@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -15,17 +14,18 @@ use plimsoll_api::{
 };
 use plimsoll_core::resources::format_amount;
 use plimsoll_provider::{LaunchRequest, Machine, NodeClassReadiness, ProviderError, machine_labels};
-use tokio::time::Instant;
 
 use crate::{
     AwsCloud,
+    account::Account,
     catalogue::{ResolvedType, Tenancy, Words},
-    cluster::Cluster,
     error::{code, is_not_found, of_code, provider_error},
     fleet::{Bought, Chosen, EFA, FleetRequest, Offer, Override, candidates, launched, refused},
     instances::provider_id,
     launch_template::Content,
+    launches::VISIBLE_WITHIN,
     nodeclass::{HASH, HASH_VERSION, PROFILE_ANNOTATION, VERSION, class_hash},
+    role::{ASSUMED, written},
     tags::{NODECLAIM, NODECLAIM_UID, launch_tags},
     unavailable::Refusal,
     user_data::{Bootstrap, user_data},
@@ -33,61 +33,10 @@ use crate::{
 
 /// Requests for one claim in one go: after a refusal the rest of what the claim allows is tried.
 const ATTEMPTS_MAX: u32 = 3;
-/// For this long a new instance may be missing in EC2's answers.
-const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
 /// Pause between looks for an instance that a former process launched.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 8;
-/// A claim whose machine is not launched is given up long before this.
-const CLAIM_LIVES: Duration = Duration::from_hours(1);
 const TEMPLATE_NOT_FOUND: &str = "InvalidLaunchTemplateName.NotFoundException";
-
-/// What this process launched lately, and which requests are spent.
-#[derive(Debug, Default)]
-pub(crate) struct Launches {
-    /// By claim UID: how many requests EC2 answered without a machine, and when last. EC2 answers a token it knows
-    /// with the same answer again, so the next request needs another.
-    refused: Mutex<BTreeMap<String, (u32, Instant)>>,
-    /// By claim UID, until EC2 certainly shows them.
-    recent: Mutex<BTreeMap<String, (Machine, Instant)>>,
-}
-
-impl Launches {
-    fn refused(&self) -> MutexGuard<'_, BTreeMap<String, (u32, Instant)>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn token(&self, uid: &str) -> String {
-        format!("{uid}-{}", self.refused().get(uid).map_or(0, |(times, _)| *times))
-    }
-
-    fn note_refusal(&self, uid: &str) {
-        let (now, mut refused) = (Instant::now(), self.refused());
-        refused.retain(|_, (_, at)| at.elapsed() < CLAIM_LIVES);
-        let (times, at) = refused.entry(uid.to_owned()).or_insert((0, now));
-        (*times, *at) = (*times + 1, now);
-    }
-
-    fn note_launch(&self, uid: &str, machine: &Machine) {
-        self.refused().remove(uid);
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.retain(|_, (_, at)| at.elapsed() < VISIBLE_WITHIN);
-        recent.insert(uid.to_owned(), (machine.clone(), Instant::now()));
-    }
-
-    /// A machine launched so lately that EC2 may not show it yet.
-    pub(crate) fn recent(&self, holds: impl Fn(&str, &Machine) -> bool) -> Option<Machine> {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        recent
-            .iter()
-            .find(|(uid, (machine, at))| at.elapsed() < VISIBLE_WITHIN && holds(uid, machine))
-            .map(|(_, (machine, _))| machine.clone())
-    }
-
-    pub(crate) fn forget(&self, uid: &str) {
-        self.refused().remove(uid);
-    }
-}
 
 /// Whether a class can launch, by its conditions.
 pub(crate) fn readiness(class: &EC2NodeClass) -> NodeClassReadiness {
@@ -122,8 +71,9 @@ impl AwsCloud {
             return Ok(machine);
         }
         let class = self.ready_class(&request.claim).await?;
+        let account = self.accounts.of_class(&class).await?;
         for attempt in 1.. {
-            match self.attempt(request, &class, uid).await {
+            match self.attempt(request, &class, &account, uid).await {
                 Err(ProviderError::InsufficientCapacity(why)) if attempt < ATTEMPTS_MAX => {
                     tracing::info!(
                         nodeclaim = request.claim.metadata.name,
@@ -151,7 +101,7 @@ impl AwsCloud {
         let name = &claim.spec.node_class_ref.name;
         let gone = || ProviderError::InsufficientCapacity(format!("EC2NodeClass {name} does not exist"));
         let class = self.class(name).await?.ok_or_else(gone)?;
-        match readiness(&class) {
+        match self.readiness(&class) {
             NodeClassReadiness::Ready => Ok(class),
             NodeClassReadiness::NotFound | NodeClassReadiness::Terminating => Err(gone()),
             NodeClassReadiness::NotReady { message, .. } => Err(ProviderError::NodeClassNotReady(message)),
@@ -166,19 +116,20 @@ impl AwsCloud {
         &self,
         request: &LaunchRequest,
         class: &EC2NodeClass,
+        account: &Account,
         uid: &str,
     ) -> Result<Machine, ProviderError> {
-        let (capacity_type, chosen) = self.choose(request, class).await?;
+        let (capacity_type, chosen) = self.choose(request, class, account).await?;
         let mut fleet = self
-            .fleet_request(request, class, capacity_type, &chosen, uid)
+            .fleet_request(request, class, account, capacity_type, &chosen, uid)
             .await?;
-        let answer = match fleet.send(&self.ec2).await {
+        let answer = match fleet.send(&account.ec2).await {
             Err(error) if code(&error) == TEMPLATE_NOT_FOUND => {
-                self.templates.forget(fleet.templates());
+                account.templates.forget(fleet.templates());
                 fleet = self
-                    .fleet_request(request, class, capacity_type, &chosen, uid)
+                    .fleet_request(request, class, account, capacity_type, &chosen, uid)
                     .await?;
-                fleet.send(&self.ec2).await
+                fleet.send(&account.ec2).await
             }
             answer => answer,
         };
@@ -186,20 +137,20 @@ impl AwsCloud {
             Ok(answer) => answer,
             // A former process made another request for this claim: its machine is ours.
             Err(error) if code(&error) == "IdempotentParameterMismatch" => {
-                return self.find_launched(request, class, uid).await;
+                return self.find_launched(request, class, account, uid).await;
             }
             Err(error) if is_not_found(&error) => {
-                self.templates.forget(fleet.templates());
+                account.templates.forget(fleet.templates());
                 return Err(provider_error("ec2:CreateFleet", &error));
             }
             Err(error) => return Err(provider_error("ec2:CreateFleet", &error)),
         };
         let errors = refused(answer.errors());
-        let told_apart = self.note_refusals(&errors, &fleet);
+        let told_apart = self.note_refusals(&errors, &fleet, account);
         let Some(launched) = launched(&answer) else {
             self.launches.note_refusal(uid);
             if errors.iter().any(|e| e.code == TEMPLATE_NOT_FOUND) {
-                self.templates.forget(fleet.templates());
+                account.templates.forget(fleet.templates());
             }
             let of_capacity = |e: &&crate::fleet::Refused| Refusal::of_error(&e.code, &e.message).is_none();
             return Err(match errors.iter().find(of_capacity) {
@@ -236,6 +187,7 @@ impl AwsCloud {
             &asked.bought,
             request,
             class,
+            account,
             Timestamp::now(),
         )
         .await?
@@ -247,6 +199,7 @@ impl AwsCloud {
         &self,
         request: &LaunchRequest,
         class: &EC2NodeClass,
+        account: &Account,
     ) -> Result<(&'static str, Vec<Chosen>), ProviderError> {
         let named: Option<BTreeSet<&str>> = request
             .requirements
@@ -256,7 +209,7 @@ impl AwsCloud {
             })
             .map(|r| r.values.iter().map(|v| &**v).collect());
         let types = self
-            .types(class, Tenancy::of(&request.requirements), |name| {
+            .types(class, account, Tenancy::of(&request.requirements), |name| {
                 named.as_ref().is_none_or(|n| n.contains(name))
             })
             .await?;
@@ -278,12 +231,13 @@ impl AwsCloud {
     pub(crate) async fn types(
         &self,
         class: &EC2NodeClass,
+        account: &Account,
         tenancy: Tenancy,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<ResolvedType>, ProviderError> {
         let now = Timestamp::now();
-        let goods = self.market.goods(now).await?;
-        let noted = self.noted();
+        let goods = account.market.goods(now).await?;
+        let noted = self.noted(account);
         let resolver = self.resolver(&goods, &noted, tenancy, now);
         let mut words = Words::default();
         let infos = goods.region.types.values().filter(|info| wanted(&info.name));
@@ -296,6 +250,7 @@ impl AwsCloud {
         &self,
         request: &LaunchRequest,
         class: &EC2NodeClass,
+        account: &Account,
         capacity_type: &'static str,
         chosen: &[Chosen],
         uid: &str,
@@ -305,7 +260,7 @@ impl AwsCloud {
         let pool = claim_label(labels::NODEPOOL).unwrap_or_default();
         let class_name = class.metadata.name.as_deref().unwrap_or_default();
         let tags = launch_tags(&self.cluster.name, class_name, &pool, class.spec.tags.as_ref());
-        let subnets = self.subnet_of_each_zone(class);
+        let subnets = self.subnet_of_each_zone(class, account);
         let efa = request.requests.get(EFA).is_some_and(|n| *n > 0);
         let dns = self.cluster_dns().await?;
         let spot = capacity_type == labels::CAPACITY_SPOT;
@@ -343,7 +298,7 @@ impl AwsCloud {
                     reservation: key.3.clone(),
                     class: self.spec_of(class),
                 };
-                let name = self.templates.ensure(&content).await?;
+                let name = account.templates.ensure(&content).await?;
                 names.insert(key, name.clone());
                 name
             };
@@ -403,10 +358,10 @@ impl AwsCloud {
     }
 
     /// In each zone the subnet with the most free addresses, by what is known now.
-    fn subnet_of_each_zone(&self, class: &EC2NodeClass) -> BTreeMap<String, String> {
+    fn subnet_of_each_zone(&self, class: &EC2NodeClass, account: &Account) -> BTreeMap<String, String> {
         let now = Timestamp::now();
         let free = self.classes.free_addresses();
-        let unavailable = self.unavailable();
+        let unavailable = account.unavailable();
         let mut best: BTreeMap<String, (i64, String)> = BTreeMap::new();
         for subnet in class.status.iter().flat_map(|s| &s.subnets) {
             if unavailable.has_subnet(&subnet.id, now) {
@@ -429,11 +384,16 @@ impl AwsCloud {
     }
 
     /// Pauses the offerings that were refused. False if none of them could be made out.
-    fn note_refusals(&self, errors: &[crate::fleet::Refused], fleet: &FleetRequest) -> bool {
+    fn note_refusals(
+        &self,
+        errors: &[crate::fleet::Refused],
+        fleet: &FleetRequest,
+        account: &Account,
+    ) -> bool {
         let now = Timestamp::now();
         let mut told_apart = false;
         {
-            let mut unavailable = self.unavailable();
+            let mut unavailable = account.unavailable();
             for error in errors {
                 let Some(why) = Refusal::of_error(&error.code, &error.message) else {
                     continue;
@@ -481,13 +441,23 @@ impl AwsCloud {
         &self,
         request: &LaunchRequest,
         class: &EC2NodeClass,
+        account: &Account,
         uid: &str,
     ) -> Result<Machine, ProviderError> {
         for _ in 0..LOOKS {
-            if let Some(found) = self.instances.of_claim(uid).await? {
-                let (id, at) = (found.provider_id(), found.launched);
+            if let Some(found) = account.instances.of_claim(uid).await? {
+                let (id, at, bought) = (found.provider_id(), found.launched, found.bought());
                 let machine = self
-                    .machine_of(id, &found.type_, &found.zone, &found.bought(), request, class, at)
+                    .machine_of(
+                        id,
+                        &found.type_,
+                        &found.zone,
+                        &bought,
+                        request,
+                        class,
+                        account,
+                        at,
+                    )
                     .await?;
                 return machine.ok_or_else(|| {
                     ProviderError::Transient(format!(
@@ -519,23 +489,24 @@ impl AwsCloud {
         bought: &Bought,
         request: &LaunchRequest,
         class: &EC2NodeClass,
+        account: &Account,
         launched: Timestamp,
     ) -> Result<Option<Machine>, ProviderError> {
         let tenancy = Tenancy::of(&request.requirements);
-        let types = self.types(class, tenancy, |name| name == type_).await?;
+        let types = self.types(class, account, tenancy, |name| name == type_).await?;
         let mut offers = types.iter().flat_map(|type_| {
             let offerings = type_.instance_type.offerings.iter();
             offerings.map(move |offering| Offer { type_, offering })
         });
         let offer = offers.find(|o| &*o.offering.zone == zone && bought.is(o.offering));
-        Ok(offer.map(|offer| Self::machine(provider_id, request, class, &self.cluster, offer, launched)))
+        Ok(offer.map(|offer| Self::machine(provider_id, request, class, account, offer, launched)))
     }
 
     fn machine(
         provider_id: String,
         request: &LaunchRequest,
         class: &EC2NodeClass,
-        cluster: &Cluster,
+        account: &Account,
         offer: Offer<'_>,
         launched: Timestamp,
     ) -> Machine {
@@ -554,11 +525,14 @@ impl AwsCloud {
                 .collect()
         };
         let mut annotations = BTreeMap::from([
-            (HASH.to_owned(), class_hash(class, cluster)),
+            (HASH.to_owned(), class_hash(class, &account.cluster)),
             (HASH_VERSION.to_owned(), VERSION.as_str().to_owned()),
         ]);
         if let Some(profile) = class.status.as_ref().and_then(|s| s.instance_profile.clone()) {
             annotations.insert(PROFILE_ANNOTATION.to_owned(), profile);
+        }
+        if let Some(role) = &account.role {
+            annotations.insert(ASSUMED.to_owned(), written(role));
         }
         Machine {
             provider_id,
@@ -640,28 +614,6 @@ mod tests {
         assert!(matches!(readiness(&class(Some(("False", 2)))), NotReady { .. }));
         assert!(matches!(readiness(&class(Some(("Unknown", 2)))), Unknown { .. }));
         assert!(matches!(readiness(&class(None)), Unknown { .. }));
-    }
-
-    #[tokio::test]
-    async fn a_spent_request_gets_another_token_and_a_launch_is_remembered() {
-        let launches = Launches::default();
-        assert_eq!(launches.token("u-1"), "u-1-0");
-        launches.note_refusal("u-1");
-        assert_eq!(launches.token("u-1"), "u-1-1");
-        assert_eq!(launches.token("u-2"), "u-2-0");
-        let machine = Machine {
-            provider_id: "aws:///a/i-1".into(),
-            image_id: None,
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
-            capacity: BTreeMap::new(),
-            allocatable: BTreeMap::new(),
-            claim: "c".into(),
-            launched: Timestamp::UNIX_EPOCH,
-        };
-        launches.note_launch("u-1", &machine);
-        assert_eq!(launches.recent(|uid, _| uid == "u-1"), Some(machine));
-        assert_eq!(launches.recent(|uid, _| uid == "u-2"), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Rules, tags, names and conditions are those of Karpenter's AWS provider 1.14, so that either can take over the
 //! other's machines.
 
+mod account;
 mod batch;
 mod catalogue;
 mod cluster;
@@ -15,9 +16,12 @@ mod instances;
 mod interruption;
 mod launch;
 mod launch_template;
+mod launches;
 mod market;
 mod nodeclass;
+mod renewal;
 mod rights;
+mod role;
 mod session_policy;
 mod settings;
 mod startup;
@@ -28,17 +32,16 @@ mod upkeep;
 mod user_data;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use aws_config::SdkConfig;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Service};
-use kube::{Api, Client};
+use kube::{Api, Client, api::ListParams};
 use plimsoll_api::{
     ec2nodeclass::EC2NodeClass,
     labels,
@@ -50,26 +53,30 @@ use plimsoll_core::{
     resources::{MEMORY, amount},
 };
 use plimsoll_provider::{
-    CloudProvider, Drift, Interruption, LaunchRequest, Machine, NodeClassReadiness, PriceList, ProviderError,
-    Termination,
+    CloudProvider, Drift, Interruptions, LaunchRequest, Listing, Machine, NodeClassReadiness, PriceList,
+    ProviderError, Termination,
 };
+use plimsoll_state::typed_requirement;
 use tokio::sync::Notify;
 
 use crate::{
-    catalogue::{Density, Learned, Resolver, Tenancy, Words, class_types, pool_requirement, pricing_region},
+    account::{Account, Accounts},
+    catalogue::{Density, Learned, Resolver, Tenancy, Words, class_types},
     cluster::Cluster,
-    instances::{Ended, Found, Instances, State},
+    credentials::Identity,
+    instances::{Ended, Found, State},
     interruption::{Health, Queue},
-    launch::{Launches, readiness},
-    launch_template::LaunchTemplates,
-    market::{Goods, Market},
+    launch::readiness,
+    launches::Launches,
+    market::Goods,
     nodeclass::Classes,
+    role::Role,
     tags::NODECLAIM,
     unavailable::Unavailable,
 };
 
 pub use rights::RIGHTS;
-pub use settings::{AssumeRole, Settings};
+pub use settings::Settings;
 pub use startup::{Prepared, StartError, prepare};
 
 const GROUP: &str = "karpenter.k8s.aws";
@@ -82,18 +89,14 @@ pub struct AwsCloud {
     cluster: Cluster,
     density: Density,
     client: nodeclass::KubeClient,
-    ec2: aws_sdk_ec2::Client,
-    iam: aws_sdk_iam::Client,
-    market: Market,
-    instances: Instances,
-    templates: Arc<LaunchTemplates>,
+    accounts: Arc<Accounts>,
     classes: Classes,
     launches: Launches,
-    /// Locked before `learned`, and that before what is left of the reservations, where they are together.
-    unavailable: Mutex<Unavailable>,
     learned: Mutex<Learned>,
     /// The catalogue is no longer what was last answered.
     changed: Notify,
+    /// A class is no longer what drift was last judged by.
+    classes_changed: Notify,
     revision: AtomicU64,
     queue: Option<Queue>,
     health: Health,
@@ -110,67 +113,41 @@ struct Noted<'a> {
 }
 
 impl AwsCloud {
+    /// `identities` are the base, which assumes the roles of classes, and who acts where there is none.
     fn new(
         settings: Settings,
-        config: &SdkConfig,
+        (base, acting): (Identity, &Identity),
         cluster: Cluster,
         queue_url: Option<String>,
         client: Client,
     ) -> Self {
-        let ec2 = aws_sdk_ec2::Client::new(config);
-        let iam = aws_sdk_iam::Client::new(config);
-        let ssm = aws_sdk_ssm::Client::new(config);
-        let pricing_region = aws_config::Region::new(pricing_region(&cluster.region));
-        let pricing = aws_sdk_pricing::config::Builder::from(config)
-            .region(pricing_region)
-            .build();
-        let pricing = aws_sdk_pricing::Client::from_conf(pricing);
-        let templates = Arc::new(LaunchTemplates::new(ec2.clone(), cluster.clone()));
+        let accounts = Arc::new(Accounts::new(base, acting, settings.clone(), cluster.clone()));
         Self {
             density: Density {
                 vm_memory_overhead_percent: settings.vm_memory_overhead_percent,
                 reserved_enis: settings.reserved_enis,
                 prefix_delegation: settings.prefix_delegation,
             },
-            market: Market::new(
-                ec2.clone(),
-                pricing,
-                cluster.region.clone(),
-                settings.isolated_vpc,
-            ),
-            instances: Instances::new(ec2.clone(), cluster.clone()),
-            classes: Classes::new(
-                client.clone(),
-                (ec2.clone(), ssm, iam.clone()),
-                cluster.clone(),
-                settings.clone(),
-                templates.clone(),
-            ),
+            classes: Classes::new(client.clone(), accounts.clone(), settings.clone()),
+            accounts,
             health: Health::default(),
             pools: Mutex::default(),
             pools_changed: Notify::new(),
-            queue: queue_url.map(|url| Queue::new(aws_sdk_sqs::Client::new(config), url)),
+            queue: queue_url.map(|url| Queue::new(acting.sqs(), url)),
             client: nodeclass::KubeClient(client),
-            templates,
             launches: Launches::default(),
-            unavailable: Mutex::default(),
             learned: Mutex::default(),
             changed: Notify::new(),
+            classes_changed: Notify::new(),
             revision: AtomicU64::new(0),
             settings,
             cluster,
-            ec2,
-            iam,
         }
     }
 
-    fn unavailable(&self) -> MutexGuard<'_, Unavailable> {
-        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn noted(&self) -> Noted<'_> {
+    fn noted<'a>(&'a self, account: &'a Account) -> Noted<'a> {
         Noted {
-            unavailable: self.unavailable(),
+            unavailable: account.unavailable(),
             learned: self.learned(),
             reserved: self.classes.reserved(),
         }
@@ -215,7 +192,7 @@ impl AwsCloud {
 
     /// Takes note of the memory that machines in service show.
     async fn learn_memory(&self, machines: &[(Arc<NodeClaim>, Arc<Node>)]) {
-        let Ok(goods) = self.market.goods(Timestamp::now()).await else {
+        let Ok(goods) = self.accounts.home().market.goods(Timestamp::now()).await else {
             return;
         };
         let mut learned = self.learned();
@@ -246,6 +223,47 @@ impl AwsCloud {
                 kube::Error::Api(status) if status.is_forbidden() => ProviderError::Denied(status.message),
                 error => ProviderError::Transient(error.to_string()),
             })
+    }
+
+    /// Whether a class can launch. A change of its role does not show in its status before it was looked at.
+    fn readiness(&self, class: &EC2NodeClass) -> NodeClassReadiness {
+        match readiness(class) {
+            NodeClassReadiness::Ready if !self.classes.knows_role_of(class) => NodeClassReadiness::Unknown {
+                reason: "NodeClassReadinessUnknown".into(),
+                message: "the class was not looked at with its role yet".into(),
+            },
+            other => other,
+        }
+    }
+
+    /// The instance that was launched for a claim which does not say so. Whatever its class has ever used is asked.
+    async fn launched_for(&self, claim: &NodeClaim, uid: &str) -> Result<Option<Found>, ProviderError> {
+        let class = self.class(&claim.spec.node_class_ref.name).await?;
+        let roles = class.as_ref().map(Role::all_of_class).transpose()?;
+        let roles = roles.into_iter().flatten().map(Some);
+        for role in [None].into_iter().chain(roles) {
+            let account = self.accounts.of(role.as_ref()).await?;
+            if let Some(found) = account.instances.of_claim(uid).await? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Every role under which there may be something of ours.
+    async fn roles(&self, claims: &[Arc<NodeClaim>]) -> Result<BTreeSet<Role>, ProviderError> {
+        let classes = self.classes.api().list(&ListParams::default()).await;
+        let classes = classes.map_err(|error| ProviderError::Transient(error.to_string()))?;
+        let mut all: BTreeSet<Role> = claims.iter().filter_map(|c| Role::of_claim(c).ok()?).collect();
+        for class in &classes.items {
+            match Role::all_of_class(class) {
+                Ok(roles) => all.extend(roles),
+                Err(error) => {
+                    tracing::warn!(ec2nodeclass = class.metadata.name, %error, "roles are not known");
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// Addresses of the cluster's DNS; none if there is none or it may not be read, then machines use their own
@@ -300,8 +318,8 @@ impl CloudProvider for AwsCloud {
         let uid = claim.metadata.uid.as_deref().unwrap_or_default();
         let known = claim.status.as_ref().and_then(|s| s.provider_id.as_deref());
         let found = match known.and_then(instances::instance_id) {
-            Some(id) => self.instances.get(id).await?,
-            None => self.instances.of_claim(uid).await?,
+            Some(id) => self.accounts.of_claim(claim).await?.instances.get(id).await?,
+            None => self.launched_for(claim, uid).await?,
         };
         match found {
             Some(found) if found.state == State::Terminated => Ok(None),
@@ -310,10 +328,32 @@ impl CloudProvider for AwsCloud {
         }
     }
 
-    async fn delete(&self, provider_id: &str) -> Result<Termination, ProviderError> {
-        let answer = self.instances.end(provider_id).await?;
+    async fn delete(
+        &self,
+        provider_id: &str,
+        claim: Option<&NodeClaim>,
+    ) -> Result<Termination, ProviderError> {
+        let accounts = match claim {
+            Some(claim) if claim.status.as_ref().is_some_and(|s| s.provider_id.is_some()) => {
+                vec![self.accounts.of_claim(claim).await?]
+            }
+            // It was listed or found a moment ago, so where it is was asked.
+            _ => self.accounts.open(),
+        };
+        let mut answer = Ok(Ended::NotShown);
+        for account in accounts {
+            match account.instances.end(provider_id).await {
+                Ok(Ended::NotShown) => {}
+                Ok(shown) => {
+                    answer = Ok(shown);
+                    break;
+                }
+                // Another account may still show it.
+                Err(error) => answer = Err(error),
+            }
+        }
         let recent = || self.launches.recent(|_, m| m.provider_id == provider_id);
-        match answer {
+        match answer? {
             // Launched a moment ago: EC2 may not show it yet, and what is taken for gone runs for ever.
             Ended::NotShown if recent().is_some() => Ok(Termination::Started),
             Ended::NotShown | Ended::Terminated => Ok(Termination::Gone),
@@ -321,14 +361,35 @@ impl CloudProvider for AwsCloud {
         }
     }
 
-    async fn list(&self) -> Result<Vec<Machine>, ProviderError> {
-        Ok(self.instances.list().await?.iter().map(Self::listed).collect())
+    async fn list(&self, claims: &[Arc<NodeClaim>]) -> Result<Listing, ProviderError> {
+        let mut listing = Listing::default();
+        let home = self.accounts.home().instances.list().await?;
+        listing.machines.extend(home.iter().map(Self::listed));
+        let mut silent = BTreeSet::new();
+        for role in self.roles(claims).await? {
+            let listed = async { self.accounts.of(Some(&role)).await?.instances.list().await };
+            match listed.await {
+                Ok(there) => listing.machines.extend(there.iter().map(Self::listed)),
+                Err(error) => {
+                    tracing::warn!(role = role.arn, %error, "the machines of a role could not be listed");
+                    silent.insert(role);
+                }
+            }
+        }
+        let is_unseen = |claim: &&Arc<NodeClaim>| match Role::of_claim(claim) {
+            Ok(role) => role.is_some_and(|role| silent.contains(&role)),
+            Err(_) => true,
+        };
+        let unseen = claims.iter().filter(is_unseen);
+        listing.unseen = unseen.filter_map(|c| c.metadata.name.clone()).collect();
+        Ok(listing)
     }
 
     async fn catalog(&self, pools: &[Arc<NodePool>]) -> Result<Catalog, ProviderError> {
         self.note_pools(pools);
         let now = Timestamp::now();
-        let goods = self.market.goods(now).await?;
+        let home = self.accounts.home();
+        let goods = home.market.goods(now).await?;
         // A type is labelled with its tenancy, which the pool decides: one entry for each that is asked for.
         let mut by_class: BTreeMap<(&str, Tenancy), Vec<Arc<str>>> = BTreeMap::new();
         for pool in pools {
@@ -337,7 +398,7 @@ impl CloudProvider for AwsCloud {
                 && let Some(name) = &pool.metadata.name
             {
                 let requirements = &pool.spec.template.spec.requirements;
-                let requirements: Vec<_> = requirements.iter().map(pool_requirement).collect();
+                let requirements: Vec<_> = requirements.iter().map(typed_requirement).collect();
                 by_class
                     .entry((&class.name, Tenancy::of(&requirements)))
                     .or_default()
@@ -346,25 +407,37 @@ impl CloudProvider for AwsCloud {
         }
         let mut classes = Vec::new();
         for ((name, tenancy), pools) in by_class {
-            match self.class(name).await? {
-                Some(class) if readiness(&class) == NodeClassReadiness::Ready => {
-                    classes.push((class, tenancy, pools));
+            let Some(class) = self
+                .class(name)
+                .await?
+                .filter(|c| self.readiness(c) == NodeClassReadiness::Ready)
+            else {
+                continue;
+            };
+            let sold = async {
+                let account = self.accounts.of_class(&class).await?;
+                let goods = account.market.goods(now).await?;
+                Ok::<_, ProviderError>((account, goods))
+            };
+            match sold.await {
+                Ok((account, goods)) => classes.push((class, tenancy, pools, account, goods)),
+                Err(error) => {
+                    tracing::warn!(ec2nodeclass = name, %error, "what is sold to a class is not known");
                 }
-                _ => {}
             }
         }
-        let noted = self.noted();
         let mut words = Words::default();
         let mut types = Vec::new();
-        for (at, (class, tenancy, _)) in classes.iter().enumerate() {
-            let resolver = self.resolver(&goods, &noted, *tenancy, now);
+        for (at, (class, tenancy, _, account, goods)) in classes.iter().enumerate() {
+            let noted = self.noted(account);
+            let resolver = self.resolver(goods, &noted, *tenancy, now);
             let of_class = class_types(resolver, class, &mut words);
             types.extend(of_class.into_iter().map(|t| (t.instance_type, at)));
         }
         // Two classes may shape a type differently; each has its own entry under the same name.
         types.sort_by(|(a, of_a), (b, of_b)| a.name.cmp(&b.name).then(of_a.cmp(of_b)));
         let mut by_pool: BTreeMap<Arc<str>, Vec<TypeId>> = BTreeMap::new();
-        for (at, (_, _, pools)) in classes.iter().enumerate() {
+        for (at, (_, _, pools, ..)) in classes.iter().enumerate() {
             let ids: Vec<TypeId> = types
                 .iter()
                 .enumerate()
@@ -387,7 +460,7 @@ impl CloudProvider for AwsCloud {
     ) -> Result<(NodeClassReadiness, Option<i64>), ProviderError> {
         Ok(match self.class(&reference.name).await? {
             None => (NodeClassReadiness::NotFound, None),
-            Some(class) => (readiness(&class), class.metadata.generation),
+            Some(class) => (self.readiness(&class), class.metadata.generation),
         })
     }
 
@@ -410,7 +483,7 @@ impl CloudProvider for AwsCloud {
     }
 
     fn price_lists(&self) -> Vec<PriceList> {
-        self.market.price_lists()
+        self.accounts.home().market.price_lists()
     }
 
     async fn attend(&self, machines: &[(Arc<NodeClaim>, Arc<Node>)]) {
@@ -422,13 +495,18 @@ impl CloudProvider for AwsCloud {
         self.changed.notified().await;
     }
 
-    async fn interruptions(&self) -> Vec<Interruption> {
+    async fn classes_changed(&self) {
+        self.classes_changed.notified().await;
+    }
+
+    async fn interruptions(&self) -> Interruptions {
         self.next_interruptions().await
     }
 
-    async fn interruptions_handled(&self) {
-        if let Some(queue) = &self.queue {
-            queue.delete().await;
+    async fn interruptions_handled(&self) -> usize {
+        match &self.queue {
+            Some(queue) => queue.delete().await,
+            None => 0,
         }
     }
 }

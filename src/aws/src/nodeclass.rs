@@ -13,3 +13,4 @@ pub(crate) use instance_profile::{PROFILE_ANNOTATION, collect_profiles};
 pub(crate) use reconcile::{
     Classes, Failure, HASH, HASH_VERSION, KubeClient, PassError, VERSION, class_hash,
 };
+pub(crate) use reservations::is_supported;

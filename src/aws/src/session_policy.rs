@@ -12,7 +12,7 @@ use crate::tags::{NODEPOOL, cluster_tag};
 const GLOBAL: &[&str] = &["iam:*", "sts:*", "pricing:*"];
 
 /// The partition a region belongs to; ARNs begin with it.
-fn partition(region: &str) -> &'static str {
+pub(crate) fn partition(region: &str) -> &'static str {
     let of_prefix = [
         ("cn-", "aws-cn"),
         ("us-gov-", "aws-us-gov"),

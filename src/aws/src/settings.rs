@@ -14,7 +14,12 @@ pub struct Settings {
     /// The VPC of the cluster; nothing is launched outside it. None: asked of EKS.
     pub vpc_id: Option<String>,
     /// The role under which everything is done. None: the base identity acts itself.
-    pub assume_role: Option<AssumeRole>,
+    pub assume_role_arn: Option<String>,
+    /// What the trust policies of assumed roles require; a must for a role of another account. A class may name another
+    /// for its own role.
+    pub assume_role_external_id: Option<String>,
+    /// Length of a session; at most an hour when the base identity is itself a session.
+    pub assume_role_duration: Duration,
     /// No route to IAM and Pricing: instance profiles are not managed, on-demand prices are the built-in list.
     pub isolated_vpc: bool,
     /// Memory that the hypervisor keeps, as a share of the nominal memory.
@@ -33,14 +38,4 @@ pub struct Settings {
     pub ami_refresh_interval: Duration,
     /// How often subnets are looked up.
     pub subnet_refresh_interval: Duration,
-}
-
-/// A role to assume.
-#[derive(Clone, Debug)]
-pub struct AssumeRole {
-    pub arn: String,
-    /// Required for a role of another account.
-    pub external_id: Option<String>,
-    /// Length of a session; at most an hour when the base identity is itself a session.
-    pub duration: Duration,
 }

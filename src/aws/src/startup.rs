@@ -1,13 +1,12 @@
 //! From settings to a provider that is known to work: each check that fails says what to grant, tag or set.
 
-use aws_config::SdkConfig;
 use aws_smithy_types::error::display::DisplayErrorContext;
 use kube::Client;
 
 use crate::{
     AwsCloud,
     cluster::{self, Cluster, EksCluster},
-    credentials,
+    credentials::{self, AssumeRole, Identity, TrustError},
     error::code,
     session_policy,
     settings::Settings,
@@ -61,50 +60,77 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Prepared {
     settings: Settings,
-    config: SdkConfig,
+    base: Identity,
+    /// Of the assumed role, or the base identity again.
+    acting: Identity,
     cluster: Cluster,
     queue_url: Option<String>,
 }
 
 impl Prepared {
     pub fn provider(self, client: Client) -> AwsCloud {
-        AwsCloud::new(self.settings, &self.config, self.cluster, self.queue_url, client)
+        let identities = (self.base, &self.acting);
+        AwsCloud::new(self.settings, identities, self.cluster, self.queue_url, client)
     }
 }
 
 /// Finds out who and where we are, and whether that is enough.
 pub async fn prepare(settings: Settings) -> Result<Prepared, StartError> {
     let base = credentials::base().await?;
-    let region = base
-        .region()
-        .map(ToString::to_string)
-        .ok_or(StartError::NoRegion)?;
-    if let Some(role) = &settings.assume_role {
-        credentials::check_trust(&base, role).await?;
+    let region = base.region().ok_or(StartError::NoRegion)?.to_owned();
+    if let Some(role) = AssumeRole::of_settings(&settings) {
+        check_role(&base, &role).await?;
     }
     let discovery = session_policy::discovery(&region, &settings.cluster_name);
-    let discovery = credentials::session(&base, &settings, discovery).await?;
-    let cluster = find_cluster(&settings, &region, &aws_sdk_eks::Client::new(&discovery)).await?;
+    let discovery = act(&base, &settings, discovery).await?;
+    let cluster = find_cluster(&settings, &region, &discovery.eks()).await?;
     let policy = session_policy::working(&region, &cluster.name, &cluster.vpc_id);
-    let config = credentials::session(&base, &settings, policy).await?;
-    check_ec2(&config, &settings, &region).await?;
+    let acting = act(&base, &settings, policy).await?;
+    check_ec2(&acting, &settings, &region).await?;
     let queue_url = match &settings.interruption_queue {
         None => None,
-        Some(queue) => Some(find_queue(&config, queue).await?),
+        Some(queue) => Some(find_queue(&acting, queue).await?),
     };
     tracing::info!(
         cluster = cluster.name,
         region,
         vpc_id = cluster.vpc_id,
-        role = settings.assume_role.as_ref().map(|r| r.arn.as_str()),
+        role = settings.assume_role_arn,
         interruption_queue = queue_url,
         "AWS is ready"
     );
     Ok(Prepared {
         settings,
-        config,
+        base,
+        acting,
         cluster,
         queue_url,
+    })
+}
+
+async fn check_role(base: &Identity, role: &AssumeRole) -> Result<(), StartError> {
+    if credentials::account_of(&role.arn).is_none() {
+        return Err(StartError::RoleArn(role.arn.clone()));
+    }
+    let trusted = credentials::check_trust(base, role).await;
+    trusted.map_err(|error| match error {
+        TrustError::NoIdentity(why) => StartError::NoIdentity(why),
+        TrustError::NoExternalId(account) => StartError::NoExternalId {
+            role: role.arn.clone(),
+            account,
+        },
+    })
+}
+
+/// Without a role, the base identity acts itself.
+async fn act(base: &Identity, settings: &Settings, policy: String) -> Result<Identity, StartError> {
+    let Some(role) = AssumeRole::of_settings(settings) else {
+        return Ok(base.clone());
+    };
+    let session = credentials::session(base, &role, &settings.cluster_name, policy).await;
+    session.map_err(|error| StartError::AssumeRole {
+        role: role.arn.clone(),
+        why: error.to_string(),
     })
 }
 
@@ -161,9 +187,8 @@ async fn find_cluster(
 }
 
 /// One call that changes nothing shows whether EC2 answers and whether the policies are attached.
-async fn check_ec2(config: &SdkConfig, settings: &Settings, region: &str) -> Result<(), StartError> {
-    let ec2 = aws_sdk_ec2::Client::new(config);
-    let Err(error) = ec2.describe_instance_types().dry_run(true).send().await else {
+async fn check_ec2(acting: &Identity, settings: &Settings, region: &str) -> Result<(), StartError> {
+    let Err(error) = acting.ec2().describe_instance_types().dry_run(true).send().await else {
         return Ok(());
     };
     let why = DisplayErrorContext(&error).to_string();
@@ -172,10 +197,7 @@ async fn check_ec2(config: &SdkConfig, settings: &Settings, region: &str) -> Res
         "UnauthorizedOperation" | "AccessDenied" | "AuthFailure" => Err(StartError::Denied {
             action: "ec2:DescribeInstanceTypes",
             why,
-            who: settings
-                .assume_role
-                .as_ref()
-                .map_or_else(|| "it".to_owned(), |role| role.arn.clone()),
+            who: settings.assume_role_arn.as_deref().unwrap_or("it").to_owned(),
         }),
         _ => Err(StartError::Unreachable {
             region: region.to_owned(),
@@ -184,12 +206,13 @@ async fn check_ec2(config: &SdkConfig, settings: &Settings, region: &str) -> Res
     }
 }
 
-async fn find_queue(config: &SdkConfig, queue: &str) -> Result<String, StartError> {
+async fn find_queue(acting: &Identity, queue: &str) -> Result<String, StartError> {
     let unusable = |why: String| StartError::Queue {
         queue: queue.to_owned(),
         why,
     };
-    let answer = aws_sdk_sqs::Client::new(config)
+    let answer = acting
+        .sqs()
         .get_queue_url()
         .queue_name(queue)
         .send()

@@ -34,7 +34,7 @@ impl AwsCloud {
             .filter_map(|(claim, _)| Some((claim, wanted(claim, &self.cluster.name)?)));
         let mut tagged = 0;
         for (claim, (provider_id, tags)) in new {
-            match self.instances.add_tags(provider_id, tags).await {
+            match self.add_tags(claim, provider_id, tags).await {
                 Ok(()) => self.mark_tagged(claim).await,
                 Err(error) => {
                     tracing::warn!(nodeclaim = claim.metadata.name, %error, "instance not tagged, trying again");
@@ -52,6 +52,11 @@ impl AwsCloud {
             }
             tokio::time::sleep(PACE).await;
         }
+    }
+
+    async fn add_tags(&self, claim: &NodeClaim, provider_id: &str, tags: Tags) -> Result<(), ProviderError> {
+        let account = self.accounts.of_claim(claim).await?;
+        account.instances.add_tags(provider_id, tags).await
     }
 
     async fn mark_tagged(&self, claim: &NodeClaim) {

@@ -1,7 +1,7 @@
 //! What the provider does by itself while it leads.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -13,17 +13,22 @@ use kube::{
     runtime::{WatchStreamExt, watcher},
 };
 use plimsoll_api::{ec2nodeclass::EC2NodeClass, nodeclaim::NodeClaim, nodepool::NodePool};
+use plimsoll_provider::ProviderError;
+use tokio::time::Instant;
 
 use crate::{
     AwsCloud,
     dry_run::pools_of,
     nodeclass::{PROFILE_ANNOTATION, PassError, collect_profiles},
+    role::Role,
 };
 
 /// Each class is looked at this often; what its selectors find changes without a word.
 const CLASSES_INTERVAL: Duration = Duration::from_secs(15);
 /// Upstream's interval for instance profiles.
 const CLEAN_INTERVAL: Duration = Duration::from_mins(30);
+/// How late prices that are due may be asked for.
+const MARKET_INTERVAL: Duration = Duration::from_secs(15);
 /// The longest wait for a pause of an offering to end, so that a new, shorter one is not overslept.
 const OFFERINGS_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -71,7 +76,10 @@ impl AwsCloud {
             // A trial launch is tens of kilobytes.
             match Box::pin(self.pass_over_class(class)).await {
                 Ok(false) => {}
-                Ok(true) => self.changed.notify_one(),
+                Ok(true) => {
+                    self.changed.notify_one();
+                    self.classes_changed.notify_one();
+                }
                 Err(PassError::Kubernetes(kube::Error::Api(status))) if status.is_conflict() => {}
                 Err(error) => {
                     tracing::warn!(ec2nodeclass = name, %error, "pass over a class failed, trying again");
@@ -100,19 +108,31 @@ impl AwsCloud {
         let Some(mut pass) = self.classes.begin(class, versions.as_deref(), now).await? else {
             return Ok(true);
         };
-        if let (Some(class), Some(pools)) = (pass.to_try.take(), pools) {
-            let outcome = self.try_launch(&class, &pools).await;
+        if let (Some((class, account)), Some(pools)) = (pass.to_try.take(), pools) {
+            let outcome = self.try_launch(&class, &account, &pools).await;
             pass.tried(outcome, now);
         }
         self.classes.end(pass, now).await
     }
 
     pub(crate) async fn keep_market(&self) {
+        // When each account's is due, by role.
+        let mut due: BTreeMap<Option<Role>, Instant> = BTreeMap::new();
         loop {
-            tokio::time::sleep(self.market.rest()).await;
-            if self.market.refresh(Timestamp::now()).await {
-                self.changed.notify_one();
+            for account in self.accounts.open() {
+                let (now, market) = (Instant::now(), &account.market);
+                let at = due
+                    .entry(account.role.clone())
+                    .or_insert_with(|| now + market.rest());
+                if *at > now {
+                    continue;
+                }
+                if market.refresh(Timestamp::now()).await {
+                    self.changed.notify_one();
+                }
+                *at = Instant::now() + market.rest();
             }
+            tokio::time::sleep(MARKET_INTERVAL).await;
         }
     }
 
@@ -120,8 +140,9 @@ impl AwsCloud {
     pub(crate) async fn keep_offerings(&self) {
         loop {
             let now = Timestamp::now();
-            let next = self.unavailable().next_end(now);
-            let wait = next.map(|end| end.duration_since(now).unsigned_abs());
+            let open = self.accounts.open();
+            let ends = open.iter().filter_map(|a| a.unavailable().next_end(now));
+            let wait = ends.min().map(|end| end.duration_since(now).unsigned_abs());
             match wait {
                 Some(wait) if wait <= OFFERINGS_INTERVAL => {
                     tokio::time::sleep(wait).await;
@@ -136,37 +157,39 @@ impl AwsCloud {
     pub(crate) async fn keep_clean(&self) {
         loop {
             tokio::time::sleep(CLEAN_INTERVAL).await;
-            if let Err(error) = self.templates.collect(Timestamp::now()).await {
-                tracing::warn!(%error, "launch templates not collected");
-            }
-            if self.settings.isolated_vpc {
-                continue;
-            }
-            match self.profiles_in_use().await {
-                Ok(used) => {
-                    let now = Timestamp::now();
-                    if let Err(error) = collect_profiles(&self.iam, &self.cluster, &used, now).await {
-                        tracing::warn!(%error, "instance profiles not collected");
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "instance profiles not collected"),
+            if let Err(error) = self.clean().await {
+                tracing::warn!(%error, "launch templates and instance profiles not collected");
             }
         }
     }
 
-    /// Named by a class or by a claim.
-    async fn profiles_in_use(&self) -> Result<BTreeSet<String>, kube::Error> {
-        let classes = self.classes.api().list(&ListParams::default()).await?;
-        let of_classes = classes
-            .items
-            .into_iter()
-            .filter_map(|c| c.status.and_then(|s| s.instance_profile));
+    async fn clean(&self) -> Result<(), ProviderError> {
+        let failed = |error: kube::Error| ProviderError::Transient(error.to_string());
         let claims = Api::<NodeClaim>::all(self.client.0.clone());
-        let claims = claims.list(&ListParams::default()).await?;
-        let of_claims = claims
-            .items
-            .into_iter()
-            .filter_map(|c| c.metadata.annotations?.remove(PROFILE_ANNOTATION));
-        Ok(of_classes.chain(of_claims).collect())
+        let claims = claims.list(&ListParams::default()).await.map_err(failed)?;
+        let claims: Vec<_> = claims.items.into_iter().map(Arc::new).collect();
+        let classes = self.classes.api().list(&ListParams::default()).await;
+        let of_classes = classes.map_err(failed)?.items.into_iter();
+        let of_classes = of_classes.filter_map(|c| c.status.and_then(|s| s.instance_profile));
+        let annotation = |claim: &Arc<NodeClaim>| {
+            let annotations = claim.metadata.annotations.as_ref();
+            annotations?.get(PROFILE_ANNOTATION).cloned()
+        };
+        let used = of_classes.chain(claims.iter().filter_map(annotation)).collect();
+        self.accounts.keep(&self.roles(&claims).await?);
+        let now = Timestamp::now();
+        for account in self.accounts.open() {
+            let role = account.name();
+            if let Err(error) = account.templates.collect(now).await {
+                tracing::warn!(role, %error, "launch templates not collected");
+            }
+            if self.settings.isolated_vpc {
+                continue;
+            }
+            if let Err(error) = collect_profiles(&account.iam, &account.cluster, &used, now).await {
+                tracing::warn!(role, %error, "instance profiles not collected");
+            }
+        }
+        Ok(())
     }
 }

@@ -95,7 +95,6 @@ impl<P> Context<P> {
 
     pub(crate) fn set_catalog(&self, catalog: Arc<Catalog>) {
         *self.catalog.lock().unwrap_or_else(PoisonError::into_inner) = catalog;
-        self.drift.look();
     }
 
     /// Changes the index and wakes whoever what changed concerns.

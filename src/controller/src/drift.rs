@@ -27,7 +27,7 @@ pub(crate) struct Verdicts {
 }
 
 impl Verdicts {
-    /// Something changed that machines are held against.
+    /// A pool changed that machines are held against.
     pub(crate) fn look(&self) {
         self.due.notify_one();
     }
@@ -48,7 +48,13 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
     loop {
         pass(&context).await;
         tokio::time::sleep(GAP).await;
-        let _ = tokio::time::timeout(PERIOD, context.drift.due.notified()).await;
+        let changed = async {
+            tokio::select! {
+                () = context.drift.due.notified() => {}
+                () = context.provider.classes_changed() => {}
+            }
+        };
+        let _ = tokio::time::timeout(PERIOD, changed).await;
     }
 }
 

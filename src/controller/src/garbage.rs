@@ -18,14 +18,15 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
 }
 
 async fn collect<P: CloudProvider>(context: &Context<P>) {
-    let machines = match context.cloud("List", context.provider.list()).await {
-        Ok(machines) => machines,
+    let claims: Vec<_> = context.index().claims().cloned().collect();
+    let listing = match context.cloud("List", context.provider.list(&claims)).await {
+        Ok(listing) => listing,
         Err(error) => {
             tracing::warn!(%error, "machines could not be listed");
             return;
         }
     };
-    let look = || plimsoll_lifecycle::garbage::collect(&context.index(), &machines, Timestamp::now());
+    let look = || plimsoll_lifecycle::garbage::collect(&context.index(), &listing, Timestamp::now());
     let mut found = look();
     // A watch may be silent without having ended; what ends a machine without a drain is not taken from it alone.
     if !found.leaked.is_empty() {
@@ -41,7 +42,7 @@ async fn collect<P: CloudProvider>(context: &Context<P>) {
     for provider_id in found.leaked {
         tracing::warn!(%provider_id, "ending a machine no NodeClaim stands for");
         if let Err(error) = context
-            .cloud("Delete", context.provider.delete(&provider_id))
+            .cloud("Delete", context.provider.delete(&provider_id, None))
             .await
         {
             tracing::warn!(%provider_id, %error, "leaked machine could not be ended");

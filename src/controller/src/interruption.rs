@@ -10,7 +10,16 @@ use crate::context::Context;
 pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
     loop {
         let mut all_done = true;
-        for interruption in context.provider.interruptions().await {
+        let interruptions = context.provider.interruptions().await;
+        let now = Timestamp::now();
+        match &interruptions.messages {
+            Some(messages) => messages.iter().for_each(|m| context.metrics.message(m, now)),
+            None => interruptions
+                .found
+                .iter()
+                .for_each(|i| context.metrics.unhealthy(i.kind)),
+        }
+        for interruption in interruptions.found {
             tracing::debug!(
                 machine = interruption.machine_id,
                 kind = interruption.kind,
@@ -27,7 +36,8 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
             }
         }
         if all_done {
-            context.provider.interruptions_handled().await;
+            let deleted = context.provider.interruptions_handled().await;
+            context.metrics.messages_deleted(deleted);
         }
     }
 }

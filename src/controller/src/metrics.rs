@@ -1,5 +1,7 @@
 //! Prometheus metrics, named as upstream names them.
 
+mod interruption;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
@@ -63,6 +65,8 @@ label_set!(PoolReason { nodepool, reason });
 label_set!(ByReason { reason });
 label_set!(ByController { controller });
 label_set!(ByCode { code });
+label_set!(ByMessageType { message_type });
+label_set!(ByCategory { category });
 label_set!(ByKind { kind });
 label_set!(Decision {
     decision,
@@ -107,6 +111,10 @@ struct Families {
     nodes_terminated: Family<NodeLabels, Counter>,
     pods_drained: Family<ByReason, Counter>,
     evictions: Family<ByCode, Counter>,
+    messages: Family<ByMessageType, Counter>,
+    messages_deleted: Counter,
+    message_age: Histogram,
+    unhealthy: Family<ByCategory, Counter>,
     queue_depth: Family<ByController, Gauge>,
     unschedulable: Family<ByController, Gauge>,
     ignored: Gauge,
@@ -147,6 +155,10 @@ impl Metrics {
             nodes_terminated: Default::default(),
             pods_drained: Default::default(),
             evictions: Default::default(),
+            messages: Default::default(),
+            messages_deleted: Default::default(),
+            message_age: histogram(),
+            unhealthy: Default::default(),
             queue_depth: Default::default(),
             unschedulable: Default::default(),
             ignored: Default::default(),
@@ -201,6 +213,27 @@ impl Metrics {
         );
         karpenter.register("nodes_created", "Nodes registered", f.nodes_created.clone());
         karpenter.register("nodes_terminated", "Nodes terminated", f.nodes_terminated.clone());
+        karpenter.register(
+            "interruption_received_messages",
+            "Messages read from the queue of interruptions, by what they say",
+            f.messages.clone(),
+        );
+        karpenter.register(
+            "interruption_deleted_messages",
+            "Messages of the queue of interruptions that were acted upon and deleted",
+            f.messages_deleted.clone(),
+        );
+        karpenter.register_with_unit(
+            "interruption_message_queue_duration",
+            "From what a message tells to its being read",
+            Unit::Seconds,
+            f.message_age.clone(),
+        );
+        karpenter.register(
+            "interruption_instance_status_unhealthy",
+            "Machines of which the cloud said, when it was asked, that they are not well",
+            f.unhealthy.clone(),
+        );
         karpenter.register("pods_drained", "Pods evicted by drains", f.pods_drained.clone());
         karpenter.register(
             "pods_eviction_requests",

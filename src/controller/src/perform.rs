@@ -276,7 +276,7 @@ impl<P: CloudProvider> Context<P> {
         let answer = match provider_id {
             None => Termination::Gone,
             Some(id) => self
-                .cloud("Delete", self.provider.delete(&id))
+                .cloud("Delete", self.provider.delete(&id, Some(claim)))
                 .await
                 .map_err(failed)?,
         };

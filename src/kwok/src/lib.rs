@@ -25,7 +25,8 @@ use plimsoll_api::{
 };
 use plimsoll_core::catalog::{Catalog, TypeId};
 use plimsoll_provider::{
-    CloudProvider, LaunchRequest, Machine, NodeClassReadiness, ProviderError, Termination, cheapest, machine,
+    CloudProvider, LaunchRequest, Listing, Machine, NodeClassReadiness, ProviderError, Termination, cheapest,
+    machine,
 };
 
 pub use catalogue::catalogue;
@@ -163,7 +164,11 @@ impl CloudProvider for KwokCloud {
         Ok(found.and_then(|n| node::machine(&n)))
     }
 
-    async fn delete(&self, provider_id: &str) -> Result<Termination, ProviderError> {
+    async fn delete(
+        &self,
+        provider_id: &str,
+        _claim: Option<&NodeClaim>,
+    ) -> Result<Termination, ProviderError> {
         let refuse = |why: &str| {
             Err(ProviderError::NotOurs {
                 provider_id: provider_id.to_owned(),
@@ -205,7 +210,7 @@ impl CloudProvider for KwokCloud {
         }
     }
 
-    async fn list(&self) -> Result<Vec<Machine>, ProviderError> {
+    async fn list(&self, _claims: &[Arc<NodeClaim>]) -> Result<Listing, ProviderError> {
         let nodes = self
             .nodes()
             .list(&ListParams::default())
@@ -215,7 +220,7 @@ impl CloudProvider for KwokCloud {
             .items
             .iter()
             .filter(|n| n.metadata.deletion_timestamp.is_none());
-        Ok(alive.filter_map(node::machine).collect())
+        Ok(alive.filter_map(node::machine).collect::<Vec<_>>().into())
     }
 
     async fn catalog(&self, pools: &[Arc<NodePool>]) -> Result<Catalog, ProviderError> {

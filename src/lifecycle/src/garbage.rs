@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use plimsoll_api::{conditions, labels};
-use plimsoll_provider::Machine;
+use plimsoll_provider::Listing;
 use plimsoll_state::{Index, node::is_ready};
 
 use crate::{
@@ -25,9 +25,10 @@ pub struct Found {
     pub effects: Vec<Effect>,
 }
 
-/// Compares the records with the machines. `machines` must have been listed after the index was complete,
+/// Compares the records with the machines. They must have been listed after the index was complete,
 /// and the index must be complete, or claims would look missing.
-pub fn collect(index: &Index, machines: &[Machine], now: Timestamp) -> Found {
+pub fn collect(index: &Index, listing: &Listing, now: Timestamp) -> Found {
+    let machines = &listing.machines;
     let mut found = Found::default();
     let claimed: BTreeSet<&str> = index
         .claims()
@@ -50,6 +51,14 @@ pub fn collect(index: &Index, machines: &[Machine], now: Timestamp) -> Found {
     }
     for claim in index.claims().filter(|c| c.metadata.deletion_timestamp.is_none()) {
         let Some(status) = &claim.status else { continue };
+        if claim
+            .metadata
+            .name
+            .as_ref()
+            .is_some_and(|name| listing.unseen.contains(name))
+        {
+            continue;
+        }
         let Some(provider_id) = &status.provider_id else {
             continue;
         };

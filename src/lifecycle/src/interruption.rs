@@ -1,6 +1,9 @@
 //! What follows when the cloud says that it takes a machine away.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Node;
 use plimsoll_api::{labels, nodeclaim::NodeClaim};
 use plimsoll_provider::{Answer, Interruption};
 use plimsoll_state::Index;
@@ -10,6 +13,9 @@ use crate::{
     claim::{delete, event, locked, name},
     effect::{Effect, EventType, Subject},
 };
+
+/// Reason of the event that follows from an interruption, as upstream.
+const ENDS: &str = "TerminatingOnInterruption";
 
 /// Tells claim and node, and deletes the claim when its machine must go. The pods of a claim that is being
 /// deleted count as waiting, so their new machines are bought while the old one is still being drained. A machine that
@@ -27,16 +33,19 @@ pub fn interrupted(index: &Index, interruption: &Interruption, now: Timestamp) -
         interruption.event,
         interruption.note.clone(),
     )];
-    for node in index.nodes_of_provider_id(&provider_id) {
-        effects.push(Effect::Event {
+    let nodes = index.nodes_of_provider_id(&provider_id);
+    let on_nodes = |reason, note: &str| -> Vec<Effect> {
+        let on_node = |node: &Arc<Node>| Effect::Event {
             subject: Subject::Node {
                 name: node.metadata.name.clone().unwrap_or_default(),
             },
             type_: EventType::Warning,
-            reason: interruption.event,
-            note: interruption.note.clone(),
-        });
-    }
+            reason,
+            note: note.to_owned(),
+        };
+        nodes.iter().map(on_node).collect()
+    };
+    effects.extend(on_nodes(interruption.event, &interruption.note));
     let annotations = claim.metadata.annotations.as_ref();
     let bounded = annotations.is_some_and(|a| a.contains_key(labels::TERMINATION_TIMESTAMP));
     if interruption.answer == Answer::End && !bounded {
@@ -48,6 +57,9 @@ pub fn interrupted(index: &Index, interruption: &Interruption, now: Timestamp) -
         });
     }
     if interruption.answer != Answer::Nothing && claim.metadata.deletion_timestamp.is_none() {
+        let note = "the machine is replaced and ended, because the cloud interrupts it";
+        effects.push(event(claim, EventType::Warning, ENDS, note.to_owned()));
+        effects.extend(on_nodes(ENDS, note));
         effects.push(delete(claim, interruption.kind));
     }
     effects

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{ArgAction, Args};
-use plimsoll_aws::{AssumeRole, Settings};
+use plimsoll_aws::Settings;
 
-use crate::args::duration;
+use crate::{args::duration, gates};
 
 /// The chart's shortest interval.
 const REFRESH_MIN: Duration = Duration::from_secs(60);
@@ -28,16 +28,11 @@ pub(crate) struct AwsOptions {
     /// The VPC of the cluster; nothing is launched outside it. Default: asked of EKS.
     #[arg(long, env = "VPC_ID")]
     vpc_id: Option<String>,
-    /// Role to assume for everything that is done.
+    /// Role to assume for everything that is done; for a class, its annotation plimsoll.dev/assume-role-arn goes before.
     #[arg(long, env = "ASSUME_ROLE_ARN")]
     assume_role_arn: Option<String>,
-    /// External id that the role's trust policy requires.
-    #[arg(
-        long,
-        env = "ASSUME_ROLE_EXTERNAL_ID",
-        hide_env_values = true,
-        requires = "assume_role_arn"
-    )]
+    /// External id that the trust policies of assumed roles require.
+    #[arg(long, env = "ASSUME_ROLE_EXTERNAL_ID", hide_env_values = true)]
     assume_role_external_id: Option<String>,
     /// Length of a session; at most 1h when the base identity is a session itself.
     #[arg(long, env = "ASSUME_ROLE_DURATION", default_value = "1h", value_parser = duration)]
@@ -83,11 +78,6 @@ impl AwsOptions {
                 bail!("{flag} must be at least 1m");
             }
         }
-        let assume_role = named(&self.assume_role_arn).map(|arn| AssumeRole {
-            arn,
-            external_id: named(&self.assume_role_external_id),
-            duration: self.assume_role_duration,
-        });
         Ok(Settings {
             cluster_name: named(&self.cluster_name).context(
                 "--provider aws needs the name of the cluster: set --cluster-name or CLUSTER_NAME",
@@ -95,16 +85,15 @@ impl AwsOptions {
             cluster_endpoint: named(&self.cluster_endpoint),
             cluster_ca_bundle: named(&self.cluster_ca_bundle),
             vpc_id: named(&self.vpc_id),
-            assume_role,
+            assume_role_arn: named(&self.assume_role_arn),
+            assume_role_external_id: named(&self.assume_role_external_id),
+            assume_role_duration: self.assume_role_duration,
             isolated_vpc: self.isolated_vpc,
             vm_memory_overhead_percent: self.vm_memory_overhead_percent,
             reserved_enis: i64::from(self.reserved_enis),
             prefix_delegation: self.prefix_delegation,
             interruption_queue: named(&self.interruption_queue),
-            reserved_capacity: !self
-                .feature_gates
-                .split(',')
-                .any(|gate| gate.trim() == "ReservedCapacity=false"),
+            reserved_capacity: gates::said(&self.feature_gates, "ReservedCapacity") != Some(false),
             disable_dry_run: self.disable_dry_run,
             ami_refresh_interval: self.ami_refresh_interval,
             subnet_refresh_interval: self.subnet_refresh_interval,

@@ -1,6 +1,8 @@
 //! Settings of Karpenter that are set and have no effect here. Said once at the start, because whoever swaps the
 //! controller leaves them in the Deployment.
 
+use crate::gates;
+
 /// Settings as the chart of Karpenter names them, the value that changes nothing, and what is done instead.
 const SETTINGS: &[(&str, &str, &str)] = &[
     (
@@ -69,10 +71,8 @@ pub(crate) fn lines(setting: impl Fn(&str) -> Option<String>) -> Vec<String> {
         Some(format!("{name}={value} has no effect: {instead}"))
     });
     let gates = GATES.iter().filter_map(|(name, gate, instead)| {
-        let open = format!("{gate}=true");
-        let value = made(name)?;
-        let is_open = value.split(',').any(|entry| entry.trim() == open);
-        is_open.then(|| format!("{open} in {name} has no effect: {instead}"))
+        let is_open = gates::said(&made(name)?, gate) == Some(true);
+        is_open.then(|| format!("{gate}=true in {name} has no effect: {instead}"))
     });
     in_vain.chain(gates).collect()
 }

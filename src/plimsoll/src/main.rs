@@ -7,6 +7,7 @@ mod controller;
 mod crds;
 mod doctor;
 mod explain;
+mod gates;
 mod inert;
 mod live;
 mod pack;

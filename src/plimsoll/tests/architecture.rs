@@ -24,7 +24,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     (
         "plimsoll-aws",
-        &["plimsoll-api", "plimsoll-core", "plimsoll-provider"],
+        &[
+            "plimsoll-api",
+            "plimsoll-core",
+            "plimsoll-provider",
+            "plimsoll-state",
+        ],
     ),
     (
         "plimsoll-controller",

@@ -13,7 +13,8 @@ use plimsoll_api::{
 use plimsoll_core::catalog::Catalog;
 
 use crate::{
-    CloudProvider, LaunchRequest, Machine, NodeClassReadiness, ProviderError, Termination, cheapest, machine,
+    CloudProvider, LaunchRequest, Listing, Machine, NodeClassReadiness, ProviderError, Termination, cheapest,
+    machine,
 };
 
 /// What the fake knows and what it was told to do.
@@ -108,7 +109,11 @@ impl CloudProvider for FakeCloud {
         Ok(self.books().machines.get(&format!("fake:///{uid}")).cloned())
     }
 
-    async fn delete(&self, provider_id: &str) -> Result<Termination, ProviderError> {
+    async fn delete(
+        &self,
+        provider_id: &str,
+        _claim: Option<&NodeClaim>,
+    ) -> Result<Termination, ProviderError> {
         let removed = self.books().machines.remove(provider_id);
         Ok(if removed.is_some() {
             Termination::Started
@@ -117,8 +122,8 @@ impl CloudProvider for FakeCloud {
         })
     }
 
-    async fn list(&self) -> Result<Vec<Machine>, ProviderError> {
-        Ok(self.machines())
+    async fn list(&self, _claims: &[Arc<NodeClaim>]) -> Result<Listing, ProviderError> {
+        Ok(self.machines().into())
     }
 
     async fn catalog(&self, pools: &[Arc<NodePool>]) -> Result<Catalog, ProviderError> {

@@ -6,7 +6,11 @@ mod choice;
 mod error;
 pub mod fake;
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::api::resource::Quantity};
@@ -31,6 +35,24 @@ pub struct Machine {
     /// NodeClaim it was launched for.
     pub claim: String,
     pub launched: Timestamp,
+}
+
+/// All machines of a cluster, as far as its clouds have answered.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Listing {
+    /// Those that are not gone.
+    pub machines: Vec<Machine>,
+    /// Names of claims whose machines may exist and not be listed: where they are could not be asked.
+    pub unseen: BTreeSet<String>,
+}
+
+impl From<Vec<Machine>> for Listing {
+    fn from(machines: Vec<Machine>) -> Self {
+        Self {
+            machines,
+            unseen: BTreeSet::new(),
+        }
+    }
 }
 
 /// Answer to a request to end a machine.
@@ -96,6 +118,24 @@ pub struct Interruption {
     pub answer: Answer,
 }
 
+/// Interruptions, and where they were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interruptions {
+    pub found: Vec<Interruption>,
+    /// The messages of a queue, also those that say nothing of machines. None: the cloud was asked for the state of its
+    /// machines.
+    pub messages: Option<Vec<Message>>,
+}
+
+/// A message of the queue of interruptions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// That of its interruptions; `no_op` if it has none.
+    pub kind: &'static str,
+    /// When what it tells happened, if it says so.
+    pub at: Option<Timestamp>,
+}
+
 /// What an interruption asks for, beside being told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -117,11 +157,15 @@ pub trait CloudProvider: Send + Sync + 'static {
     /// The machine launched for a claim, if there is one; the answer to a crash between launch and record.
     fn find(&self, claim: &NodeClaim) -> impl Future<Output = Result<Option<Machine>, ProviderError>> + Send;
 
-    /// Ends a machine of this cluster.
-    fn delete(&self, provider_id: &str) -> impl Future<Output = Result<Termination, ProviderError>> + Send;
+    /// Ends a machine of this cluster. `claim` is the one it was launched for; None: there is none any more.
+    fn delete(
+        &self,
+        provider_id: &str,
+        claim: Option<&NodeClaim>,
+    ) -> impl Future<Output = Result<Termination, ProviderError>> + Send;
 
-    /// All machines of this cluster that are not gone.
-    fn list(&self) -> impl Future<Output = Result<Vec<Machine>, ProviderError>> + Send;
+    /// All machines of this cluster. `claims` are all there are, which say where to look.
+    fn list(&self, claims: &[Arc<NodeClaim>]) -> impl Future<Output = Result<Listing, ProviderError>> + Send;
 
     /// Types, offerings and prices for these pools.
     fn catalog(&self, pools: &[Arc<NodePool>])
@@ -169,14 +213,19 @@ pub trait CloudProvider: Send + Sync + 'static {
         std::future::pending()
     }
 
-    /// The next machines to be interrupted. What is returned is asked for again unless `interruptions_handled` is
-    /// called before the next call.
-    fn interruptions(&self) -> impl Future<Output = Vec<Interruption>> + Send {
+    /// Returns when a node class has changed, or what was found for it, so that its machines may have drifted.
+    fn classes_changed(&self) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
 
-    /// What the last call of `interruptions` returned has been acted upon.
-    fn interruptions_handled(&self) -> impl Future<Output = ()> + Send {
-        std::future::ready(())
+    /// The next machines to be interrupted. What is returned is asked for again unless `interruptions_handled` is
+    /// called before the next call.
+    fn interruptions(&self) -> impl Future<Output = Interruptions> + Send {
+        std::future::pending()
+    }
+
+    /// What the last call of `interruptions` returned has been acted upon. Answers with how many messages were deleted.
+    fn interruptions_handled(&self) -> impl Future<Output = usize> + Send {
+        std::future::ready(0)
     }
 }

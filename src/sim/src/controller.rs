@@ -294,8 +294,8 @@ impl Controller {
                 let pods: Vec<PodState> = pods.iter().map(PodState::from_pod).collect();
                 round.confirm(&self.index, &pods, &mut self.decided)
             }
-            (Job::Garbage, Answer::Machines(machines)) => {
-                let found = lifecycle::garbage::collect(&self.index, &machines, now);
+            (Job::Garbage, Answer::Machines(listing)) => {
+                let found = lifecycle::garbage::collect(&self.index, &listing, now);
                 task.queue.extend(
                     found
                         .leaked

@@ -38,9 +38,9 @@ pub(crate) fn perform(request: &Request, server: &mut Server, cloud: &FakeCloud,
                     .collect(),
             )
         }
-        Request::ListMachines => heard(at_once(cloud.list()).map(Answer::Machines)),
+        Request::ListMachines => heard(at_once(cloud.list(&[])).map(Answer::Machines)),
         Request::EndMachine { provider_id } => {
-            heard(at_once(cloud.delete(provider_id)).map(|_| Answer::Done))
+            heard(at_once(cloud.delete(provider_id, None)).map(|_| Answer::Done))
         }
     }
 }
@@ -103,7 +103,7 @@ fn perform_effect(effect: &Effect, server: &mut Server, cloud: &FakeCloud, now: 
                 .clone()
                 .map_or_else(found, |id| Ok(Some(id)))
                 .and_then(|id| match id {
-                    Some(id) => at_once(cloud.delete(&id)),
+                    Some(id) => at_once(cloud.delete(&id, Some(claim))),
                     None => Ok(Termination::Gone),
                 });
             heard(ended.map(Answer::Terminated))

@@ -17,6 +17,7 @@ mod workload;
 
 pub use index::{Bindings, Index, NodeView, Observe, PROMISE_WINDOW, Peers, Touched};
 pub use lower::{
+    requirement,
     snapshot::{Lowered, pool_usage},
     terms, typed_requirement,
 };

@@ -44,7 +44,7 @@ pub(crate) fn resources<'a>(
 }
 
 /// One requirement; None when the operator is not one Kubernetes knows.
-pub(crate) fn requirement<'a>(
+pub fn requirement<'a>(
     key: &str,
     operator: &str,
     values: impl IntoIterator<Item = &'a String>,

@@ -5,17 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::NodeSelectorRequirement;
 use plimsoll_api::{
-    ec2nodeclass::{
-        AMI, CapacityReservation, CapacityReservationState, CapacityReservationType, EC2NodeClass,
-        EC2NodeClassStatus,
-    },
+    ec2nodeclass::{AMI, CapacityReservation, CapacityReservationState, EC2NodeClass, EC2NodeClassStatus},
     labels,
-    nodepool::{self, NodeSelectorRequirementWithMinValues},
 };
 use plimsoll_core::{
     catalog::{InstanceType, MicroDollars, Offering, Reservation},
-    requirement::{Operator, Requirement},
+    requirement::Requirement,
 };
+use plimsoll_state::requirement;
 
 use super::{
     labels::Words,
@@ -25,7 +22,7 @@ use super::{
     tenancy::Tenancy,
     types::{Region, TypeInfo},
 };
-use crate::unavailable::Unavailable;
+use crate::{nodeclass::is_supported, unavailable::Unavailable};
 
 const RESERVATION_ID: &str = "karpenter.k8s.aws/capacity-reservation-id";
 const RESERVATION_TYPE: &str = "karpenter.k8s.aws/capacity-reservation-type";
@@ -181,8 +178,7 @@ impl Resolver<'_> {
     }
 }
 
-/// The reservations of a type in a zone that launches may name. Capacity blocks and interruptible ones are launched into
-/// in ways of their own, which this version does not have.
+/// The reservations of a type in a zone that launches may name.
 fn reservations_for<'a>(
     status: &'a EC2NodeClassStatus,
     type_: &'a str,
@@ -191,9 +187,8 @@ fn reservations_for<'a>(
     status.capacity_reservations.iter().filter(move |r| {
         r.instance_type == type_
             && r.availability_zone == zone
-            && r.reservation_type == CapacityReservationType::Default
             && r.state == CapacityReservationState::Active
-            && !r.interruptible
+            && is_supported(r)
     })
 }
 
@@ -206,7 +201,8 @@ struct Place<'a> {
 /// The first image, newest first, that starts on a machine with these labels.
 fn first_image<'a>(of_type: &[Requirement], images: &'a [AMI]) -> Option<&'a str> {
     let starts = |wanted: &NodeSelectorRequirement| {
-        let Some(wanted) = core_requirement(wanted) else {
+        let values = wanted.values.iter().flatten();
+        let Some(wanted) = requirement(&wanted.key, &wanted.operator, values) else {
             return false;
         };
         match of_type.iter().find(|r| r.key == wanted.key) {
@@ -220,39 +216,13 @@ fn first_image<'a>(of_type: &[Requirement], images: &'a [AMI]) -> Option<&'a str
     Some(&image.id)
 }
 
-fn core_requirement(wanted: &NodeSelectorRequirement) -> Option<Requirement> {
-    let operator = match wanted.operator.as_str() {
-        "In" => Operator::In,
-        "NotIn" => Operator::NotIn,
-        "Exists" => Operator::Exists,
-        "DoesNotExist" => Operator::DoesNotExist,
-        _ => return None,
-    };
-    let values = wanted.values.iter().flatten().map(|v| Arc::from(v.as_str()));
-    Some(Requirement::new(wanted.key.as_str(), operator, values))
-}
-
-/// A requirement of a NodePool as the planner has it.
-pub(crate) fn pool_requirement(of_pool: &NodeSelectorRequirementWithMinValues) -> Requirement {
-    let operator = match of_pool.operator {
-        nodepool::Operator::In => Operator::In,
-        nodepool::Operator::NotIn => Operator::NotIn,
-        nodepool::Operator::Exists => Operator::Exists,
-        nodepool::Operator::DoesNotExist => Operator::DoesNotExist,
-        nodepool::Operator::Gt => Operator::Gt,
-        nodepool::Operator::Lt => Operator::Lt,
-        nodepool::Operator::Gte => Operator::Gte,
-        nodepool::Operator::Lte => Operator::Lte,
-    };
-    let values = of_pool.values.iter().map(|v| Arc::from(v.as_str()));
-    Requirement::new(labels::normalize(&of_pool.key), operator, values)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use plimsoll_api::ec2nodeclass::{AMIFamily, EC2NodeClassSpec, InstanceMatchCriteria, Subnet};
+    use plimsoll_api::ec2nodeclass::{
+        AMIFamily, CapacityReservationType, EC2NodeClassSpec, InstanceMatchCriteria, Subnet,
+    };
 
     use super::*;
     use crate::{catalogue::types::Gpu, unavailable::Refusal};

@@ -1,9 +1,12 @@
 //! EventBridge events about EC2 instances, as interruptions.
 
-use plimsoll_provider::{Answer, Interruption};
+use jiff::Timestamp;
+use plimsoll_provider::{Answer, Interruption, Message};
 use serde::Deserialize;
 use serde_json::Value;
 
+/// Kind of a message that says nothing of machines, as upstream.
+const NOTHING: &str = "no_op";
 /// Kind of the warning that a spot machine is taken back in two minutes.
 pub(super) const SPOT: &str = "spot_interrupted";
 
@@ -14,14 +17,32 @@ struct Envelope {
     #[serde(rename = "detail-type")]
     detail_type: String,
     #[serde(default)]
+    time: String,
+    #[serde(default)]
     detail: Value,
 }
 
-/// What a message says about machines; nothing if it is about something else or cannot be read.
-pub(super) fn parse(body: &str) -> Vec<Interruption> {
-    let Ok(event) = serde_json::from_str::<Envelope>(body) else {
-        return Vec::new();
+/// A message, and what it says about machines: nothing if it is about something else or cannot be read.
+#[derive(Debug)]
+pub(super) struct Event {
+    pub(super) message: Message,
+    pub(super) interruptions: Vec<Interruption>,
+}
+
+pub(super) fn parse(body: &str) -> Event {
+    let event = serde_json::from_str::<Envelope>(body).ok();
+    let interruptions: Vec<_> = event.as_ref().map(interruptions).unwrap_or_default();
+    let message = Message {
+        kind: interruptions.first().map_or(NOTHING, |i| i.kind),
+        at: event.and_then(|event| event.time.parse::<Timestamp>().ok()),
     };
+    Event {
+        message,
+        interruptions,
+    }
+}
+
+fn interruptions(event: &Envelope) -> Vec<Interruption> {
     if event.version != "0" {
         return Vec::new();
     }
@@ -104,9 +125,16 @@ mod tests {
     use super::*;
 
     fn parsed(source: &str, detail_type: &str, detail: Value) -> Vec<(String, &'static str, bool)> {
-        let body = json!({ "version": "0", "source": source, "detail-type": detail_type, "detail": detail });
-        parse(&body.to_string())
-            .into_iter()
+        let body = json!({
+            "version": "0", "source": source, "detail-type": detail_type, "detail": detail,
+            "time": "2026-01-01T00:00:00Z",
+        });
+        let event = parse(&body.to_string());
+        assert_eq!(event.message.at, "2026-01-01T00:00:00Z".parse().ok());
+        let kind = event.interruptions.first().map_or("no_op", |i| i.kind);
+        assert_eq!(event.message.kind, kind);
+        let found = event.interruptions.into_iter();
+        found
             .map(|i| (i.machine_id, i.kind, i.answer == Answer::Drain))
             .collect()
     }
@@ -180,7 +208,12 @@ mod tests {
             "{}",
             r#"{"version": "1", "source": "aws.ec2", "detail-type": "x"}"#,
         ] {
-            assert_eq!(parse(body), [], "{body}");
+            let event = parse(body);
+            let none = Message {
+                kind: "no_op",
+                at: None,
+            };
+            assert_eq!((event.interruptions, event.message), (vec![], none), "{body}");
         }
     }
 }

@@ -44,43 +44,8 @@ impl Health {
         self.take()
     }
 
-    /// Looks once at all instances of the account: EC2 cannot filter statuses by tag. Those of others are dropped by
-    /// whoever acts, for want of a claim.
-    pub(crate) async fn look(&self, ec2: &aws_sdk_ec2::Client, now: Timestamp) -> Result<(), ProviderError> {
-        let codes = [
-            EventCode::InstanceReboot,
-            EventCode::SystemReboot,
-            EventCode::SystemMaintenance,
-            EventCode::InstanceRetirement,
-            EventCode::InstanceStop,
-        ];
-        let impaired = || vec![SummaryStatus::Impaired.as_str().to_owned()];
-        let mut found = Vec::new();
-        // Filters of one call must all hold, and here any one is enough.
-        for (name, values) in [
-            ("instance-status.status", impaired()),
-            ("system-status.status", impaired()),
-            (
-                "event.code",
-                codes.iter().map(|c| c.as_str().to_owned()).collect(),
-            ),
-        ] {
-            let filter = Filter::builder().name(name).set_values(Some(values)).build();
-            let mut pages = ec2
-                .describe_instance_status()
-                .filters(filter)
-                .max_results(PAGE)
-                .into_paginator()
-                .send();
-            while let Some(page) = pages.next().await {
-                let page = page.map_err(|error| provider_error("ec2:DescribeInstanceStatus", &error))?;
-                found.extend(
-                    page.instance_statuses()
-                        .iter()
-                        .flat_map(|status| judge(status, now)),
-                );
-            }
-        }
+    /// What a look at all accounts has found replaces what the last one did.
+    pub(crate) fn note(&self, mut found: Vec<Interruption>) {
         found.sort_by(|a, b| (&a.machine_id, a.kind).cmp(&(&b.machine_id, b.kind)));
         found.dedup();
         let any = !found.is_empty();
@@ -88,8 +53,50 @@ impl Health {
         if any {
             self.news.notify_one();
         }
-        Ok(())
     }
+}
+
+/// Looks once at all instances of an account: EC2 cannot filter statuses by tag. Those of others are dropped by
+/// whoever acts, for want of a claim.
+pub(crate) async fn look(
+    ec2: &aws_sdk_ec2::Client,
+    now: Timestamp,
+) -> Result<Vec<Interruption>, ProviderError> {
+    let codes = [
+        EventCode::InstanceReboot,
+        EventCode::SystemReboot,
+        EventCode::SystemMaintenance,
+        EventCode::InstanceRetirement,
+        EventCode::InstanceStop,
+    ];
+    let impaired = || vec![SummaryStatus::Impaired.as_str().to_owned()];
+    let mut found = Vec::new();
+    // Filters of one call must all hold, and here any one is enough.
+    for (name, values) in [
+        ("instance-status.status", impaired()),
+        ("system-status.status", impaired()),
+        (
+            "event.code",
+            codes.iter().map(|c| c.as_str().to_owned()).collect(),
+        ),
+    ] {
+        let filter = Filter::builder().name(name).set_values(Some(values)).build();
+        let mut pages = ec2
+            .describe_instance_status()
+            .filters(filter)
+            .max_results(PAGE)
+            .into_paginator()
+            .send();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| provider_error("ec2:DescribeInstanceStatus", &error))?;
+            found.extend(
+                page.instance_statuses()
+                    .iter()
+                    .flat_map(|status| judge(status, now)),
+            );
+        }
+    }
+    Ok(found)
 }
 
 /// What the status of one instance asks for. A machine whose checks fail is broken; one with an event works until then.

@@ -107,9 +107,8 @@ impl Content {
             .build()
     }
 
-    /// As the class lists them; else as many as EFA was asked for; else one.
-    fn network_interfaces(&self) -> Vec<ec2::LaunchTemplateInstanceNetworkInterfaceSpecificationRequest> {
-        let interface = |card, device, kind: Option<&str>| self.network_interface(card, device, kind);
+    /// Card, device and kind of each interface: as the class lists them; else as many as EFA was asked for; else one.
+    fn interfaces(&self) -> Vec<(i32, i32, Option<&'static str>)> {
         match self.class.network_interfaces.as_deref() {
             Some(listed) if !listed.is_empty() => {
                 let of_class = |n: &NetworkInterface| {
@@ -117,15 +116,36 @@ impl Content {
                         InterfaceType::Interface => "interface",
                         InterfaceType::EfaOnly => "efa-only",
                     };
-                    interface(n.network_card_index, n.device_index, Some(kind))
+                    (n.network_card_index, n.device_index, Some(kind))
                 };
                 listed.iter().map(of_class).collect()
             }
             _ if self.efa_interfaces > 0 => (0..self.efa_interfaces as i32)
-                .map(|card| interface(card, i32::from(card > 0), Some("efa")))
+                .map(|card| (card, i32::from(card > 0), Some("efa")))
                 .collect(),
-            _ => vec![interface(0, 0, None)],
+            _ => vec![(0, 0, None)],
         }
+    }
+
+    fn network_interfaces(&self) -> Vec<ec2::LaunchTemplateInstanceNetworkInterfaceSpecificationRequest> {
+        let all = self.interfaces().into_iter();
+        all.map(|(card, device, kind)| self.network_interface(card, device, kind))
+            .collect()
+    }
+
+    /// The template's interfaces in a subnet, for a request without a fleet: that names a subnet for each interface, and
+    /// what it does not name has none.
+    pub(crate) fn interfaces_in(&self, subnet_id: &str) -> Vec<ec2::InstanceNetworkInterfaceSpecification> {
+        let in_subnet = |(card, device, kind): (i32, i32, Option<&str>)| {
+            ec2::InstanceNetworkInterfaceSpecification::builder()
+                .network_card_index(card)
+                .device_index(device)
+                .set_interface_type(kind.map(str::to_owned))
+                .subnet_id(subnet_id)
+                .set_groups(Some(self.security_groups.clone()))
+                .build()
+        };
+        self.interfaces().into_iter().map(in_subnet).collect()
     }
 
     fn network_interface(
@@ -378,6 +398,48 @@ mod tests {
         );
         assert_eq!(data.monitoring().unwrap().enabled(), Some(true));
         assert!(data.cpu_options().is_some());
+    }
+
+    #[test]
+    fn a_trial_names_every_interface_of_the_template() {
+        let place = |card, device, interface_type| NetworkInterface {
+            network_card_index: card,
+            device_index: device,
+            interface_type,
+        };
+        let listed = EC2NodeClassSpec {
+            network_interfaces: Some(vec![
+                place(0, 0, InterfaceType::Interface),
+                place(1, 1, InterfaceType::EfaOnly),
+            ]),
+            ..class()
+        };
+        for (content, expected) in [
+            (content(class()), vec![(0, 0, None)]),
+            (
+                content(listed),
+                vec![(0, 0, Some("interface")), (1, 1, Some("efa-only"))],
+            ),
+        ] {
+            let trial = content.interfaces_in("subnet-1");
+            let places: Vec<_> = trial
+                .iter()
+                .map(|n| {
+                    assert_eq!(
+                        (n.subnet_id(), n.groups()),
+                        (Some("subnet-1"), &content.security_groups[..])
+                    );
+                    let place = (n.network_card_index(), n.device_index());
+                    (place.0.unwrap(), place.1.unwrap(), n.interface_type())
+                })
+                .collect();
+            assert_eq!(places, expected);
+            let template = content.request_data();
+            let of_template = template.network_interfaces().iter();
+            let of_template = of_template.map(|n| (n.network_card_index(), n.device_index()));
+            let of_trial = trial.iter().map(|n| (n.network_card_index(), n.device_index()));
+            assert!(of_template.eq(of_trial));
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! One pass over one EC2NodeClass: finalizer, hash, what its selectors find, its conditions, and its end.
 
+mod former;
+mod memory;
 mod status;
 
 use std::{
@@ -15,12 +17,15 @@ use kube::{
 };
 use plimsoll_api::{
     conditions,
-    ec2nodeclass::{AMI, CapacityReservation, EC2NodeClass, SecurityGroup},
+    ec2nodeclass::{AMI, CapacityReservation, EC2NodeClass},
     hash::{Ec2NodeClassHashVersion, ec2nodeclass_hash},
     nodeclaim::NodeClaim,
 };
 use plimsoll_provider::ProviderError;
 use serde_json::json;
+
+pub(crate) use memory::Failure;
+use memory::{Memory, Trial, due, keep};
 
 use super::{
     alias::AliasError,
@@ -28,7 +33,13 @@ use super::{
     instance_profile, reservations, security_groups,
     subnets::{self, FoundSubnet},
 };
-use crate::{GROUP, KIND, cluster::Cluster, launch_template::LaunchTemplates, settings::Settings};
+use crate::{
+    GROUP, KIND,
+    account::{Account, Accounts},
+    cluster::Cluster,
+    role::{ALL_ASSUMED, Role, VPC_ID, written},
+    settings::Settings,
+};
 
 /// Finalizer: profiles and launch templates are removed before the class goes.
 pub(crate) const FINALIZER: &str = "karpenter.k8s.aws/termination";
@@ -46,8 +57,6 @@ const PROFILE_INTERVAL: Duration = Duration::from_mins(15);
 const TRIAL_INTERVAL: Duration = Duration::from_mins(30);
 /// Others are repeated sooner: a person may grant what is missing.
 const TRIAL_RETRY: Duration = Duration::from_mins(1);
-/// A lookup that found nothing, or failed, is made again soon.
-const RETRY: Duration = Duration::from_secs(15);
 
 /// The hash of a class as its annotation and its claims carry it.
 pub(crate) fn class_hash(class: &EC2NodeClass, cluster: &Cluster) -> String {
@@ -62,66 +71,13 @@ pub(crate) enum PassError {
     Provider(#[from] ProviderError),
 }
 
-/// A lookup's last answer and when it is due again.
-#[derive(Clone, Debug)]
-struct Looked<T> {
-    found: Result<T, Failure>,
-    due: Timestamp,
-}
-
-/// What goes into a condition.
-#[derive(Clone, Debug)]
-pub(crate) struct Failure {
-    /// True: the class cannot launch. Otherwise it is not known.
-    pub(crate) certain: bool,
-    pub(crate) reason: String,
-    pub(crate) message: String,
-}
-
-impl Failure {
-    pub(crate) fn uncertain(mut self) -> Self {
-        self.certain = false;
-        self
-    }
-}
-
-impl From<&ProviderError> for Failure {
-    fn from(error: &ProviderError) -> Self {
-        Self {
-            certain: matches!(error, ProviderError::Denied(_)),
-            reason: error.category().to_owned(),
-            message: error.to_string(),
-        }
-    }
-}
-
-/// What was found for one class, for one generation of it.
-#[derive(Clone, Debug, Default)]
-struct Memory {
-    generation: Option<i64>,
-    subnets: Option<Looked<Vec<FoundSubnet>>>,
-    security_groups: Option<Looked<Vec<SecurityGroup>>>,
-    amis: Option<Looked<Vec<AMI>>>,
-    profile: Option<Looked<String>>,
-    reservations: Option<Looked<Vec<CapacityReservation>>>,
-    trial: Option<Trial>,
-}
-
-/// The last trial launch.
-#[derive(Clone, Debug)]
-struct Trial {
-    /// What was found when it was made; another finding needs another trial.
-    of: Vec<String>,
-    outcome: Looked<()>,
-}
-
 /// A class half way through its pass: everything is looked up, nothing is written.
 #[derive(Debug)]
 pub(crate) struct Pass {
     class: EC2NodeClass,
     memory: Memory,
-    /// The class with the status it would get, where a trial launch is due.
-    pub(crate) to_try: Option<EC2NodeClass>,
+    /// The class with the status it would get and where it would launch, where a trial launch is due.
+    pub(crate) to_try: Option<(EC2NodeClass, Arc<Account>)>,
     trial_of: Vec<String>,
 }
 
@@ -142,12 +98,10 @@ impl Pass {
 #[derive(Debug)]
 pub(crate) struct Classes {
     pub(crate) client: KubeClient,
-    pub(crate) ec2: aws_sdk_ec2::Client,
-    pub(crate) ssm: aws_sdk_ssm::Client,
-    pub(crate) iam: aws_sdk_iam::Client,
+    pub(crate) accounts: Arc<Accounts>,
+    /// With the VPC of the controller's own account.
     pub(crate) cluster: Cluster,
     pub(crate) settings: Settings,
-    pub(crate) templates: Arc<LaunchTemplates>,
     memory: Mutex<BTreeMap<String, Memory>>,
     /// Free addresses of each subnet, less what was launched since they were counted.
     free_addresses: Mutex<BTreeMap<String, i64>>,
@@ -166,22 +120,12 @@ impl std::fmt::Debug for KubeClient {
 }
 
 impl Classes {
-    pub(crate) fn new(
-        client: Client,
-        clients: (aws_sdk_ec2::Client, aws_sdk_ssm::Client, aws_sdk_iam::Client),
-        cluster: Cluster,
-        settings: Settings,
-        templates: Arc<LaunchTemplates>,
-    ) -> Self {
-        let (ec2, ssm, iam) = clients;
+    pub(crate) fn new(client: Client, accounts: Arc<Accounts>, settings: Settings) -> Self {
         Self {
             client: KubeClient(client),
-            ec2,
-            ssm,
-            iam,
-            cluster,
+            cluster: accounts.home().cluster.clone(),
+            accounts,
             settings,
-            templates,
             memory: Mutex::default(),
             free_addresses: Mutex::default(),
             reserved: Mutex::default(),
@@ -204,6 +148,20 @@ impl Classes {
     /// Machines left in each capacity reservation as far as known.
     pub(crate) fn reserved(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
         self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the class was looked at with the role it names now. One that never named any needs no look for that.
+    pub(crate) fn knows_role_of(&self, class: &EC2NodeClass) -> bool {
+        let Ok(role) = Role::of_class(class, &self.cluster.region) else {
+            return false;
+        };
+        match self
+            .memory()
+            .get(class.metadata.name.as_deref().unwrap_or_default())
+        {
+            Some(memory) => memory.role == role && memory.refused.is_none(),
+            None => role.is_none() && Role::all_of_class(class).is_ok_and(|all| all.is_empty()),
+        }
     }
 
     /// One machine was launched into it.
@@ -234,18 +192,33 @@ impl Classes {
             self.memory().remove(&name);
             return Ok(None);
         }
-        let class = self.keep_metadata(class).await?;
+        let role = Role::of_class(&class, &self.cluster.region);
+        let account = match &role {
+            Ok(role) => self.accounts.of(role.as_ref()).await,
+            Err(error) => Err(error.clone()),
+        };
+        let account = account.and_then(|account| Role::all_of_class(&class).map(|_| account));
+        let class = self.keep_metadata(class, account.as_deref().ok()).await?;
+        let class = match &account {
+            Ok(account) => self.leave_former_roles(class, account.role.as_ref()).await?,
+            Err(_) => class,
+        };
+        let role = role.ok().flatten();
         let mut memory = self.memory().get(&name).cloned().unwrap_or_default();
-        if memory.generation != class.metadata.generation {
+        if memory.generation != class.metadata.generation || memory.role != role {
             memory = Memory {
                 generation: class.metadata.generation,
+                role,
                 ..Memory::default()
             };
         }
-        self.look(&class, &mut memory, now).await;
+        memory.refused = account.as_ref().err().map(Failure::from);
+        if let Ok(account) = &account {
+            self.look(&class, account, &mut memory, now).await;
+        }
         let (mut to_try, mut trial_of) = (None, Vec::new());
         if !self.settings.disable_dry_run
-            && let Some(pools) = pools
+            && let (Some(pools), Ok(account)) = (pools, account)
             && memory.is_complete()
             && self.validate(&class).is_ok()
         {
@@ -254,10 +227,11 @@ impl Classes {
             let known = memory.trial.as_ref().filter(|known| known.of == trial_of);
             if known.is_none_or(|known| known.outcome.due <= now) {
                 let status = Some(self.status(&class, &memory, now));
-                to_try = Some(EC2NodeClass {
+                let class = EC2NodeClass {
                     status,
                     ..class.clone()
-                });
+                };
+                to_try = Some((class, account));
             }
         }
         Ok(Some(Pass {
@@ -273,9 +247,10 @@ impl Classes {
         let Pass { class, memory, .. } = pass;
         let name = class.metadata.name.clone().unwrap_or_default();
         let status = self.status(&class, &memory, now);
+        let knew_role = self.knows_role_of(&class);
         self.memory().insert(name.clone(), memory);
         if class.status.as_ref() == Some(&status) {
-            return Ok(false);
+            return Ok(knew_role != self.knows_role_of(&class));
         }
         // Lists are written out even when empty, or a merge would leave the old ones.
         let patch = json!({
@@ -292,12 +267,16 @@ impl Classes {
         Ok(true)
     }
 
-    /// Finalizer and hash annotations.
-    async fn keep_metadata(&self, class: EC2NodeClass) -> Result<EC2NodeClass, PassError> {
+    /// Finalizer, hash, and the role before anything is made with it.
+    async fn keep_metadata(
+        &self,
+        class: EC2NodeClass,
+        account: Option<&Account>,
+    ) -> Result<EC2NodeClass, PassError> {
         let name = class.metadata.name.clone().unwrap_or_default();
         let hash = class_hash(&class, &self.cluster);
         let annotation = |key: &str| class.metadata.annotations.as_ref()?.get(key).cloned();
-        let mut metadata = serde_json::Map::new();
+        let (mut metadata, mut annotations) = (serde_json::Map::new(), serde_json::Map::new());
         let finalizers = class.metadata.finalizers.as_deref().unwrap_or_default();
         if !finalizers.iter().any(|f| f == FINALIZER) {
             let all: Vec<&str> = finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
@@ -308,8 +287,17 @@ impl Classes {
             self.migrate_claims(&name, &hash).await?;
         }
         if !of_version || annotation(HASH).as_deref() != Some(&hash) {
-            let annotations = json!({ HASH: hash, HASH_VERSION: VERSION.as_str() });
-            metadata.insert("annotations".into(), annotations);
+            annotations.insert(HASH.into(), json!(hash));
+            annotations.insert(HASH_VERSION.into(), json!(VERSION.as_str()));
+        }
+        if let Some(role) = account.and_then(|account| account.role.clone())
+            && let Ok(mut all) = Role::all_of_class(&class)
+            && all.insert(role)
+        {
+            annotations.insert(ALL_ASSUMED.into(), json!(written(&all)));
+        }
+        if !annotations.is_empty() {
+            metadata.insert("annotations".into(), json!(annotations));
         }
         if metadata.is_empty() {
             return Ok(class);
@@ -374,10 +362,13 @@ impl Classes {
             );
             return Ok(());
         }
-        if !self.settings.isolated_vpc && class.spec.role.is_some() {
-            instance_profile::remove_of_class(&self.iam, &self.cluster, class).await?;
+        for role in Role::all_of_class(class).map_err(ProviderError::from)? {
+            let account = self.accounts.of(Some(&role)).await.map_err(ProviderError::from)?;
+            if !self.clear_up(class, &account).await? {
+                return Ok(());
+            }
         }
-        self.templates.remove_of_class(name).await?;
+        self.clear_up(class, self.accounts.home()).await?;
         let left: Vec<&String> = finalizers.iter().filter(|f| *f != FINALIZER).collect();
         let patch = json!({
             "metadata": { "resourceVersion": class.metadata.resource_version, "finalizers": left },
@@ -394,14 +385,18 @@ impl Classes {
     }
 
     /// Makes the lookups that are due. One that fails after it had succeeded keeps its last answer.
-    async fn look(&self, class: &EC2NodeClass, memory: &mut Memory, now: Timestamp) {
-        let (spec, vpc) = (&class.spec, &self.cluster.vpc_id);
+    async fn look(&self, class: &EC2NodeClass, account: &Account, memory: &mut Memory, now: Timestamp) {
+        let (spec, vpc, ec2) = (&class.spec, &account.cluster.vpc_id, &account.ec2);
+        let other_vpc = match &account.role {
+            Some(_) => format!(", or name another VPC in annotation {VPC_ID}"),
+            None => String::new(),
+        };
         if due(memory.subnets.as_ref(), now) {
-            let answer = subnets::find(&self.ec2, &spec.subnet_selector_terms, vpc).await;
+            let answer = subnets::find(ec2, &spec.subnet_selector_terms, vpc).await;
             let answer = answer.map_err(|e| Failure::from(&e)).and_then(|found| {
                 self.count_addresses(&found);
                 not_empty(found, "SubnetsNotFound", || {
-                    format!("no subnet of {vpc} matches subnetSelectorTerms; tag one or change the terms")
+                    format!("no subnet of {vpc} matches subnetSelectorTerms; tag one or change the terms{other_vpc}")
                 })
             });
             keep(
@@ -412,26 +407,27 @@ impl Classes {
             );
         }
         if due(memory.security_groups.as_ref(), now) {
-            let answer = security_groups::find(&self.ec2, &spec.security_group_selector_terms, vpc).await;
+            let answer = security_groups::find(ec2, &spec.security_group_selector_terms, vpc).await;
             let answer = answer.map_err(|e| Failure::from(&e)).and_then(|found| {
                 not_empty(found, "SecurityGroupsNotFound", || {
                     format!(
-                        "no security group of {vpc} matches securityGroupSelectorTerms; tag one or change the terms"
+                        "no security group of {vpc} matches securityGroupSelectorTerms; tag one or change the \
+                         terms{other_vpc}"
                     )
                 })
             });
             keep(&mut memory.security_groups, answer, SECURITY_GROUPS_INTERVAL, now);
         }
         if due(memory.amis.as_ref(), now) {
-            let answer = self.find_amis(class, now).await;
+            let answer = self.find_amis(class, account, now).await;
             keep(&mut memory.amis, answer, self.settings.ami_refresh_interval, now);
         }
         if due(memory.reservations.as_ref(), now) {
-            let answer = self.find_reservations(class, now).await;
+            let answer = self.find_reservations(class, account, now).await;
             keep(&mut memory.reservations, answer, RESERVATIONS_INTERVAL, now);
         }
         if due(memory.profile.as_ref(), now) {
-            let answer = self.profile(class).await;
+            let answer = self.profile(class, account).await;
             keep(&mut memory.profile, answer, PROFILE_INTERVAL, now);
         }
     }
@@ -440,11 +436,12 @@ impl Classes {
     async fn find_reservations(
         &self,
         class: &EC2NodeClass,
+        account: &Account,
         now: Timestamp,
     ) -> Result<Vec<CapacityReservation>, Failure> {
         let terms = class.spec.capacity_reservation_selector_terms.as_deref();
         let terms = terms.filter(|_| self.settings.reserved_capacity);
-        let found = reservations::find(&self.ec2, terms.unwrap_or_default(), now).await;
+        let found = reservations::find(&account.ec2, terms.unwrap_or_default(), now).await;
         let found = found.map_err(|e| Failure::from(&e))?;
         let mut left = self.reserved();
         let all = found.into_iter().map(|found| {
@@ -461,7 +458,12 @@ impl Classes {
         }
     }
 
-    async fn find_amis(&self, class: &EC2NodeClass, now: Timestamp) -> Result<Vec<AMI>, Failure> {
+    async fn find_amis(
+        &self,
+        class: &EC2NodeClass,
+        account: &Account,
+        now: Timestamp,
+    ) -> Result<Vec<AMI>, Failure> {
         let version = self.client.0.apiserver_version().await.map_err(|error| Failure {
             certain: false,
             reason: "KubernetesVersionUnknown".into(),
@@ -470,7 +472,7 @@ impl Classes {
         let digits: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
         let minor = digits.parse().unwrap_or(0);
         let terms = &class.spec.ami_selector_terms;
-        let found = amis::find(&self.ec2, &self.ssm, terms, minor, now)
+        let found = amis::find(&account.ec2, &account.ssm, terms, minor, now)
             .await
             .map_err(|error| match &error {
                 AmiError::Provider(provider) => Failure::from(provider),
@@ -489,7 +491,7 @@ impl Classes {
         })
     }
 
-    async fn profile(&self, class: &EC2NodeClass) -> Result<String, Failure> {
+    async fn profile(&self, class: &EC2NodeClass, account: &Account) -> Result<String, Failure> {
         let spec = &class.spec;
         if let Some(profile) = &spec.instance_profile {
             return Ok(profile.clone());
@@ -509,45 +511,10 @@ impl Classes {
                  spec.instanceProfile",
             ));
         }
-        instance_profile::ensure(&self.iam, &self.cluster, class, role)
+        instance_profile::ensure(&account.iam, &account.cluster, class, role)
             .await
             .map_err(|e| Failure::from(&e))
     }
-}
-
-impl Memory {
-    /// Everything that a launch needs was found.
-    fn is_complete(&self) -> bool {
-        fn found<T>(looked: Option<&Looked<T>>) -> bool {
-            looked.is_some_and(|l| l.found.is_ok())
-        }
-        found(self.subnets.as_ref())
-            && found(self.security_groups.as_ref())
-            && found(self.amis.as_ref())
-            && found(self.profile.as_ref())
-    }
-
-    /// What was found, in an order of its own: free addresses change it all the time.
-    fn findings(&self) -> Vec<String> {
-        fn ok<T>(looked: Option<&Looked<T>>) -> Option<&T> {
-            looked?.found.as_ref().ok()
-        }
-        let subnets = ok(self.subnets.as_ref()).into_iter().flatten();
-        let groups = ok(self.security_groups.as_ref()).into_iter().flatten();
-        let images = ok(self.amis.as_ref()).into_iter().flatten();
-        let mut all: Vec<String> = subnets
-            .map(|s| s.subnet.id.clone())
-            .chain(groups.map(|g| g.id.clone()))
-            .chain(images.map(|i| i.id.clone()))
-            .chain(ok(self.profile.as_ref()).cloned())
-            .collect();
-        all.sort();
-        all
-    }
-}
-
-fn due<T>(looked: Option<&Looked<T>>, now: Timestamp) -> bool {
-    looked.is_none_or(|l| l.due <= now)
 }
 
 fn not_empty<T>(found: Vec<T>, reason: &str, message: impl FnOnce() -> String) -> Result<Vec<T>, Failure> {
@@ -559,52 +526,4 @@ fn not_empty<T>(found: Vec<T>, reason: &str, message: impl FnOnce() -> String) -
         });
     }
     Ok(found)
-}
-
-fn keep<T>(slot: &mut Option<Looked<T>>, answer: Result<T, Failure>, interval: Duration, now: Timestamp) {
-    let interval = if answer.is_ok() { interval } else { RETRY };
-    let due = now + interval;
-    match (slot.as_mut(), &answer) {
-        (Some(known), Err(failure)) if known.found.is_ok() && !failure.certain => {
-            tracing::warn!(
-                reason = failure.reason,
-                message = failure.message,
-                "lookup for an EC2NodeClass failed, keeping its last answer"
-            );
-            known.due = due;
-        }
-        _ => *slot = Some(Looked { found: answer, due }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn failure(certain: bool) -> Failure {
-        Failure {
-            certain,
-            reason: "R".into(),
-            message: "m".into(),
-        }
-    }
-
-    #[test]
-    fn a_passing_failure_keeps_the_last_answer_and_a_certain_one_does_not() {
-        let now = Timestamp::UNIX_EPOCH;
-        let minute = Duration::from_mins(1);
-        let mut slot: Option<Looked<u32>> = None;
-        keep(&mut slot, Err(failure(false)), minute, now);
-        assert!(
-            slot.as_ref().unwrap().found.is_err(),
-            "there is no answer to keep"
-        );
-        assert!(due(slot.as_ref(), now + RETRY) && !due(slot.as_ref(), now));
-        keep(&mut slot, Ok(1), minute, now);
-        keep(&mut slot, Err(failure(false)), minute, now);
-        assert_eq!(*slot.as_ref().unwrap().found.as_ref().unwrap(), 1);
-        assert!(due(slot.as_ref(), now + RETRY));
-        keep(&mut slot, Err(failure(true)), minute, now);
-        assert!(slot.unwrap().found.is_err());
-    }
 }

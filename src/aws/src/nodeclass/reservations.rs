@@ -99,6 +99,31 @@ pub(crate) async fn find(
     Ok(found.into_values().collect())
 }
 
+/// Whether launches may name it. Capacity blocks and interruptible ones are launched into in ways of their own, which
+/// this version does not have.
+pub(crate) fn is_supported(reservation: &CapacityReservation) -> bool {
+    reservation.reservation_type == CapacityReservationType::Default && !reservation.interruptible
+}
+
+/// Which of those a class has found are not used, and why; None: all are.
+pub(crate) fn left_out(found: &[CapacityReservation]) -> Option<String> {
+    let ids = |of: &dyn Fn(&CapacityReservation) -> bool| -> Vec<&str> {
+        found.iter().filter(|r| of(r)).map(|r| r.id.as_str()).collect()
+    };
+    let blocks = ids(&|r| r.reservation_type == CapacityReservationType::CapacityBlock);
+    let interruptible = ids(&|r| r.reservation_type == CapacityReservationType::Default && r.interruptible);
+    let said = |what: &str, ids: &[&str]| {
+        (!ids.is_empty()).then(|| format!("{what} are not launched into yet: {}", ids.join(", ")))
+    };
+    let all = [
+        said("capacity blocks", &blocks),
+        said("interruptible reservations", &interruptible),
+    ];
+    let all: Vec<String> = all.into_iter().flatten().collect();
+    let fix = "; let capacityReservationSelectorTerms select others";
+    (!all.is_empty()).then(|| all.join("; ") + fix)
+}
+
 /// None when it has ended or is of a kind this version does not know.
 fn read(reservation: &ec2::CapacityReservation, now: Timestamp) -> Option<FoundReservation> {
     let end = reservation
@@ -148,6 +173,38 @@ mod tests {
 
     fn term() -> CapacityReservationSelectorTerm {
         CapacityReservationSelectorTerm::default()
+    }
+
+    #[test]
+    fn what_is_not_launched_into_is_named() {
+        let reservation = |id: &str, reservation_type, interruptible| CapacityReservation {
+            availability_zone: "a".into(),
+            end_time: None,
+            id: id.into(),
+            instance_match_criteria: InstanceMatchCriteria::Targeted,
+            instance_type: "m5.large".into(),
+            owner_id: "123456789012".into(),
+            reservation_type,
+            interruptible,
+            state: Active,
+        };
+        let plain = reservation("cr-1", CapacityReservationType::Default, false);
+        let block = reservation("cr-2", CapacityReservationType::CapacityBlock, false);
+        let interruptible = reservation("cr-3", CapacityReservationType::Default, true);
+        assert_eq!(left_out(&[]), None);
+        assert_eq!(left_out(std::slice::from_ref(&plain)), None);
+        let says = left_out(&[plain.clone(), block.clone(), interruptible.clone()]).unwrap();
+        for word in [
+            "capacity blocks",
+            "cr-2",
+            "interruptible",
+            "cr-3",
+            "capacityReservationSelectorTerms",
+        ] {
+            assert!(says.contains(word), "{word:?} is not in: {says}");
+        }
+        assert!(!says.contains("cr-1"), "{says}");
+        assert!(is_supported(&plain) && !is_supported(&block) && !is_supported(&interruptible));
     }
 
     #[test]

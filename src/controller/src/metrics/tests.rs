@@ -20,6 +20,8 @@ fn page() -> String {
         nodes_terminated,
         pods_drained,
         evictions,
+        messages,
+        unhealthy,
         queue_depth,
         unschedulable,
         leading,

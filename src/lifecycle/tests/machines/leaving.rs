@@ -240,19 +240,19 @@ fn garbage_is_what_has_lost_its_other_half() {
     let all = index(claim(IN_SERVICE, json!({})), [unready], []);
     let found = garbage::collect(
         &all,
-        &[machine("a", "test://a", at(0)), machine("x", "test://x", at(0))],
+        &vec![machine("a", "test://a", at(0)), machine("x", "test://x", at(0))].into(),
         at(60),
     );
     assert_eq!(
         (found.leaked, found.effects),
         (vec!["test://x".to_owned()], vec![])
     );
-    let second = [
+    let second = vec![
         machine("a", "test://a", at(0)),
         machine("a", "test://other", at(0)),
     ];
     assert_eq!(
-        garbage::collect(&all, &second, at(60)).leaked,
+        garbage::collect(&all, &second.into(), at(60)).leaked,
         ["test://other"],
         "a claim stands for the machine it has recorded and for no other of its name"
     );
@@ -261,7 +261,7 @@ fn garbage_is_what_has_lost_its_other_half() {
     Observe::<NodeClaim>::unreadable(&mut newer, &x, true);
     let unread = garbage::collect(
         &newer,
-        &[machine("a", "test://a", at(0)), machine("x", "test://x", at(0))],
+        &vec![machine("a", "test://a", at(0)), machine("x", "test://x", at(0))].into(),
         at(60),
     );
     assert_eq!(
@@ -271,7 +271,7 @@ fn garbage_is_what_has_lost_its_other_half() {
     );
     let young = garbage::collect(
         &all,
-        &[machine("a", "test://a", at(0)), machine("x", "test://x", at(31))],
+        &vec![machine("a", "test://a", at(0)), machine("x", "test://x", at(31))].into(),
         at(60),
     );
     assert_eq!(
@@ -280,13 +280,22 @@ fn garbage_is_what_has_lost_its_other_half() {
         "its claim may still be on its way"
     );
     assert_eq!(
-        names(&garbage::collect(&all, &[], at(60)).effects),
+        names(&garbage::collect(&all, &Listing::default(), at(60)).effects),
         ["delete claim garbage_collected"]
+    );
+    let unseen = Listing {
+        unseen: ["a".to_owned()].into(),
+        ..Listing::default()
+    };
+    assert_eq!(
+        garbage::collect(&all, &unseen, at(60)).effects,
+        [],
+        "nobody could be asked for its machine"
     );
 
     let well = index(claim(IN_SERVICE, json!({})), [open_node(json!({}))], []);
     assert_eq!(
-        garbage::collect(&well, &[], at(60)).effects,
+        garbage::collect(&well, &Listing::default(), at(60)).effects,
         [],
         "a ready node contradicts the list"
     );

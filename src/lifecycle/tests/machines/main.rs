@@ -16,7 +16,7 @@ use plimsoll_api::{conditions, nodeclaim::NodeClaim};
 use plimsoll_lifecycle::{
     Effect, Pass, Pool, Settings, disruption, drained, garbage, launched, reconcile, terminated,
 };
-use plimsoll_provider::{Machine, ProviderError, Termination};
+use plimsoll_provider::{Listing, Machine, ProviderError, Termination};
 use plimsoll_state::{Index, NodeView, Observe, Pod, pod::PodState};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1::Node;
 use plimsoll_api::nodeclaim::NodeClaim;
 use plimsoll_lifecycle::Effect;
-use plimsoll_provider::{Machine, ProviderError, Termination};
+use plimsoll_provider::{Listing, Machine, ProviderError, Termination};
 use plimsoll_state::Pod;
 use serde_json::Value;
 
@@ -43,7 +43,7 @@ pub(crate) enum Answer {
     Node(Box<Node>),
     Launched(Result<Machine, ProviderError>),
     Terminated(Termination),
-    Machines(Vec<Machine>),
+    Machines(Listing),
     Claims(Vec<NodeClaim>),
     Pods(Vec<Pod>),
     Failed(Failure),
@@ -150,7 +150,7 @@ impl fmt::Display for Answer {
             Self::Launched(Ok(machine)) => write!(f, "launched {}", machine.provider_id),
             Self::Launched(Err(error)) => write!(f, "not launched: {error}"),
             Self::Terminated(termination) => write!(f, "termination {termination:?}"),
-            Self::Machines(machines) => write!(f, "{} machines", machines.len()),
+            Self::Machines(listing) => write!(f, "{} machines", listing.machines.len()),
             Self::Claims(claims) => write!(f, "{} claims", claims.len()),
             Self::Pods(pods) => write!(f, "{} pods", pods.len()),
             Self::Failed(failure) => write!(f, "failed: {failure:?}"),

@@ -9,8 +9,16 @@ use plimsoll_api::{
     labels,
 };
 
-use super::{Classes, Looked, Memory};
+use super::{
+    Classes,
+    memory::{Failure, Looked, Memory},
+    reservations,
+};
 use crate::user_data::{Bootstrap, UserDataError, user_data};
+
+const RESERVATIONS: &str = "CapacityReservationsReady";
+/// Reason: some of the reservations are of a kind that is not supported.
+const NOT_ALL: &str = "CapacityReservationsNotSupported";
 
 impl Classes {
     pub(super) fn status(&self, class: &EC2NodeClass, memory: &Memory, now: Timestamp) -> EC2NodeClassStatus {
@@ -36,8 +44,19 @@ impl Classes {
             ),
         };
         let reservations = memory.reservations.as_ref();
-        status.capacity_reservations =
-            condition(&mut set, "CapacityReservationsReady", reservations).unwrap_or_default();
+        status.capacity_reservations = condition(&mut set, RESERVATIONS, reservations).unwrap_or_default();
+        if let Some(says) = reservations::left_out(&status.capacity_reservations) {
+            // What is left may still be used, and what was found may still be bought on demand as well.
+            if status
+                .capacity_reservations
+                .iter()
+                .any(reservations::is_supported)
+            {
+                set.set_true_with_reason(RESERVATIONS, NOT_ALL, &says);
+            } else {
+                set.set_false(RESERVATIONS, NOT_ALL, &says);
+            }
+        }
         let validated = self.validate(class);
         let depends_on = [
             "AMIsReady",
@@ -55,20 +74,16 @@ impl Classes {
             "Awaiting AMI, Instance Profile, Security Group, and Subnet resolution",
         );
         match validated {
+            _ if let Some(failure) = &memory.refused => fail(&mut set, VALIDATION_SUCCEEDED, failure),
             Err((reason, message)) => set.set_false(VALIDATION_SUCCEEDED, reason, &message),
             Ok(()) if is(&set, "False") => set.set_false(VALIDATION_SUCCEEDED, wait, waits),
             Ok(()) if is(&set, "Unknown") => set.set_unknown(VALIDATION_SUCCEEDED, wait, waits),
             Ok(()) if self.settings.disable_dry_run => set.set_true(VALIDATION_SUCCEEDED),
             Ok(()) => match memory.trial.as_ref().map(|t| &t.outcome.found) {
                 Some(Ok(())) => set.set_true(VALIDATION_SUCCEEDED),
-                Some(Err(failure)) if failure.certain => {
-                    set.set_false(VALIDATION_SUCCEEDED, &failure.reason, &failure.message)
-                }
                 // A former process has tried this very class.
-                _ if stands(&set, generation) => false,
-                Some(Err(failure)) => {
-                    set.set_unknown(VALIDATION_SUCCEEDED, &failure.reason, &failure.message)
-                }
+                Some(Err(Failure { certain: false, .. })) | None if stands(&set, generation) => false,
+                Some(Err(failure)) => fail(&mut set, VALIDATION_SUCCEEDED, failure),
                 None => set.set_unknown(
                     VALIDATION_SUCCEEDED,
                     "AwaitingReconciliation",
@@ -135,6 +150,16 @@ fn subnets_in_order(known: &[Subnet], found: Vec<Subnet>) -> Vec<Subnet> {
     if same { known.to_vec() } else { found }
 }
 
+/// False if it is certain, else Unknown.
+fn fail(set: &mut ConditionSet<'_>, ty: &str, failure: &Failure) -> bool {
+    let (reason, message) = (&failure.reason, &failure.message);
+    if failure.certain {
+        set.set_false(ty, reason, message)
+    } else {
+        set.set_unknown(ty, reason, message)
+    }
+}
+
 /// Puts a lookup's answer into its condition, and gives it back if there is one.
 fn condition<T: Clone>(set: &mut ConditionSet<'_>, ty: &str, looked: Option<&Looked<T>>) -> Option<T> {
     match looked.map(|l| &l.found) {
@@ -142,12 +167,8 @@ fn condition<T: Clone>(set: &mut ConditionSet<'_>, ty: &str, looked: Option<&Loo
             set.set_true(ty);
             Some(found.clone())
         }
-        Some(Err(failure)) if failure.certain => {
-            set.set_false(ty, &failure.reason, &failure.message);
-            None
-        }
         Some(Err(failure)) => {
-            set.set_unknown(ty, &failure.reason, &failure.message);
+            fail(set, ty, failure);
             None
         }
         None => None,

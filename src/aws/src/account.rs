@@ -1,0 +1,206 @@
+//! Accounts: who makes the calls for a class, and what is known where they are made.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use plimsoll_api::{ec2nodeclass::EC2NodeClass, nodeclaim::NodeClaim};
+use tokio::time::Instant;
+
+use crate::{
+    catalogue::pricing_region,
+    cluster::Cluster,
+    credentials::{self, AssumeError, AssumeRole, Identity, TrustError},
+    instances::Instances,
+    launch_template::LaunchTemplates,
+    market::Market,
+    role::{Role, RoleError},
+    session_policy,
+    settings::Settings,
+    unavailable::Unavailable,
+};
+
+/// A role that could not be assumed is tried again after this.
+const RETRY: Duration = Duration::from_secs(15);
+
+/// Where machines are, under one identity. Names of zones, capacity and quotas differ from account to account.
+#[derive(Debug)]
+pub(crate) struct Account {
+    /// None: the controller's own identity.
+    pub(crate) role: Option<Role>,
+    /// With the VPC in which this account's machines are.
+    pub(crate) cluster: Cluster,
+    pub(crate) ec2: aws_sdk_ec2::Client,
+    pub(crate) iam: aws_sdk_iam::Client,
+    pub(crate) ssm: aws_sdk_ssm::Client,
+    pub(crate) market: Market,
+    pub(crate) instances: Instances,
+    pub(crate) templates: LaunchTemplates,
+    /// Locked before what is learned, and that before what is left of the reservations, where they are together.
+    unavailable: Mutex<Unavailable>,
+}
+
+impl Account {
+    fn new(role: Option<Role>, identity: &Identity, cluster: Cluster, isolated_vpc: bool) -> Self {
+        let ec2 = identity.ec2();
+        let pricing = identity.pricing(pricing_region(&cluster.region));
+        Self {
+            role,
+            market: Market::new(ec2.clone(), pricing, cluster.region.clone(), isolated_vpc),
+            instances: Instances::new(ec2.clone(), cluster.clone()),
+            templates: LaunchTemplates::new(ec2.clone(), cluster.clone()),
+            iam: identity.iam(),
+            ssm: identity.ssm(),
+            unavailable: Mutex::default(),
+            cluster,
+            ec2,
+        }
+    }
+
+    pub(crate) fn unavailable(&self) -> MutexGuard<'_, Unavailable> {
+        self.unavailable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The role's ARN, or nothing.
+    pub(crate) fn name(&self) -> &str {
+        self.role.as_ref().map_or("", |role| &role.arn)
+    }
+}
+
+/// What became of the last try to assume a role.
+#[derive(Debug)]
+enum Tried {
+    Open(Arc<Account>),
+    Refused(RoleError, Instant),
+}
+
+/// The controller's own account and those of the roles that classes name.
+#[derive(Debug)]
+pub(crate) struct Accounts {
+    base: Identity,
+    settings: Settings,
+    home: Arc<Account>,
+    others: Mutex<BTreeMap<Role, Tried>>,
+}
+
+impl Accounts {
+    /// `acting` is who acts where a class names no role.
+    pub(crate) fn new(base: Identity, acting: &Identity, settings: Settings, cluster: Cluster) -> Self {
+        let home = Account::new(None, acting, cluster, settings.isolated_vpc);
+        Self {
+            base,
+            settings,
+            home: Arc::new(home),
+            others: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn home(&self) -> &Arc<Account> {
+        &self.home
+    }
+
+    fn others(&self) -> MutexGuard<'_, BTreeMap<Role, Tried>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that were opened, the controller's own first.
+    pub(crate) fn open(&self) -> Vec<Arc<Account>> {
+        let others = self.others();
+        let open = others.values().filter_map(|tried| match tried {
+            Tried::Open(account) => Some(account.clone()),
+            Tried::Refused(..) => None,
+        });
+        [self.home.clone()].into_iter().chain(open).collect()
+    }
+
+    /// Forgets the accounts that nothing names any more.
+    pub(crate) fn keep(&self, named: &BTreeSet<Role>) {
+        self.others().retain(|role, _| named.contains(role));
+    }
+
+    pub(crate) async fn of_class(&self, class: &EC2NodeClass) -> Result<Arc<Account>, RoleError> {
+        let role = Role::of_class(class, &self.home.cluster.region)?;
+        self.of(role.as_ref()).await
+    }
+
+    pub(crate) async fn of_claim(&self, claim: &NodeClaim) -> Result<Arc<Account>, RoleError> {
+        self.of(Role::of_claim(claim)?.as_ref()).await
+    }
+
+    /// The account of a role, which is assumed the first time.
+    pub(crate) async fn of(&self, role: Option<&Role>) -> Result<Arc<Account>, RoleError> {
+        let Some(role) = role else {
+            return Ok(self.home.clone());
+        };
+        match self.others().get(role) {
+            Some(Tried::Open(account)) => return Ok(account.clone()),
+            Some(Tried::Refused(error, at)) if at.elapsed() < RETRY => return Err(error.clone()),
+            _ => {}
+        }
+        let tried = self.assume(role).await;
+        let mut others = self.others();
+        // Two may have tried at the same time; what is known there must be known once.
+        if let Some(Tried::Open(account)) = others.get(role) {
+            return Ok(account.clone());
+        }
+        let account = tried.map(Arc::new);
+        let entry = match &account {
+            Ok(account) => Tried::Open(account.clone()),
+            Err(error) => Tried::Refused(error.clone(), Instant::now()),
+        };
+        others.insert(role.clone(), entry);
+        account
+    }
+
+    async fn assume(&self, role: &Role) -> Result<Account, RoleError> {
+        let (home, settings) = (&self.home.cluster, &self.settings);
+        let default_id = || settings.assume_role_external_id.clone();
+        let assumed = AssumeRole {
+            arn: role.arn.clone(),
+            external_id: role.external_id.clone().or_else(default_id),
+            duration: settings.assume_role_duration,
+        };
+        let arn = role.arn.clone();
+        credentials::check_trust(&self.base, &assumed)
+            .await
+            .map_err(|error| match error {
+                TrustError::NoIdentity(why) => RoleError::NotNow {
+                    arn: arn.clone(),
+                    why,
+                },
+                TrustError::NoExternalId(account) => RoleError::NoExternalId {
+                    arn: arn.clone(),
+                    account,
+                },
+            })?;
+        let cluster = Cluster {
+            vpc_id: role.vpc_id.clone().unwrap_or_else(|| home.vpc_id.clone()),
+            ..home.clone()
+        };
+        let policy = session_policy::working(&cluster.region, &cluster.name, &cluster.vpc_id);
+        let identity = credentials::session(&self.base, &assumed, &cluster.name, policy).await;
+        let identity = identity.map_err(|error| match error {
+            AssumeError::Denied(_) => RoleError::Denied {
+                arn,
+                why: error.to_string(),
+            },
+            AssumeError::Failed(_) | AssumeError::Empty => RoleError::NotNow {
+                arn,
+                why: error.to_string(),
+            },
+        })?;
+        tracing::info!(
+            role = role.arn,
+            vpc_id = cluster.vpc_id,
+            "assumed the role of a class"
+        );
+        Ok(Account::new(
+            Some(role.clone()),
+            &identity,
+            cluster,
+            settings.isolated_vpc,
+        ))
+    }
+}

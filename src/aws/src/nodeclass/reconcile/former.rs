@@ -1,0 +1,130 @@
+//! What a class leaves behind under a role that it does not name any more, and at its end.
+
+use kube::api::{Patch, PatchParams};
+use plimsoll_api::{ec2nodeclass::EC2NodeClass, nodeclaim::NodeClaim};
+use plimsoll_provider::ProviderError;
+use serde_json::json;
+
+use super::{Classes, PassError, instance_profile};
+use crate::{
+    account::Account,
+    role::{ALL_ASSUMED, Role, written},
+};
+
+impl Classes {
+    /// Clears up under former roles, and forgets those where nothing is left.
+    pub(super) async fn leave_former_roles(
+        &self,
+        class: EC2NodeClass,
+        present: Option<&Role>,
+    ) -> Result<EC2NodeClass, PassError> {
+        let known = Role::all_of_class(&class).map_err(ProviderError::from)?;
+        let former: Vec<&Role> = known.iter().filter(|role| Some(*role) != present).collect();
+        if former.is_empty() {
+            return Ok(class);
+        }
+        let name = class.metadata.name.clone().unwrap_or_default();
+        let claims = self.claims_of(&name).await?;
+        let mut kept = known.clone();
+        for role in former {
+            if claims.iter().any(|claim| may_be_under(claim, role)) {
+                continue;
+            }
+            let cleared = async {
+                let account = self.accounts.of(Some(role)).await?;
+                self.clear_up(&class, &account).await
+            };
+            match cleared.await {
+                Ok(true) => {
+                    kept.remove(role);
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(ec2nodeclass = name, role = role.arn, %error, "a former role is not cleared up");
+                }
+            }
+        }
+        if kept == known {
+            return Ok(class);
+        }
+        let value = (!kept.is_empty()).then(|| written(&kept));
+        let patch = Patch::Merge(json!({ "metadata": {
+            "resourceVersion": class.metadata.resource_version,
+            "annotations": { ALL_ASSUMED: value },
+        } }));
+        Ok(self.api().patch(&name, &PatchParams::default(), &patch).await?)
+    }
+
+    /// Removes profiles and launch templates of a class that no claim uses there. False: not yet, for there is a machine
+    /// of the class left, which has lost its claim and which the garbage collection will end as long as it knows where.
+    pub(super) async fn clear_up(
+        &self,
+        class: &EC2NodeClass,
+        account: &Account,
+    ) -> Result<bool, ProviderError> {
+        let name = class.metadata.name.as_deref().unwrap_or_default();
+        if account.role.is_some() && account.instances.are_of_class(name).await? {
+            tracing::info!(
+                ec2nodeclass = name,
+                role = account.name(),
+                "machines of a class are still there"
+            );
+            return Ok(false);
+        }
+        // In a former account there may be a profile although the class names one itself by now.
+        let may_have_profiles = class.spec.role.is_some() || account.role.is_some();
+        if !self.settings.isolated_vpc && may_have_profiles {
+            instance_profile::remove_of_class(&account.iam, &account.cluster, class).await?;
+        }
+        account.templates.remove_of_class(name).await?;
+        Ok(true)
+    }
+}
+
+/// A claim whose machine is not recorded may have one anywhere.
+fn may_be_under(claim: &NodeClaim, role: &Role) -> bool {
+    let launched = claim.status.as_ref().is_some_and(|s| s.provider_id.is_some());
+    match Role::of_claim(claim) {
+        Ok(of_claim) => !launched || of_claim.as_ref() == Some(role),
+        Err(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::role::ASSUMED;
+
+    #[test]
+    fn a_role_is_kept_as_long_as_a_claim_may_need_it() {
+        let role = |arn: &str| Role {
+            arn: arn.into(),
+            external_id: None,
+            vpc_id: None,
+        };
+        let claim = |annotation: Option<String>, launched: bool| -> NodeClaim {
+            let mut claim = json!({
+                "metadata": { "name": "c", "annotations": {} },
+                "spec": { "requirements": [],
+                    "nodeClassRef": { "group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default" } },
+            });
+            if let Some(text) = annotation {
+                claim["metadata"]["annotations"][ASSUMED] = json!(text);
+            }
+            if launched {
+                claim["status"] = json!({ "providerID": "aws:///a/i-1" });
+            }
+            serde_json::from_value(claim).unwrap()
+        };
+        let (a, b) = (role("a"), role("b"));
+        for (claim, expected) in [
+            (claim(Some(written(&a)), true), true),
+            (claim(Some(written(&b)), true), false),
+            (claim(None, true), false),
+            (claim(None, false), true),
+            (claim(Some("?".into()), true), true),
+        ] {
+            assert_eq!(may_be_under(&claim, &a), expected, "{claim:?}");
+        }
+    }
+}

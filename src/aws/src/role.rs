@@ -1,0 +1,271 @@
+//! Roles that classes name by annotations, so that their machines are another account's.
+//!
+//! The class says which role; the class also remembers every role it has used until what was made with it is cleared up,
+//! and each claim the one that bought its machine: whatever exists, somebody says where.
+
+use std::collections::BTreeSet;
+
+use plimsoll_api::{ec2nodeclass::EC2NodeClass, nodeclaim::NodeClaim};
+use plimsoll_provider::ProviderError;
+use serde::{Deserialize, Serialize};
+
+use crate::credentials::account_of;
+
+/// Annotation on EC2NodeClasses: the role under which everything is done for this class.
+pub(crate) const ARN: &str = "plimsoll.dev/assume-role-arn";
+/// Annotation on EC2NodeClasses: the external id that its trust policy requires. Default: `--assume-role-external-id`.
+pub(crate) const EXTERNAL_ID: &str = "plimsoll.dev/assume-role-external-id";
+/// Annotation on EC2NodeClasses: the VPC that role may launch into. Default: the cluster's own, as where its subnets are
+/// shared with the other account.
+pub(crate) const VPC_ID: &str = "plimsoll.dev/assume-role-vpc-id";
+/// Annotation on NodeClaims: the [`Role`] that bought the machine.
+pub(crate) const ASSUMED: &str = "plimsoll.dev/assumed-role";
+/// Annotation on EC2NodeClasses: the [`Role`]s with which something was made that may still be there.
+pub(crate) const ALL_ASSUMED: &str = "plimsoll.dev/assumed-roles";
+
+/// A role as a class names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Role {
+    pub(crate) arn: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) external_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) vpc_id: Option<String>,
+}
+
+/// Why there are no calls for a class, with the fix.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum RoleError {
+    #[error(
+        "annotation {ARN}: {0:?} is not the ARN of a role, such as arn:aws:iam::123456789012:role/name; correct or \
+         remove it"
+    )]
+    Arn(String),
+    #[error(
+        "annotation {ARN}: {arn} is in the partition {found}, and the region {region} in {expected}; name a role of \
+         {expected}"
+    )]
+    Partition {
+        arn: String,
+        found: String,
+        region: String,
+        expected: &'static str,
+    },
+    #[error(
+        "annotation {VPC_ID}: {0:?} is not the id of a VPC, such as vpc-0123456789abcdef0; correct or remove it"
+    )]
+    VpcId(String),
+    #[error("annotation {0} means nothing without {ARN}: set that, or remove this")]
+    NoArn(&'static str),
+    #[error("annotation {0} cannot be read; it is the controller's own: restore what it was")]
+    Unreadable(&'static str),
+    #[error(
+        "annotation {ARN}: {arn} belongs to another account than the controller's identity ({account}); set \
+         {EXTERNAL_ID}, or --assume-role-external-id, to the external id that its trust policy requires"
+    )]
+    NoExternalId { arn: String, account: String },
+    #[error("annotation {ARN}: cannot assume {arn}: {why}")]
+    Denied { arn: String, why: String },
+    #[error("cannot assume {arn} of annotation {ARN} now: {why}")]
+    NotNow { arn: String, why: String },
+}
+
+impl RoleError {
+    /// It does not pass by itself.
+    pub(crate) fn is_certain(&self) -> bool {
+        !matches!(self, Self::NotNow { .. })
+    }
+}
+
+impl From<RoleError> for ProviderError {
+    fn from(error: RoleError) -> Self {
+        if error.is_certain() {
+            Self::Denied(error.to_string())
+        } else {
+            Self::Transient(error.to_string())
+        }
+    }
+}
+
+impl Role {
+    /// The role of a class; None: the controller's own identity.
+    pub(crate) fn of_class(class: &EC2NodeClass, region: &str) -> Result<Option<Self>, RoleError> {
+        let named = |key: &str| {
+            let annotations = class.metadata.annotations.as_ref();
+            annotations?.get(key).filter(|value| !value.is_empty()).cloned()
+        };
+        let (external_id, vpc_id) = (named(EXTERNAL_ID), named(VPC_ID));
+        let Some(arn) = named(ARN) else {
+            return match (external_id, vpc_id) {
+                (Some(_), _) => Err(RoleError::NoArn(EXTERNAL_ID)),
+                (None, Some(_)) => Err(RoleError::NoArn(VPC_ID)),
+                (None, None) => Ok(None),
+            };
+        };
+        check_arn(&arn, region)?;
+        if let Some(id) = vpc_id.as_ref().filter(|id| !is_vpc_id(id)) {
+            return Err(RoleError::VpcId(id.clone()));
+        }
+        Ok(Some(Self {
+            arn,
+            external_id,
+            vpc_id,
+        }))
+    }
+
+    /// The role that bought the machine of a claim; None: the controller's own identity.
+    pub(crate) fn of_claim(claim: &NodeClaim) -> Result<Option<Self>, RoleError> {
+        let annotations = claim.metadata.annotations.as_ref();
+        let text = annotations.and_then(|a| a.get(ASSUMED));
+        let read = |text: &String| serde_json::from_str(text).map_err(|_| RoleError::Unreadable(ASSUMED));
+        text.map(read).transpose()
+    }
+
+    /// The roles with which something was made for a class that may still be there.
+    pub(crate) fn all_of_class(class: &EC2NodeClass) -> Result<BTreeSet<Self>, RoleError> {
+        let annotations = class.metadata.annotations.as_ref();
+        let text = annotations.and_then(|a| a.get(ALL_ASSUMED));
+        text.map_or(Ok(BTreeSet::new()), |text| {
+            serde_json::from_str(text).map_err(|_| RoleError::Unreadable(ALL_ASSUMED))
+        })
+    }
+}
+
+/// Value of an annotation.
+pub(crate) fn written(roles: &impl Serialize) -> String {
+    serde_json::to_string(roles).expect("texts can be written as JSON")
+}
+
+fn check_arn(arn: &str, region: &str) -> Result<(), RoleError> {
+    let wrong = || RoleError::Arn(arn.to_owned());
+    let parts: Vec<&str> = arn.splitn(6, ':').collect();
+    let ["arn", partition, "iam", "", _, resource] = parts.as_slice() else {
+        return Err(wrong());
+    };
+    let name = resource.strip_prefix("role/").unwrap_or_default();
+    let may_name = |c: char| c.is_ascii_alphanumeric() || "+=,.@_-/".contains(c);
+    if account_of(arn).is_none() || name.is_empty() || name.ends_with('/') || !name.chars().all(may_name) {
+        return Err(wrong());
+    }
+    let expected = crate::session_policy::partition(region);
+    if *partition != expected {
+        return Err(RoleError::Partition {
+            arn: arn.to_owned(),
+            found: (*partition).to_owned(),
+            region: region.to_owned(),
+            expected,
+        });
+    }
+    Ok(())
+}
+
+fn is_vpc_id(id: &str) -> bool {
+    let digits = id.strip_prefix("vpc-").unwrap_or_default();
+    !digits.is_empty() && digits.chars().all(|c| c.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_api::ec2nodeclass::EC2NodeClassSpec;
+
+    use super::*;
+
+    const ROLE: &str = "arn:aws:iam::210987654321:role/path/nodes";
+
+    fn class(annotations: &[(&str, &str)]) -> EC2NodeClass {
+        let mut class = EC2NodeClass::new("default", EC2NodeClassSpec::default());
+        let pairs = annotations
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        class.metadata.annotations = Some(pairs.collect());
+        class
+    }
+
+    fn role(external_id: Option<&str>, vpc_id: Option<&str>) -> Role {
+        Role {
+            arn: ROLE.into(),
+            external_id: external_id.map(str::to_owned),
+            vpc_id: vpc_id.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_class_names_a_role_an_external_id_and_a_vpc() {
+        let read = |annotations: &[(&str, &str)]| Role::of_class(&class(annotations), "us-east-1");
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(
+            read(&[(ARN, "")]),
+            Ok(None),
+            "as a value of a chart that is not set"
+        );
+        assert_eq!(read(&[(ARN, ROLE)]), Ok(Some(role(None, None))));
+        let all = [(ARN, ROLE), (EXTERNAL_ID, "id"), (VPC_ID, "vpc-0a1b")];
+        assert_eq!(read(&all), Ok(Some(role(Some("id"), Some("vpc-0a1b")))));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_annotation_and_the_fix() {
+        let cases: &[(&[(&str, &str)], &str, &[&str])] = &[
+            (
+                &[(ARN, "nodes")],
+                "us-east-1",
+                &[ARN, "\"nodes\"", "arn:aws:iam::"],
+            ),
+            (
+                &[(ARN, "arn:aws:iam::12345:role/nodes")],
+                "us-east-1",
+                &[ARN, "12345"],
+            ),
+            (
+                &[(ARN, "arn:aws:iam::210987654321:user/nodes")],
+                "us-east-1",
+                &[ARN, "user/nodes"],
+            ),
+            (
+                &[(ARN, "arn:aws:iam::210987654321:role/")],
+                "us-east-1",
+                &[ARN, "role/"],
+            ),
+            (
+                &[(ARN, "arn:aws:sts::210987654321:assumed-role/a/b")],
+                "us-east-1",
+                &[ARN, "assumed-role"],
+            ),
+            (&[(ARN, ROLE)], "cn-north-1", &[ARN, "aws-cn", "cn-north-1"]),
+            (
+                &[(ARN, ROLE), (VPC_ID, "subnet-1")],
+                "us-east-1",
+                &[VPC_ID, "subnet-1", "vpc-"],
+            ),
+            (&[(EXTERNAL_ID, "id")], "us-east-1", &[EXTERNAL_ID, ARN]),
+            (&[(VPC_ID, "vpc-1")], "us-east-1", &[VPC_ID, ARN]),
+        ];
+        for (annotations, region, says) in cases {
+            let error = Role::of_class(&class(annotations), region).expect_err("it is wrong");
+            assert!(error.is_certain());
+            for word in *says {
+                assert!(error.to_string().contains(word), "{word:?} is not in: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_reads_as_it_was_written() {
+        let all = BTreeSet::from([role(None, None), role(Some("id"), Some("vpc-1"))]);
+        let text = written(&all);
+        assert_eq!(Role::all_of_class(&class(&[(ALL_ASSUMED, &text)])), Ok(all));
+        assert_eq!(Role::all_of_class(&class(&[])), Ok(BTreeSet::new()));
+        let unreadable = Role::all_of_class(&class(&[(ALL_ASSUMED, "arn")]));
+        assert_eq!(unreadable, Err(RoleError::Unreadable(ALL_ASSUMED)));
+
+        let mut claim = NodeClaim::new("c", Default::default());
+        assert_eq!(Role::of_claim(&claim), Ok(None));
+        let one = role(Some("id"), None);
+        claim.metadata.annotations = Some([(ASSUMED.to_owned(), written(&one))].into());
+        assert_eq!(Role::of_claim(&claim), Ok(Some(one)));
+        // Never taken for the controller's own: its machine would be looked for in the wrong account.
+        claim.metadata.annotations = Some([(ASSUMED.to_owned(), String::new())].into());
+        assert_eq!(Role::of_claim(&claim), Err(RoleError::Unreadable(ASSUMED)));
+    }
+}
