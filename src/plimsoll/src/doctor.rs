@@ -211,7 +211,8 @@ async fn kinds(client: &Client, mode: Mode, provider: Option<Provider>) -> Vec<K
     for crd in plimsoll_api::crds() {
         let (group, plural) = (&crd.spec.group, &crd.spec.names.plural);
         let looked_at = ["nodepools", "nodeclaims", "reports", node_class].contains(&plural.as_str());
-        if !looked_at && !(mode == Mode::Advise && plural == "plans") {
+        let of_mode = mode == Mode::Advise && plural == "plans";
+        if !(looked_at || of_mode) {
             continue;
         }
         let wanted = crd

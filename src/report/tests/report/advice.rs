@@ -402,7 +402,10 @@ fn a_plan_that_is_wanted_again_or_has_expired_is_made_anew() {
     // And a Plan of the same name that says something else is not taken for it.
     let mut altered = stored(first.clone(), 1);
     altered.spec.commands = "true".to_owned();
-    plans = after(&[altered.clone()], changes(&[altered], Some(first.clone()), now));
+    plans = after(
+        std::slice::from_ref(&altered),
+        changes(std::slice::from_ref(&altered), Some(first.clone()), now),
+    );
     assert_eq!(plans.iter().map(|p| &p.spec).collect::<Vec<_>>(), [&first]);
 }
 
@@ -437,7 +440,10 @@ fn only_what_the_cluster_still_wants_is_carried_out() {
     altered.spec.digest = digest(&altered.spec);
     assert_eq!(check(&altered, Some(&spec), taken()), Err(Refusal::Altered(own)));
 
-    let plans = after(&[plan.clone()], changes(&[plan], Some(other.clone()), taken()));
+    let plans = after(
+        std::slice::from_ref(&plan),
+        changes(std::slice::from_ref(&plan), Some(other.clone()), taken()),
+    );
     let refusal = check(&plans[0], Some(&spec), taken()).unwrap_err().to_string();
     let says = format!(
         "is superseded: {} is what the cluster wants now",
