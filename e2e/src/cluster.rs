@@ -36,13 +36,14 @@ const CRD_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a namespace, a NodePool or a machine may take to go away.
 const CLEAN_TIMEOUT: Duration = Duration::from_mins(2);
 /// The kinds of cluster scope that tests and the demo make.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 7] = [
     ("karpenter.sh/v1", "NodePool"),
     ("karpenter.sh/v1", "NodeClaim"),
     ("karpenter.sh/v1alpha1", "NodeOverlay"),
     ("karpenter.kwok.sh/v1alpha1", "KWOKNodeClass"),
     ("karpenter.k8s.aws/v1", "EC2NodeClass"),
     ("plimsoll.dev/v1alpha1", "Report"),
+    ("plimsoll.dev/v1alpha1", "Plan"),
 ];
 const POLL: Duration = Duration::from_millis(50);
 

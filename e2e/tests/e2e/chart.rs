@@ -25,7 +25,7 @@ const RELEASE: &str = "plimsoll";
 const NO_PODS: &str = "replicas=0";
 
 /// The chart as it was installed.
-struct Installed {
+pub(crate) struct Installed {
     namespace: String,
     /// What only knows the token of the chart's service account.
     kubeconfig: PathBuf,
@@ -67,7 +67,7 @@ fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-async fn install(fixture: &Fixture, settings: &[&str]) -> Result<Installed> {
+pub(crate) async fn install(fixture: &Fixture, settings: &[&str]) -> Result<Installed> {
     let namespace = fixture.namespace().to_owned();
     let chart = paths::chart().display().to_string();
     let mut args = vec![
@@ -135,7 +135,7 @@ async fn account_kubeconfig(fixture: &Fixture, account: &str) -> Result<PathBuf>
 
 impl Installed {
     /// The binary as the Deployment would run it, but for its ports.
-    fn spawn(&self, fixture: &Fixture, name: &str) -> Result<Controller> {
+    pub(crate) fn spawn(&self, fixture: &Fixture, name: &str) -> Result<Controller> {
         let mut environment: Vec<(&str, &str)> = self
             .environment
             .iter()
@@ -154,7 +154,7 @@ impl Installed {
     }
 
     /// What the account may do beyond what every account may.
-    async fn may(&self, fixture: &Fixture) -> Result<BTreeSet<Grant>> {
+    pub(crate) async fn may(&self, fixture: &Fixture) -> Result<BTreeSet<Grant>> {
         let nobody = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}});
         fixture.apply(nobody).await?;
         let nobody = account_kubeconfig(fixture, "nobody").await?;
@@ -166,7 +166,7 @@ impl Installed {
     }
 
     /// Every request was granted by the table, and nothing of the table was asked for in vain.
-    fn check_audit(&self, fixture: &Fixture, table: &BTreeSet<Grant>) -> Result<()> {
+    pub(crate) fn check_audit(&self, fixture: &Fixture, table: &BTreeSet<Grant>) -> Result<()> {
         if fixture.is_attached() {
             eprintln!("the audit log of this cluster cannot be read here");
             return Ok(());
@@ -188,7 +188,7 @@ impl Installed {
     }
 }
 
-fn table(names: &[&str]) -> Result<BTreeSet<Grant>> {
+pub(crate) fn table(names: &[&str]) -> Result<BTreeSet<Grant>> {
     let mut grants = BTreeSet::new();
     for name in names {
         grants.extend(rights::table(
@@ -254,7 +254,7 @@ async fn check_pod_is_restricted(fixture: &Fixture) -> Result<()> {
 }
 
 /// What `plimsoll doctor` says about the chart's account, as an administrator asks it: (verdict, sentence) of an area.
-fn doctor(fixture: &Fixture, area: &str) -> Result<Vec<(String, String)>> {
+pub(crate) fn doctor(fixture: &Fixture, area: &str) -> Result<Vec<(String, String)>> {
     let account = format!("system:serviceaccount:{}:{RELEASE}", fixture.namespace());
     let output = Command::new(binary()?)
         .args(["doctor", "--json", "--as", &account])
@@ -302,7 +302,7 @@ async fn check_doctor(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
-async fn uninstall(fixture: &Fixture) -> Result<()> {
+pub(crate) async fn uninstall(fixture: &Fixture) -> Result<()> {
     helm(
         fixture,
         &["uninstall", RELEASE, "--namespace", fixture.namespace()],
@@ -317,6 +317,7 @@ async fn uninstall(fixture: &Fixture) -> Result<()> {
         "nodepools.karpenter.sh",
         "nodeclaims.karpenter.sh",
         "reports.plimsoll.dev",
+        "plans.plimsoll.dev",
     ] {
         assert!(crds.get_opt(name).await?.is_some(), "{name} went with the chart");
     }
@@ -543,7 +544,7 @@ async fn the_chart_renders_with_everything_and_refuses_what_it_does_not_know() -
     assert!(!found.contains_key("CLUSTER_ENDPOINT"), "EKS is asked: {found:?}");
 
     for (setting, says) in [
-        ("mode=advise", "mode"),
+        ("mode=approve", "mode"),
         ("mode=automate", "settings.provider"),
         ("setings.provider=kwok", "setings"),
         ("settings.apiKey=secret", "apiKey"),

@@ -5,6 +5,8 @@
 #[cfg(test)]
 mod adversity;
 #[cfg(test)]
+mod advise;
+#[cfg(test)]
 mod chart;
 #[cfg(test)]
 mod crash;

@@ -56,7 +56,7 @@ async fn report_of_dump(fixture: &Fixture) -> Result<Value> {
     report(fixture, &["--from", &file.display().to_string()])
 }
 
-fn per_hour(report: &Value, field: &str) -> f64 {
+pub(crate) fn per_hour(report: &Value, field: &str) -> f64 {
     let cost = &report[field];
     let cost = if cost["cost"].is_null() {
         cost
@@ -73,7 +73,7 @@ fn without_time(mut report: Value) -> Value {
 }
 
 /// The report, once two in a row say the same.
-async fn settled(fixture: &Fixture) -> Result<Value> {
+pub(crate) async fn settled(fixture: &Fixture) -> Result<Value> {
     let deadline = Instant::now() + PATIENCE;
     let mut before = report(fixture, &[])?;
     loop {

@@ -8,6 +8,7 @@ mod ec2nodeclass;
 mod nodeclaim;
 mod nodeoverlay;
 mod nodepool;
+mod plan;
 
 use serde_json::{Value, json};
 
@@ -35,6 +36,7 @@ pub fn cel_cases() -> Vec<CelCase> {
         (ec2nodeclass::base(), ec2nodeclass::cases()),
         (autoscaling::kwoknodeclass(), autoscaling::kwoknodeclass_cases()),
         (autoscaling::capacitybuffer(), autoscaling::capacitybuffer_cases()),
+        (plan::base(), plan::cases()),
     ];
     let cases = kinds
         .into_iter()
@@ -240,6 +242,7 @@ mod tests {
                 "CapacityBuffer" => {
                     serde_json::from_value::<crate::capacitybuffer::CapacityBuffer>(case.good).map(|_| ())
                 }
+                "Plan" => serde_json::from_value::<crate::plan::Plan>(case.good).map(|_| ()),
                 kind => panic!("{kind} is not one of the API's kinds"),
             };
             read.unwrap_or_else(|error| panic!("{}: {error}", case.name));

@@ -9,6 +9,7 @@ use crate::ec2nodeclass::EC2NodeClass;
 use crate::nodeclaim::NodeClaim;
 use crate::nodeoverlay::NodeOverlay;
 use crate::nodepool::NodePool;
+use crate::plan::Plan;
 use crate::{kwoknodeclass, report, schema};
 
 /// Why a CRD could not be written as YAML.
@@ -44,6 +45,7 @@ pub fn crds() -> Vec<CustomResourceDefinition> {
         kwoknodeclass::crd(),
         CapacityBuffer::crd(),
         report::crd(),
+        Plan::crd(),
     ];
     derived.into_iter().map(schema::normalize).collect()
 }

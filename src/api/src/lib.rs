@@ -17,6 +17,7 @@ pub mod labels;
 pub mod nodeclaim;
 pub mod nodeoverlay;
 pub mod nodepool;
+pub mod plan;
 pub mod report;
 pub mod rights;
 mod schema;

@@ -4,6 +4,7 @@
 //! decided in `core` and `lifecycle`; this crate does it. It names no cloud.
 
 mod admin;
+mod advising;
 mod attend;
 mod catalog;
 mod claims;

@@ -11,18 +11,21 @@ use plimsoll_report::kinds::{KINDS, Kind};
 pub enum Mode {
     /// Reads, and keeps its Report and its Lease. Has no code path that changes anything else.
     Observe,
+    /// The same, and keeps Plans that a person can approve. Acts on none.
+    Advise,
     /// Buys and ends machines.
     Automate,
 }
 
 /// All modes, those that may do less first.
-pub const MODES: [Mode; 2] = [Mode::Observe, Mode::Automate];
+pub const MODES: [Mode; 3] = [Mode::Observe, Mode::Advise, Mode::Automate];
 
 impl Mode {
     /// As flags, files and the chart name it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Observe => "observe",
+            Self::Advise => "advise",
             Self::Automate => "automate",
         }
     }
@@ -31,7 +34,7 @@ impl Mode {
     /// Karpenter's, so that the two can never act at once.
     pub fn lease(self) -> &'static str {
         match self {
-            Self::Observe => OBSERVER_LEASE,
+            Self::Observe | Self::Advise => OBSERVER_LEASE,
             Self::Automate => KARPENTER_LEASE,
         }
     }
@@ -42,8 +45,10 @@ impl Mode {
         let mut rights: Vec<Right> = KINDS.iter().map(watched).collect();
         rights.extend(REPORT);
         rights.extend(lease(self));
-        if self == Self::Automate {
-            rights.extend(ACTS);
+        match self {
+            Self::Observe => {}
+            Self::Advise => rights.extend(PLANS),
+            Self::Automate => rights.extend(ACTS),
         }
         rights
     }
@@ -77,6 +82,22 @@ const REPORT: [Right; 3] = [
     },
 ];
 
+/// Its Plans, whose names follow from what they say.
+const PLANS: [Right; 2] = [
+    Right::cluster(
+        "plimsoll.dev",
+        "plans",
+        &["create", "delete", "list"],
+        "plans that a person can approve; the oldest superseded ones go",
+    ),
+    Right::cluster(
+        "plimsoll.dev",
+        "plans/status",
+        &["update"],
+        "whether a plan still holds",
+    ),
+];
+
 const fn in_namespace(
     resource: &'static str,
     verbs: &'static [&'static str],
@@ -95,7 +116,7 @@ const fn in_namespace(
 fn lease(mode: Mode) -> [Right; 2] {
     const USE: &[&str] = &["get", "update"];
     let names: &'static [&'static str] = match mode {
-        Mode::Observe => &[OBSERVER_LEASE],
+        Mode::Observe | Mode::Advise => &[OBSERVER_LEASE],
         Mode::Automate => &[KARPENTER_LEASE],
     };
     [
@@ -183,12 +204,22 @@ mod tests {
     }
 
     #[test]
-    fn who_observes_writes_only_what_is_its_own() {
+    fn who_does_not_act_writes_only_what_is_its_own() {
         let own = ["reports", "reports/status", "leases"];
         for right in Mode::Observe.rights() {
             let reads = right.verbs.iter().all(|v| ["get", "list", "watch"].contains(v));
             assert!(reads || own.contains(&right.resource), "{right:?}");
         }
+        let observes = Mode::Observe.rights();
+        let advises: Vec<Right> = Mode::Advise.rights();
+        let more: Vec<&Right> = advises.iter().filter(|right| !observes.contains(right)).collect();
+        assert!(
+            more.iter()
+                .all(|right| ["plans", "plans/status"].contains(&right.resource)),
+            "{more:?}"
+        );
+        assert_eq!(advises.len(), observes.len() + PLANS.len());
+        assert_eq!(Mode::Advise.lease(), Mode::Observe.lease());
         assert_ne!(Mode::Observe.lease(), Mode::Automate.lease());
     }
 }

@@ -22,7 +22,8 @@ use crate::{
     garbage, intention, interruption,
     lease::Election,
     metrics::Metrics,
-    pools, provision, reporting,
+    pools, provision,
+    reporting::{self, Make},
     watch::{self, Gaps, SYNC_PATIENCE, Sync},
 };
 
@@ -55,24 +56,26 @@ pub async fn run<P: CloudProvider>(
         spawn_loops(tasks, context);
         let prices = |context: &Context<P>| Prices::Catalog(Arc::unwrap_or_clone(context.catalog()));
         // Whoever has just begun to act has better things to do.
-        tasks.spawn(reporting::work(context.clone(), prices, interval));
+        tasks.spawn(reporting::work(context.clone(), prices, interval, Make::Report));
     };
     supervise(config, kubeconfig, make_provider, Gaps::Never, loops, log, stop).await
 }
 
 /// Only looks, until `stop` or until something that must not end ends: keeps the Report current and says what the
-/// other function would do. `prices` picks the price list that fits the cluster.
+/// other function would do. `prices` picks the price list that fits the cluster. With `advise` it keeps Plans too.
 pub async fn observe(
     config: Config,
     kubeconfig: kube::Config,
+    advise: bool,
     prices: impl Fn(&Index) -> Prices + Clone + Send + std::marker::Sync + 'static,
     log: LogFilter,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
+    let make = if advise { Make::ReportAndPlan } else { Make::Report };
     let loops = move |tasks: &mut JoinSet<()>, context: &Arc<Context<()>>| {
         let prices = move |context: &Context<()>| prices(&context.index());
         tasks.spawn(intention::work(context.clone(), prices.clone()));
-        tasks.spawn(reporting::work(context.clone(), prices, Duration::ZERO));
+        tasks.spawn(reporting::work(context.clone(), prices, Duration::ZERO, make));
         tasks.spawn(forget_claims(context.clone()));
     };
     // Without a provider there is no executor: acting from here does not compile.

@@ -16,6 +16,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Carry out a Plan that a controller in mode advise has made, with your own rights, after asking.
+    Apply(ApplyOptions),
     /// Run the controller.
     Controller(Box<ControllerOptions>),
     /// Print the custom resource definitions.
@@ -32,6 +34,21 @@ pub(crate) enum Command {
     Report(ReportOptions),
     /// Write what reports and plans are made from, and nothing else of the cluster, to a file that can be sent away.
     Snapshot(SnapshotOptions),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ApplyOptions {
+    /// `plan/NAME`, or the name alone, as `kubectl get plans` lists it.
+    pub(crate) plan: String,
+    /// Check it, print it with its commands, and stop.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) yes: bool,
+    /// The price list the controller was told to use. Default: that of the cluster's NodePools, else AWS's.
+    #[arg(long, value_name = "LIST")]
+    pub(crate) prices: Option<PriceList>,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -129,6 +146,8 @@ pub(crate) enum Table {
 pub(crate) enum Mode {
     /// Read, report, and say what would be done. Needs no cloud and no right to change anything.
     Observe,
+    /// The same, and keep Plans that a person can approve.
+    Advise,
     /// Buy and end machines.
     Automate,
 }
@@ -138,6 +157,7 @@ impl Mode {
     pub(crate) fn of_controller(self) -> plimsoll_controller::Mode {
         match self {
             Self::Observe => plimsoll_controller::Mode::Observe,
+            Self::Advise => plimsoll_controller::Mode::Advise,
             Self::Automate => plimsoll_controller::Mode::Automate,
         }
     }
@@ -180,7 +200,7 @@ pub(crate) struct ControllerOptions {
     /// Whose machines are bought.
     #[arg(long, env = "PROVIDER", required_if_eq("mode", "automate"))]
     pub(crate) provider: Option<Provider>,
-    /// The price list while observing. Default: that of the cluster's NodePools, else AWS's.
+    /// The price list of who does not act. Default: that of the cluster's NodePools, else AWS's.
     #[arg(long, env = "PRICES", value_name = "LIST")]
     pub(crate) prices: Option<PriceList>,
     /// From one report of the cluster to the next.
@@ -204,8 +224,8 @@ pub(crate) struct ControllerOptions {
     /// Run without a Lease. Two such processes on one cluster would buy everything twice.
     #[arg(long, env = "DISABLE_LEADER_ELECTION", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub(crate) disable_leader_election: bool,
-    /// Name of the Lease. Default: karpenter-leader-election, so that Karpenter and this never act at once; while
-    /// observing plimsoll-observer.
+    /// Name of the Lease. Default: karpenter-leader-election, so that Karpenter and this never act at once; of who does
+    /// not act plimsoll-observer.
     #[arg(long, env = "LEADER_ELECTION_NAME")]
     pub(crate) leader_election_name: Option<String>,
     /// Namespace of the Lease. Default: SYSTEM_NAMESPACE, then the namespace this runs in.

@@ -38,12 +38,14 @@ pub(crate) fn run(options: ControllerOptions) -> anyhow::Result<()> {
         let stop = CancellationToken::new();
         stop_on_signal(stop.clone())?;
         let finished = match (options.mode, options.provider) {
-            (Mode::Observe, _) => {
+            (Mode::Observe | Mode::Advise, _) => {
                 tracing::info!(
-                    "observing: nothing is bought or ended; to let it act, run it with --mode automate"
+                    mode = options.mode.of_controller().name(),
+                    "nothing is bought or ended; to let it act, run it with --mode automate"
                 );
+                let advise = options.mode == Mode::Advise;
                 let prices = move |index: &Index| source::prices(options.prices, index);
-                plimsoll_controller::observe(config, kubeconfig, prices, log, stop).await
+                plimsoll_controller::observe(config, kubeconfig, advise, prices, log, stop).await
             }
             #[cfg(feature = "aws")]
             (Mode::Automate, Some(Provider::Aws)) => {

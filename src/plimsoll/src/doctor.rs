@@ -83,8 +83,8 @@ async fn facts(options: &DoctorOptions) -> anyhow::Result<Facts> {
     facts.installations = installations(&client).await;
     let installed = facts.installations.iter().flatten().next();
     let mode = options.mode.unwrap_or_else(|| match installed {
-        Some(installation) if installation.mode == "automate" => Mode::Automate,
-        _ => Mode::Observe,
+        Some(installation) => Mode::from_str(&installation.mode, false).unwrap_or(Mode::Observe),
+        None => Mode::Observe,
     });
     let namespace = options
         .namespace
@@ -210,7 +210,9 @@ async fn kinds(client: &Client, mode: Mode, provider: Option<Provider>) -> Vec<K
     let mut facts = Vec::new();
     for crd in plimsoll_api::crds() {
         let (group, plural) = (&crd.spec.group, &crd.spec.names.plural);
-        if !["nodepools", "nodeclaims", "reports", node_class].contains(&plural.as_str()) {
+        let looked_at = ["nodepools", "nodeclaims", "reports", node_class].contains(&plural.as_str());
+        let of_mode = mode == Mode::Advise && plural == "plans";
+        if !(looked_at || of_mode) {
             continue;
         }
         let wanted = crd

@@ -1,5 +1,6 @@
 //! The binary: arguments become a configuration, parts are wired, results become exit codes.
 
+mod apply;
 mod args;
 #[cfg(feature = "aws")]
 mod aws;
@@ -26,6 +27,7 @@ use args::{Args, Command};
 fn main() -> ExitCode {
     let args = Args::parse();
     let result = match args.command {
+        Command::Apply(options) => apply::run(&options),
         Command::Controller(options) => controller::run(*options),
         Command::Crds => crds::run(),
         Command::Doctor(options) => doctor::run(&options),

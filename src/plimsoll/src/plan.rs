@@ -9,7 +9,7 @@ use plimsoll_core::{
 use plimsoll_report::{
     Cluster, fleet, plan_json, plan_summary, plan_text,
     savings::reachable,
-    what_if::{Made, WhatIf, difference},
+    what_if::{Made, WhatIf, WhatIfError, difference},
 };
 
 use crate::{
@@ -28,7 +28,7 @@ struct Planned {
 
 pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<()> {
     let mut read = source::read(&options.source)?;
-    let planned = plan(options, &read, None);
+    let planned = plan(options, &read, None)?;
     let mut out = std::io::stdout().lock();
     if let Some(path) = &options.what_if {
         let changes = what_if(path).with_context(|| path.display().to_string())?;
@@ -37,10 +37,12 @@ pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<()> {
         read.index = changes
             .apply(read.index)
             .with_context(|| path.display().to_string())?;
-        let then = plan(options, &read, Some(&changes));
+        let then = plan(options, &read, Some(&changes)).with_context(|| path.display().to_string())?;
         write!(out, "{}", difference(made(&planned), made(&then)))?;
-        let changed = |catalog: &mut Catalog| changes.reprice(catalog);
-        let changed = Cluster::read_at(&read.index, &read.prices, changed, read.taken);
+        let mut repriced = Ok(());
+        let reprice = |catalog: &mut Catalog| repriced = changes.reprice(catalog);
+        let changed = Cluster::read_at(&read.index, &read.prices, reprice, read.taken);
+        repriced?;
         let reached = reachable(&changed, &policy).dollars();
         writeln!(
             out,
@@ -74,10 +76,10 @@ pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn plan(options: &PlanOptions, read: &Read, changes: Option<&WhatIf>) -> Planned {
+fn plan(options: &PlanOptions, read: &Read, changes: Option<&WhatIf>) -> Result<Planned, WhatIfError> {
     let mut catalog = fleet::catalog(&read.index, &read.prices);
     if let Some(changes) = changes {
-        changes.reprice(&mut catalog);
+        changes.reprice(&mut catalog)?;
     }
     let mut snapshot = read.index.snapshot(&catalog, read.taken).snapshot;
     if options.all_pods {
@@ -85,12 +87,12 @@ fn plan(options: &PlanOptions, read: &Read, changes: Option<&WhatIf>) -> Planned
         snapshot = repack::without(&snapshot, &ours);
     }
     let (plan, report) = provision(&snapshot, &catalog, &policy(&options.planning));
-    Planned {
+    Ok(Planned {
         snapshot,
         catalog,
         plan,
         report,
-    }
+    })
 }
 
 fn made(planned: &Planned) -> Made<'_> {

@@ -12,7 +12,7 @@ pub(crate) fn rights(mode: Mode, provider: Option<Provider>) -> Vec<Right> {
         (Mode::Automate, Some(Provider::Kwok)) => rights.extend(plimsoll_kwok::RIGHTS),
         #[cfg(feature = "aws")]
         (Mode::Automate, Some(Provider::Aws)) => rights.extend(plimsoll_aws::RIGHTS),
-        (Mode::Automate, None) | (Mode::Observe, _) => {}
+        (Mode::Automate, None) | (Mode::Observe | Mode::Advise, _) => {}
     }
     rights
 }
@@ -96,13 +96,14 @@ mod tests {
         let file = "docs/security.md";
         let mut text = std::fs::read_to_string(root().join(file)).unwrap();
         let observe = rights(Mode::Observe, None);
-        let own: Vec<Right> = rights(Mode::Automate, None)
-            .into_iter()
-            .filter(|right| !observe.contains(right))
-            .collect();
+        let more = |mode| -> Vec<Right> {
+            let all = rights(mode, None).into_iter();
+            all.filter(|right| !observe.contains(right)).collect()
+        };
         for (name, rights) in [
             ("observe", observe.as_slice()),
-            ("automate", &own),
+            ("advise", &more(Mode::Advise)),
+            ("automate", &more(Mode::Automate)),
             ("kwok", &plimsoll_kwok::RIGHTS),
             #[cfg(feature = "aws")]
             ("aws", &plimsoll_aws::RIGHTS),

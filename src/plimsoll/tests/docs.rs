@@ -88,6 +88,39 @@ fn links_lead_to_files_and_headings_that_exist() {
 }
 
 #[test]
+fn pictures_are_shown_say_what_they_show_and_load_nothing() {
+    let shown: BTreeSet<PathBuf> = documents()
+        .iter()
+        .flat_map(|(path, text)| {
+            let directory = path.parent().unwrap().to_owned();
+            links(text)
+                .into_iter()
+                .map(move |link| directory.join(link))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let pictures: Vec<PathBuf> = std::fs::read_dir(root().join("docs/pictures"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert!(pictures.len() >= 4);
+    for picture in pictures {
+        let text = std::fs::read_to_string(&picture).unwrap();
+        let name = picture.display();
+        assert!(shown.contains(&picture), "{name} is in no document");
+        assert!(
+            text.contains("<title ") && text.contains("<desc "),
+            "{name} says nothing to who cannot see it"
+        );
+        let loads = ["href", "url(http", "@import", "<script"];
+        assert!(
+            loads.iter().all(|word| !text.contains(word)),
+            "{name} loads something"
+        );
+    }
+}
+
+#[test]
 fn alerts_lead_to_the_runbook() {
     let rules =
         std::fs::read_to_string(root().join("charts/plimsoll/templates/prometheusrule.yaml")).unwrap();

@@ -179,6 +179,28 @@ fn an_installation_with_the_rights_of_its_provider_passes() {
 }
 
 #[test]
+fn an_adviser_is_held_against_the_table_of_its_mode() {
+    let mut cluster = on_aws();
+    cluster.environment = vec![json!({ "name": "MODE", "value": "advise" })];
+    cluster.rules = rules("advise");
+    cluster.kinds[1] = ("plimsoll.dev", "v1alpha1", vec!["reports", "plans"]);
+    let (healthy, findings) = cluster.doctor("doctor-advise");
+    assert!(healthy, "{findings:#?}");
+    for passes in [
+        "rights of mode advise",
+        "3. plimsoll: mode advise",
+        "7. plimsoll: its ClusterRole holds nothing beyond",
+        "plans.plimsoll.dev v1alpha1",
+    ] {
+        assert_eq!(saying(&findings, passes).0, "pass", "{passes}");
+    }
+    cluster.denied = "plans";
+    let (healthy, findings) = cluster.doctor("doctor-advise-denied");
+    assert!(!healthy);
+    assert_eq!(saying(&findings, "mode advise: may not create plans").0, "fail");
+}
+
+#[test]
 fn rights_beyond_those_of_the_provider_are_named() {
     let mut cluster = on_aws();
     cluster

@@ -371,7 +371,7 @@ fn nine_points(of: &Installation) -> Vec<Finding> {
         ),
         point(
             2,
-            (of.mode == "observe").then_some(true),
+            ["observe", "advise"].contains(&of.mode.as_str()).then_some(true),
             "needs no key in any environment".into(),
             "whether each environment has a role of its own is not told by one cluster".into(),
             "give each cluster its own role; its trust policy names one cluster and one account",

@@ -17,69 +17,93 @@ const BOUGHT_BY: &str = "plimsoll.dev/bought-by";
 /// What the commands are made of.
 const FUNCTIONS: &str = include_str!("commands.sh");
 
-/// What the script does: buy what is new and wait for it, then put each pod where the plan has it, and end what is empty
-/// then.
-///
-/// kube-scheduler does not know the plan, so every machine that takes pods is closed but the one whose turn it is. Machines
-/// of NodePools are bought as NodeClaims. For others the script says what to add, because nothing in the cluster can buy
-/// them; their names are not known, so there pods go where kube-scheduler puts them.
+/// What a script is to do, in the order in which it does it.
+pub(crate) struct Script<'a> {
+    /// Comments at its beginning.
+    pub(crate) head: String,
+    /// Names the machines that it buys, and the label on them.
+    pub(crate) run: &'a str,
+    pub(crate) buy: Vec<&'a NewMachine>,
+    /// Machines that are kept and take pods.
+    pub(crate) fill: Vec<&'a NodeRow>,
+    pub(crate) remove: Vec<&'a NodeRow>,
+}
+
+/// The moves of a report as a script.
 pub fn commands(report: &SavingsReport, index: &Index) -> String {
-    let mut out = String::from("#!/bin/sh\nset -eu\n");
-    let saves = dollars(report.reachable.saves.per_month);
-    let _ = writeln!(
-        out,
-        "# {} nodes go, {} are bought; saves {saves} a month at the prices of the report of {}.\n\
-         # Pods move by eviction, so disruption budgets hold. Read it before you run it.\n\n{FUNCTIONS}",
-        report.reachable.nodes_removed, report.reachable.nodes_bought, report.taken
-    );
-    let run = format!("report-{:x}", report.taken.as_second());
-    let mut targets: Vec<(String, &[String])> = Vec::new();
-    let mut by_hand: Vec<&NewMachine> = Vec::new();
-    for machine in &report.new_machines {
-        let Some(pool) = index.node_pool(&machine.pool).filter(|_| machine.of_node_pool) else {
-            by_hand.push(machine);
-            continue;
-        };
-        let name = format!("{}-{run}-{}", machine.pool, targets.len());
-        node_claim(machine, pool, &name, &run, &mut out);
-        targets.push((format!("$(node_of {name})"), &machine.takes));
-    }
-    add_by_hand(&by_hand, &mut out);
-    let claims = !targets.is_empty();
-    if claims {
-        let _ = writeln!(
-            out,
-            "kubectl wait --for=condition=Ready --timeout=15m nodeclaims -l {BOUGHT_BY}={run}\n"
+    let of = |action: Action| report.nodes.iter().filter(move |n| n.action == action);
+    let script = Script {
+        head: format!(
+            "# {} nodes go, {} are bought; saves {} a month at the prices of the report of {}.",
+            report.reachable.nodes_removed,
+            report.reachable.nodes_bought,
+            dollars(report.reachable.saves.per_month),
+            report.taken
+        ),
+        run: &format!("report-{:x}", report.taken.as_second()),
+        buy: report.new_machines.iter().collect(),
+        fill: of(Action::Keep).filter(|n| !n.takes.is_empty()).collect(),
+        remove: of(Action::Remove).collect(),
+    };
+    script.text(|pool| index.node_pool(pool).map(|pool| &**pool))
+}
+
+impl Script<'_> {
+    /// Buys what is new and waits for it, then puts each pod where the plan has it, and ends what is empty then.
+    ///
+    /// kube-scheduler does not know the plan, so every machine that takes pods is closed but the one whose turn it is.
+    /// Machines of NodePools are bought as NodeClaims. For others the script says what to add, because nothing in the
+    /// cluster can buy them; their names are not known, so there pods go where kube-scheduler puts them.
+    pub(crate) fn text<'p>(&self, node_pool: impl Fn(&str) -> Option<&'p NodePool>) -> String {
+        let run = self.run;
+        let mut out = format!(
+            "#!/bin/sh\nset -eu\n{}\n\
+             # Pods move by eviction, so disruption budgets hold. Read it before you run it.\n\n{FUNCTIONS}\n",
+            self.head
         );
+        let mut targets: Vec<(String, &[String])> = Vec::new();
+        let mut by_hand: Vec<&NewMachine> = Vec::new();
+        for machine in &self.buy {
+            let Some(pool) = node_pool(&machine.pool).filter(|_| machine.of_node_pool) else {
+                by_hand.push(machine);
+                continue;
+            };
+            let name = format!("{}-{run}-{}", machine.pool, targets.len());
+            node_claim(machine, pool, &name, run, &mut out);
+            targets.push((format!("$(node_of {name})"), &machine.takes));
+        }
+        add_by_hand(&by_hand, &mut out);
+        let claims = !targets.is_empty();
+        if claims {
+            let _ = writeln!(
+                out,
+                "kubectl wait --for=condition=Ready --timeout=15m nodeclaims -l {BOUGHT_BY}={run}\n"
+            );
+        }
+        targets.extend(self.fill.iter().map(|n| (n.name.clone(), n.takes.as_slice())));
+        if !self.remove.is_empty() {
+            out.push_str("# nothing new is put on what goes\n");
+        }
+        for node in &self.remove {
+            let _ = writeln!(out, "close {}", node.name);
+        }
+        // Pods that wait go to what is bought by themselves.
+        if by_hand.is_empty() && !targets.is_empty() && !self.remove.is_empty() {
+            fill(&targets, &mut out);
+        }
+        if claims {
+            let _ = writeln!(
+                out,
+                "\n# from here on the bought ones are as any other\n\
+                 kubectl annotate nodeclaims,nodes -l {BOUGHT_BY}={run} {DO_NOT_DISRUPT}-",
+                DO_NOT_DISRUPT = labels::DO_NOT_DISRUPT
+            );
+        }
+        for node in &self.remove {
+            let _ = writeln!(out, "\nempty {}\n{}", node.name, end(node));
+        }
+        out
     }
-    let kept = report.nodes.iter().filter(|n| !n.takes.is_empty());
-    targets.extend(kept.map(|n| (n.name.clone(), n.takes.as_slice())));
-    let gone: Vec<&NodeRow> = report
-        .nodes
-        .iter()
-        .filter(|n| n.action == Action::Remove)
-        .collect();
-    if !gone.is_empty() {
-        out.push_str("# nothing new is put on what goes\n");
-    }
-    for node in &gone {
-        let _ = writeln!(out, "close {}", node.name);
-    }
-    if by_hand.is_empty() && !targets.is_empty() {
-        fill(&targets, &mut out);
-    }
-    if claims {
-        let _ = writeln!(
-            out,
-            "\n# from here on the bought ones are as any other\n\
-             kubectl annotate nodeclaims,nodes -l {BOUGHT_BY}={run} {DO_NOT_DISRUPT}-",
-            DO_NOT_DISRUPT = labels::DO_NOT_DISRUPT
-        );
-    }
-    for node in &gone {
-        let _ = writeln!(out, "\nempty {}\n{}", node.name, end(node));
-    }
-    out
 }
 
 fn add_by_hand(machines: &[&NewMachine], out: &mut String) {

@@ -3,6 +3,8 @@
 //! Owns everything people read: the savings report, explanations, the printing of plans, and the files a cluster can be
 //! read from. It decides nothing: plans come from `core`, and it does no I/O beyond a reader or a text it is given.
 
+pub mod advice;
+pub mod approval;
 pub mod arm64;
 pub mod aws;
 pub mod checkup;
@@ -13,6 +15,7 @@ pub mod dump;
 mod explain;
 pub mod fleet;
 mod html;
+pub mod keeping;
 pub mod kinds;
 pub mod money;
 mod moves;

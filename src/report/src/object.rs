@@ -8,7 +8,7 @@ use plimsoll_api::report::{
     TEXT_MAX, Watched,
 };
 
-use crate::savings::{Action, Cost, SavingsReport};
+use crate::savings::{Action, Cost, PriceBasis, SavingsReport};
 
 /// The status that says what `report` says. Sums go on from those of `before`, unless nobody looked for longer than
 /// `longest_gap`: then only the time since counts for nothing.
@@ -22,14 +22,9 @@ pub fn report_status(
     let (restraints, restraints_cut) = cut(restraints(report), RESTRAINTS_MAX);
     let notes: Vec<String> = report.notes.iter().map(|n| start(n, NOTE_MAX)).collect();
     let (notes, notes_cut) = cut(notes, NOTES_MAX);
-    let day = report
-        .prices
-        .date
-        .as_ref()
-        .map_or(String::new(), |day| format!(", of {day}"));
     ReportStatus {
         observed_at: Some(Time(report.taken)),
-        prices: short(&format!("{}{day}", report.prices.source)),
+        prices: prices_line(&report.prices),
         nodes: report.totals.nodes as i32,
         nodes_unpriced: report.totals.nodes_unpriced as i32,
         pods: report.totals.pods as i32,
@@ -137,14 +132,23 @@ fn watched(report: &SavingsReport, before: Option<&ReportStatus>, longest_gap: D
     }
 }
 
-fn money(cost: Cost) -> Money {
+/// Where prices come from, and of which day they are.
+pub(crate) fn prices_line(prices: &PriceBasis) -> String {
+    let day = prices
+        .date
+        .as_ref()
+        .map_or(String::new(), |day| format!(", of {day}"));
+    short(&format!("{}{day}", prices.source))
+}
+
+pub(crate) fn money(cost: Cost) -> Money {
     Money {
         per_hour: decimal(cost.per_hour),
         per_month: format!("{:.2}", cost.per_month),
     }
 }
 
-fn decimal(dollars: f64) -> String {
+pub(crate) fn decimal(dollars: f64) -> String {
     format!("{dollars:.4}")
 }
 
@@ -155,7 +159,7 @@ fn cut<T>(mut list: Vec<T>, most: usize) -> (Vec<T>, i32) {
     (list, left_out as i32)
 }
 
-fn short(text: &str) -> String {
+pub(crate) fn short(text: &str) -> String {
     start(text, TEXT_MAX)
 }
 

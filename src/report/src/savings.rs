@@ -337,7 +337,7 @@ fn cheaper(found: Arrangement, allowed: &Arrangement) -> Arrangement {
     }
 }
 
-fn basis(cluster: &Cluster, prices: &Prices) -> PriceBasis {
+pub(crate) fn basis(cluster: &Cluster, prices: &Prices) -> PriceBasis {
     match prices {
         Prices::Catalog(catalog) => PriceBasis {
             source: catalog.price_source.to_string(),
@@ -477,7 +477,7 @@ pub(crate) fn pool_name(cluster: &Cluster, node: usize) -> String {
         .unwrap_or_default()
 }
 
-fn nodes(
+pub(crate) fn nodes(
     cluster: &Cluster,
     restraints: &[Restraint],
     reachable: &Arrangement,
@@ -580,7 +580,11 @@ fn filled(cluster: &Cluster, pods: &[usize], allocatable: &plimsoll_core::resour
     parts
 }
 
-fn new_machines(cluster: &Cluster, reachable: &Arrangement, to_new: &[Vec<PodId>]) -> Vec<NewMachine> {
+pub(crate) fn new_machines(
+    cluster: &Cluster,
+    reachable: &Arrangement,
+    to_new: &[Vec<PodId>],
+) -> Vec<NewMachine> {
     let machine = |(launch, pods): (&plimsoll_core::plan::Launch, &Vec<PodId>)| {
         let at: Vec<usize> = pods.iter().map(|p| p.0 as usize).collect();
         let allocatable = launch

@@ -1,17 +1,12 @@
 //! Changes to try on a plan: objects to apply or delete, workloads to scale, prices to change.
 
 mod fields;
+mod prices;
 
 use std::{collections::BTreeMap, fmt::Write as _, io::Read};
 
 use jiff::Timestamp;
-use plimsoll_core::{
-    catalog::{Catalog, MicroDollars},
-    plan::Plan,
-    report::Report,
-    resources::QuantityError,
-    snapshot::Snapshot,
-};
+use plimsoll_core::{plan::Plan, report::Report, resources::QuantityError, snapshot::Snapshot};
 use plimsoll_state::{Index, Observe, Pod};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
@@ -177,53 +172,6 @@ impl WhatIf {
             }
         }
         Ok(dump.index)
-    }
-
-    /// Changes the prices.
-    pub fn reprice(&self, catalog: &mut Catalog) {
-        let mut idle = Vec::new();
-        for (number, change) in self.prices.iter().enumerate() {
-            let mut changed = false;
-            let of_type = |name: &str| {
-                change.instance_type.as_deref().is_none_or(|wanted| {
-                    wanted
-                        .strip_suffix('*')
-                        .map_or(name == wanted, |prefix| name.starts_with(prefix))
-                })
-            };
-            let is = |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|w| w == found);
-            for t in catalog.types.iter_mut().filter(|t| of_type(&t.name)) {
-                for offering in &mut t.offerings {
-                    if is(&change.zone, &offering.zone) && is(&change.capacity_type, &offering.capacity_type)
-                    {
-                        changed = true;
-                        offering.price = match (change.factor, change.dollars_per_hour) {
-                            (Some(factor), _) => {
-                                MicroDollars((offering.price.0 as f64 * factor).round() as i64)
-                            }
-                            (None, dollars) => MicroDollars::from_dollars(dollars.unwrap_or_default()),
-                        };
-                    }
-                }
-            }
-            if !changed {
-                idle.push(format!("prices[{number}]"));
-            }
-        }
-        if self.prices.is_empty() {
-            return;
-        }
-        let not = if idle.len() == self.prices.len() {
-            "not "
-        } else {
-            ""
-        };
-        let but = match idle.as_slice() {
-            [] => String::new(),
-            idle => format!(" ({} matches nothing that is sold)", idle.join(" and ")),
-        };
-        let source = &catalog.price_source;
-        catalog.price_source = format!("{source}, {not}changed by the what-if file{but}").into();
     }
 }
 

@@ -58,7 +58,7 @@ fn made(changes: Option<&WhatIf>) -> Result<(Snapshot, Plan, Report), WhatIfErro
     }
     let mut catalog = fleet::catalog(&index, &Prices::Aws);
     if let Some(changes) = changes {
-        changes.reprice(&mut catalog);
+        changes.reprice(&mut catalog)?;
     }
     let snapshot = index.snapshot(&catalog, Timestamp::UNIX_EPOCH).snapshot;
     let policy = Policy {
@@ -269,24 +269,30 @@ fn what_is_not_there_cannot_be_taken_away() {
 }
 
 #[test]
-fn a_price_that_matches_nothing_is_named_where_prices_are() {
-    let source = |file: &str| {
+fn a_price_that_matches_nothing_is_refused_by_the_name_of_its_field() {
+    let reprice = |prices: &str| {
         let mut catalog = fleet::catalog(&dump::read(CLUSTER.as_bytes()).unwrap().index, &Prices::Aws);
-        WhatIf::read(file.as_bytes()).unwrap().reprice(&mut catalog);
-        catalog.price_source.to_string()
+        let file = format!("---\n{{kind: Prices, prices: [{prices}]}}");
+        let repriced = WhatIf::read(file.as_bytes()).unwrap().reprice(&mut catalog);
+        repriced.map(|()| catalog.price_source.to_string())
     };
-    let good = source("---\n{kind: Prices, prices: [{instanceType: m5.*, factor: 2}]}");
+    let good = reprice("{instanceType: m5.*, factor: 2}").unwrap();
     assert!(good.ends_with(", changed by the what-if file"), "{good}");
-    let idle = source(
-        "---\n{kind: Prices, prices: [{instanceType: m5.*, factor: 2}, {instanceType: zz.*, factor: 2}]}",
-    );
-    assert!(
-        idle.ends_with("changed by the what-if file (prices[1] matches nothing that is sold)"),
-        "{idle}"
-    );
-    let none = source("---\n{kind: Prices, prices: [{instanceType: zz.*, factor: 2}]}");
-    assert!(
-        none.ends_with("not changed by the what-if file (prices[0] matches nothing that is sold)"),
-        "{none}"
-    );
+    for (prices, says) in [
+        (
+            "{instanceType: m5.*, factor: 2}, {instanceType: m5.lage, factor: 2}",
+            "Prices: prices[1].instanceType is \"m5.lage\"; nothing of it is sold to this cluster; write what is, such as m5.large",
+        ),
+        (
+            "{zone: us-east-9z, factor: 2}",
+            "prices[0].zone is \"us-east-9z\"; nothing of it is sold to this cluster; write what is, such as us-east-1a",
+        ),
+        (
+            "{instanceType: m5.large, capacityType: reserved, factor: 2}",
+            "prices[0].capacityType is \"reserved\"; nothing of it is sold to this cluster; write what is, such as on-demand, spot",
+        ),
+    ] {
+        let error = reprice(prices).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
 }

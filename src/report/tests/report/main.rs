@@ -6,6 +6,7 @@
     reason = "the makers of test objects are tests too"
 )]
 
+mod advice;
 mod arm64;
 mod files;
 mod forms;

@@ -1,0 +1,306 @@
+//! `plimsoll apply`: what it refuses, and what it asks kubectl to do.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the makers of test objects are tests too"
+)]
+
+mod stand_in;
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    process::{Command, Output},
+};
+
+use jiff::{Timestamp, ToSpan};
+use plimsoll_api::plan::{Plan, PlanSpec};
+use plimsoll_core::{
+    catalog::MicroDollars,
+    policy::{MinValuesPolicy, Policy, PreferencePolicy},
+};
+use plimsoll_report::{
+    Prices,
+    advice::{Basis, GOOD_FOR, advise, digest, name},
+    dump,
+    keeping::{Change, changes},
+};
+use serde_json::{Value, json};
+
+use stand_in::{Answer, ApiServer, Scratch, failure, plimsoll};
+
+/// Six machines of a NodePool with one pod each, and their claims.
+fn cluster() -> Vec<Value> {
+    let amounts = json!({ "cpu": "3920m", "memory": "14800Mi", "pods": "58" });
+    let pool = json!({
+        "apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": { "name": "default", "uid": "pool" },
+        "spec": { "disruption": { "consolidateAfter": "30s" }, "template": { "spec": {
+            "requirements": [{ "key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"] }],
+            "nodeClassRef": { "group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default" } } } },
+        "status": { "conditions": [{ "type": "Ready", "status": "True", "reason": "Ready", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z" }] },
+    });
+    let node = |i: usize| {
+        json!({
+            "apiVersion": "v1", "kind": "Node",
+            "metadata": { "name": format!("n{i}"), "uid": format!("n{i}"), "labels": {
+                "kubernetes.io/arch": "amd64", "kubernetes.io/os": "linux", "node.kubernetes.io/instance-type": "m5.xlarge",
+                "topology.kubernetes.io/zone": "us-east-1a", "karpenter.sh/nodepool": "default",
+                "karpenter.sh/capacity-type": "on-demand" } },
+            "spec": { "providerID": format!("aws:///us-east-1a/i-{i}") },
+            "status": { "capacity": amounts, "allocatable": amounts, "conditions": [] },
+        })
+    };
+    let pod = |i: usize| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": { "name": format!("web-{i}"), "namespace": "shop", "uid": format!("p{i}"), "ownerReferences": [
+                { "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "web", "controller": true }] },
+            "spec": { "nodeName": format!("n{i}"), "containers": [{ "name": "c", "resources": {
+                "requests": { "cpu": "1", "memory": "2Gi" } } }] },
+            "status": { "phase": "Running", "conditions": [] },
+        })
+    };
+    let condition = |kind: &str| {
+        json!({ "type": kind, "status": "True", "reason": kind, "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z" })
+    };
+    let ready = ["Launched", "Registered", "Initialized"].map(condition);
+    let claim = |i: usize| {
+        json!({
+            "apiVersion": "karpenter.sh/v1", "kind": "NodeClaim",
+            "metadata": { "name": format!("c{i}"), "uid": format!("c{i}"), "labels": { "karpenter.sh/nodepool": "default" } },
+            "spec": { "requirements": [], "nodeClassRef": {
+                "group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default" } },
+            "status": { "providerID": format!("aws:///us-east-1a/i-{i}"), "nodeName": format!("n{i}"),
+                "conditions": ready },
+        })
+    };
+    let machines = (0..6).map(node).chain((0..6).map(pod)).chain((0..6).map(claim));
+    machines.chain([pool]).collect()
+}
+
+fn spec_at(items: &[Value], taken: Timestamp) -> PlanSpec {
+    let list = json!({ "apiVersion": "v1", "kind": "List", "metadata": {}, "items": items });
+    let index = dump::read(list.to_string().as_bytes()).unwrap().index;
+    let policy = Policy {
+        preferences: PreferencePolicy::Respect,
+        min_values: MinValuesPolicy::Strict,
+        nomination: true,
+        steps_max: 200,
+        types_per_launch_max: 600,
+        interruption_cost: MicroDollars(0),
+    };
+    advise(&Basis::read(&index, &Prices::Aws, taken), &policy, GOOD_FOR).unwrap()
+}
+
+fn stored(spec: PlanSpec) -> Plan {
+    let now = spec.made_at.0;
+    let Some(Change::Create(plan)) = changes(&[], Some(spec), now).pop() else {
+        panic!("a Plan is made")
+    };
+    *plan
+}
+
+/// Lists of the kinds there are, and one Plan.
+fn answer(items: &[Value], plan: &Plan, target: &str) -> Answer {
+    let path = target.split('?').next().unwrap();
+    if path
+        == format!(
+            "/apis/plimsoll.dev/v1alpha1/plans/{}",
+            plan.metadata.name.as_ref().unwrap()
+        )
+    {
+        return (200, json!(plan));
+    }
+    let kind = match path {
+        "/api/v1/nodes" => "Node",
+        "/api/v1/pods" => "Pod",
+        "/apis/karpenter.sh/v1/nodepools" => "NodePool",
+        "/apis/karpenter.sh/v1/nodeclaims" => "NodeClaim",
+        _ => return failure(404),
+    };
+    let all: Vec<&Value> = items.iter().filter(|item| item["kind"] == kind).collect();
+    (
+        200,
+        json!({ "kind": "List", "apiVersion": "v1", "metadata": {}, "items": all }),
+    )
+}
+
+/// A kubectl that writes down what it is asked. All nodes are there, evicted pods are away at once, and nothing waits.
+const KUBECTL: &str = r#"#!/bin/sh
+echo "$@" >>"$ASKED"
+case "$1 $2" in
+"get pod") exit 1 ;;
+esac
+"#;
+
+struct World {
+    scratch: Scratch,
+    server: ApiServer,
+    plan: String,
+}
+
+impl World {
+    fn new(test: &str, items: Vec<Value>, plan: Plan) -> Self {
+        let scratch = Scratch::new(test);
+        let plan_name = plan.metadata.name.clone().unwrap();
+        let server = ApiServer::start(&scratch, move |_, target, _| answer(&items, &plan, target));
+        // What ends machines outside of the cluster writes down what it is asked too.
+        for program in ["kubectl", "aws"] {
+            let file = scratch.write(program, KUBECTL);
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        Self {
+            scratch,
+            server,
+            plan: format!("plan/{plan_name}"),
+        }
+    }
+
+    fn apply(&self, args: &[&str]) -> Output {
+        let path = format!("{}:{}", self.scratch.0.display(), std::env::var("PATH").unwrap());
+        Command::new(env!("CARGO_BIN_EXE_plimsoll"))
+            .arg("apply")
+            .args(args)
+            .env("KUBECONFIG", &self.server.kubeconfig)
+            .env("PATH", path)
+            .env("ASKED", self.scratch.0.join("asked"))
+            .env("TMPDIR", &self.scratch.0)
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// What kubectl was asked to change.
+    fn asked(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.scratch.0.join("asked")).unwrap_or_default();
+        let looks = ["get ", "version "];
+        let changes = text
+            .lines()
+            .filter(|line| !looks.iter().any(|l| line.starts_with(l)));
+        changes.map(str::to_owned).collect()
+    }
+
+    fn refuses(&self, args: &[&str], says: &str) {
+        let output = self.apply(args);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(says), "{error}");
+        assert_eq!(self.asked(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_plan_that_holds_is_shown_and_carried_out_in_its_order() {
+    let spec = spec_at(&cluster(), Timestamp::now());
+    let world = World::new("apply", cluster(), stored(spec.clone()));
+    let shown = world.apply(&[&world.plan, "--dry-run"]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.status.success() && text.ends_with(&spec.commands), "{text}");
+    assert_eq!(world.asked(), [""; 0]);
+    world.refuses(&[&world.plan], "nobody can be asked here; say --yes");
+
+    let done = world.apply(&[&world.plan, "--yes"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let asked = world.asked();
+    let at = |line: &str| {
+        asked
+            .iter()
+            .position(|a| a == line)
+            .unwrap_or_else(|| panic!("{line}: {asked:#?}"))
+    };
+    assert!(spec.remove.len() > 2);
+    let closed: Vec<usize> = spec
+        .remove
+        .iter()
+        .map(|r| at(&format!("cordon {}", r.node)))
+        .collect();
+    for removal in &spec.remove {
+        let drained = format!(
+            "drain {} --ignore-daemonsets --delete-emptydir-data --timeout=15m",
+            removal.node
+        );
+        assert!(closed.iter().all(|closed| *closed < at(&drained)), "{asked:#?}");
+        let claim = removal.node_claim.as_ref().unwrap();
+        assert!(at(&drained) < at(&format!("delete nodeclaim {claim} --ignore-not-found")));
+    }
+    let left: Vec<_> = std::fs::read_dir(&world.scratch.0)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert!(
+        left.iter().all(|name| !name.to_string_lossy().ends_with(".sh")),
+        "{left:?}"
+    );
+    let asked = world.server.asked.lock().unwrap();
+    assert!(asked.iter().all(|line| line.starts_with("GET ")), "{asked:#?}");
+}
+
+#[test]
+fn a_plan_that_does_not_hold_is_refused() {
+    let spec = spec_at(&cluster(), Timestamp::now());
+    let own = name(&spec.digest);
+
+    let mut altered = stored(spec.clone());
+    altered.spec.commands.push_str("kubectl delete namespace shop\n");
+    let world = World::new("apply-altered", cluster(), altered);
+    world.refuses(&[&world.plan, "--yes"], &format!("{own} was altered"));
+
+    // Even one that was altered together with its name: what is run is made here.
+    let mut forged = spec.clone();
+    forged.commands.push_str("kubectl delete namespace shop\n");
+    forged.digest = digest(&PlanSpec {
+        digest: String::new(),
+        ..forged.clone()
+    });
+    let world = World::new("apply-forged", cluster(), stored(forged));
+    world.refuses(&[&world.plan, "--yes"], "no longer holds");
+
+    let old = spec_at(&cluster(), Timestamp::now() - 2.hours());
+    let world = World::new("apply-expired", cluster(), stored(old));
+    world.refuses(&[&world.plan, "--yes"], &format!("{own} was good until"));
+
+    let plan = stored(spec.clone());
+    let Some(Change::Status(superseded)) = changes(&[plan], None, Timestamp::now()).pop() else {
+        panic!("the Plan is superseded")
+    };
+    let world = World::new("apply-superseded", cluster(), *superseded);
+    world.refuses(
+        &[&world.plan, "--yes"],
+        "is superseded: the cluster wants nothing any more",
+    );
+
+    let mut moved = cluster();
+    moved.retain(|item| item["metadata"]["name"] != "web-5");
+    let wants = name(&spec_at(&moved, Timestamp::now()).digest);
+    let world = World::new("apply-stale", moved, stored(spec.clone()));
+    world.refuses(
+        &[&world.plan, "--yes"],
+        &format!("{own} no longer holds: the cluster as it is now wants {wants}"),
+    );
+
+    // A group of one machine, four times as large as its pod needs.
+    let mut group: Vec<Value> = cluster()
+        .into_iter()
+        .filter(|i| i["metadata"]["name"] == "n0" || i["metadata"]["name"] == "web-0")
+        .collect();
+    let labels = group[0]["metadata"]["labels"].as_object_mut().unwrap();
+    labels.remove("karpenter.sh/nodepool");
+    group[0]["metadata"]["labels"]["eks.amazonaws.com/nodegroup"] = "general".into();
+    let of_group = spec_at(&group, Timestamp::now());
+    assert!(of_group.buy.iter().all(|m| m.by_hand));
+    let world = World::new("apply-by-hand", group, stored(of_group.clone()));
+    let first = &of_group.buy[0].instance_type;
+    world.refuses(
+        &[&world.plan, "--yes"],
+        &format!("nothing in the cluster can buy 1 × {first} in us-east-1a"),
+    );
+
+    let world = World::new("apply-none", cluster(), stored(spec));
+    let output = plimsoll(Some(&world.server.kubeconfig), &["apply", "plan/other", "--yes"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("there is no Plan other; see `kubectl get plans`"),
+        "{error}"
+    );
+}

@@ -1,0 +1,142 @@
+//! A Plan before somebody who approves it: what it says, and whether it may still be carried out.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use jiff::Timestamp;
+use plimsoll_api::{
+    conditions,
+    plan::{Plan, PlanSpec, SUPERSEDED},
+};
+use thiserror::Error;
+
+use crate::{
+    advice,
+    table::{Align, Table},
+};
+
+/// Why a Plan is not carried out.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum Refusal {
+    #[error("{0} was altered: its name and digest are not those of what it says; delete it")]
+    Altered(String),
+    #[error("{name} is superseded: {why}")]
+    Superseded { name: String, why: String },
+    #[error("{name} was good until {until}; where the cluster still wants it, the controller makes it anew")]
+    Expired { name: String, until: Timestamp },
+    #[error(
+        "nothing in the cluster can buy {machines}: add it to its node group, or to a new one with its labels and taints; the \
+         Plan after that says what can go"
+    )]
+    ByHand { machines: String },
+    #[error("{name} no longer holds: the cluster as it is now wants {wants}; see `kubectl get plans`")]
+    Stale { name: String, wants: String },
+}
+
+/// Whether a Plan may be carried out. `remade` is what the cluster, looked at again, wants.
+pub fn check(plan: &Plan, remade: Option<&PlanSpec>, now: Timestamp) -> Result<(), Refusal> {
+    let name = plan.metadata.name.clone().unwrap_or_default();
+    let spec = &plan.spec;
+    if advice::digest(spec) != spec.digest || advice::name(&spec.digest) != name {
+        return Err(Refusal::Altered(name));
+    }
+    let conditions = plan.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    if let Some(condition) = conditions::find(conditions, SUPERSEDED).filter(|c| c.status == "True") {
+        let why = condition.message.clone();
+        return Err(Refusal::Superseded { name, why });
+    }
+    if now >= spec.good_until.0 {
+        let until = spec.good_until.0;
+        return Err(Refusal::Expired { name, until });
+    }
+    match remade {
+        Some(remade) if remade.digest == spec.digest => bought_here(remade),
+        Some(remade) => {
+            let wants = advice::name(&remade.digest);
+            Err(Refusal::Stale { name, wants })
+        }
+        None => {
+            let wants = "nothing".to_owned();
+            Err(Refusal::Stale { name, wants })
+        }
+    }
+}
+
+fn bought_here(spec: &PlanSpec) -> Result<(), Refusal> {
+    let mut groups: BTreeMap<String, usize> = BTreeMap::new();
+    for m in spec.buy.iter().filter(|m| m.by_hand) {
+        let machine = format!(
+            "{} in {} ({}) for {}",
+            m.instance_type, m.zone, m.capacity_type, m.pool
+        );
+        *groups.entry(machine).or_default() += 1;
+    }
+    if groups.is_empty() {
+        return Ok(());
+    }
+    let groups: Vec<String> = groups
+        .iter()
+        .map(|(machine, count)| format!("{count} × {machine}"))
+        .collect();
+    let machines = groups.join(", ");
+    Err(Refusal::ByHand { machines })
+}
+
+/// What is bought, filled and removed, and what it is worth.
+pub fn plan_page(spec: &PlanSpec) -> String {
+    let mut out = String::new();
+    let mut table = Table::new([
+        ("STEP", Align::Left),
+        ("MACHINE", Align::Left),
+        ("TYPE", Align::Left),
+        ("ZONE", Align::Left),
+        ("AS", Align::Left),
+        ("$/H", Align::Right),
+        ("WHY", Align::Left),
+    ]);
+    let row = |texts: [&str; 7]| texts.map(str::to_owned);
+    for m in &spec.buy {
+        let machine = format!("for {}", m.pool);
+        table.row(row([
+            "buy",
+            &machine,
+            &m.instance_type,
+            &m.zone,
+            &m.capacity_type,
+            &m.per_hour,
+            &m.reason,
+        ]));
+    }
+    for f in &spec.fill {
+        let why = format!("takes pods that move: {}", f.pods.len());
+        table.row(row(["fill", &f.node, "", "", "", "", &why]));
+    }
+    for m in &spec.remove {
+        let price = m.per_hour.as_deref().unwrap_or("?");
+        table.row(row([
+            "remove",
+            &m.node,
+            &m.instance_type,
+            &m.zone,
+            &m.capacity_type,
+            price,
+            &m.reason,
+        ]));
+    }
+    table.print(&mut out);
+    let _ = writeln!(
+        out,
+        "\n${}/h -> ${}/h: saves ${} a month at {}",
+        spec.before.per_hour, spec.after.per_hour, spec.saves.per_month, spec.prices
+    );
+    if let (Some(bound), Some(gap)) = (&spec.bound, &spec.gap_percent) {
+        let _ = writeln!(
+            out,
+            "no plan for these machines and pods leads below ${}/h: this one is {gap} % above",
+            bound.per_hour
+        );
+    }
+    for note in &spec.notes {
+        let _ = writeln!(out, "note: {note}");
+    }
+    out
+}
