@@ -40,8 +40,8 @@ fn read(object: &DynamicObject) -> Plan {
 }
 
 fn superseded(plan: &Plan) -> Option<(String, String)> {
-    let conditions = plan.status.iter().flat_map(|status| &status.conditions);
-    let found = conditions.filter(|c| c.type_ == SUPERSEDED).next_back()?;
+    let mut conditions = plan.status.iter().flat_map(|status| &status.conditions);
+    let found = conditions.rfind(|c| c.type_ == SUPERSEDED)?;
     Some((found.status.clone(), found.reason.clone()))
 }
 
