@@ -41,7 +41,7 @@ fn read(object: &DynamicObject) -> Plan {
 
 fn superseded(plan: &Plan) -> Option<(String, String)> {
     let mut conditions = plan.status.iter().flat_map(|status| &status.conditions);
-    let found = conditions.rfind(|c| c.type_ == SUPERSEDED)?;
+    let found = conditions.find(|c| c.type_ == SUPERSEDED)?;
     Some((found.status.clone(), found.reason.clone()))
 }
 
