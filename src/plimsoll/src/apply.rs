@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use jiff::Timestamp;
 use kube::{Api, Client};
-use plimsoll_api::plan::{Plan, Settings};
+use plimsoll_api::plan::{Plan, PlanSpec, Settings};
 use plimsoll_core::policy::Policy;
 use plimsoll_report::{
     advice::{Basis, GOOD_FOR, advise},
@@ -25,18 +25,12 @@ use crate::{
     source,
 };
 
+/// Most search steps that a Plan may ask for: whoever wrote it need not be trusted.
+const STEPS_MAX: u64 = 10_000_000;
+
 pub(crate) fn run(options: &ApplyOptions) -> anyhow::Result<()> {
-    let (plan, cluster) = stored(options.plan.strip_prefix("plan/").unwrap_or(&options.plan))?;
-    // What is carried out is not what is stored but what the cluster wants now, and the two must be equal: whoever may
-    // write Plans cannot have commands of theirs run by somebody else.
-    let read = source::read(&Source {
-        from: None,
-        prices: options.prices,
-    })?;
-    let basis = Basis::read(&read.index, &read.prices, read.taken);
-    let remade = advise(&basis, &settings(&plan.spec.settings)?, GOOD_FOR);
-    check(&plan, remade.as_ref(), Timestamp::now())?;
-    let plan = remade.context("there is nothing to do")?;
+    let (stored, cluster) = stored(options.plan.strip_prefix("plan/").unwrap_or(&options.plan))?;
+    let plan = remade(&stored, options)?;
 
     let mut out = std::io::stdout().lock();
     write!(out, "{}", plan_page(&plan))?;
@@ -45,18 +39,54 @@ pub(crate) fn run(options: &ApplyOptions) -> anyhow::Result<()> {
         return Ok(());
     }
     drop(out);
-    if Command::new("kubectl")
-        .arg("version")
-        .arg("--client")
-        .output()
-        .is_err()
-    {
-        bail!("kubectl is not on the PATH; the commands of a plan need it (--dry-run prints them)");
+    same_cluster(&cluster)?;
+    if options.yes {
+        return carry_out(&plan.commands);
     }
-    if !(options.yes || agreed(&cluster)?) {
+    if !agreed(&cluster)? {
         bail!("not carried out");
     }
-    carry_out(&plan.commands)
+    // Whoever was asked may have taken their time.
+    carry_out(&remade(&stored, options)?.commands)
+}
+
+/// What the cluster wants now. It is what is carried out, not what is stored, and the two must be equal: whoever may write
+/// Plans cannot have commands of theirs run by somebody else.
+fn remade(stored: &Plan, options: &ApplyOptions) -> anyhow::Result<PlanSpec> {
+    let read = source::read(&Source {
+        from: None,
+        prices: options.prices,
+    })?;
+    let mut err = std::io::stderr().lock();
+    for caveat in &read.caveats {
+        writeln!(err, "note: {caveat}")?;
+    }
+    let basis = Basis::read(&read.index, &read.prices, read.taken);
+    let remade = advise(&basis, &settings(&stored.spec.settings)?, GOOD_FOR);
+    check(stored, remade.as_ref(), Timestamp::now())?;
+    remade.context("there is nothing to do")
+}
+
+/// Fails unless kubectl speaks to the cluster that the Plan was read from.
+fn same_cluster(cluster: &str) -> anyhow::Result<()> {
+    let asked = Command::new("kubectl")
+        .args([
+            "config",
+            "view",
+            "--minify",
+            "-o",
+            "jsonpath={.clusters[0].cluster.server}",
+        ])
+        .output()
+        .context("cannot run kubectl; the commands of a plan need it (--dry-run prints them)")?;
+    let of_kubectl = String::from_utf8_lossy(&asked.stdout);
+    let of_kubectl = of_kubectl.trim().trim_end_matches('/');
+    if !of_kubectl.is_empty() && of_kubectl != cluster.trim_end_matches('/') {
+        bail!(
+            "the Plan is of {cluster}, but kubectl speaks to {of_kubectl}; set KUBECONFIG or the context for both"
+        );
+    }
+    Ok(())
 }
 
 /// The Plan of this name, and the address of the cluster it is of.
@@ -78,7 +108,7 @@ fn settings(settings: &Settings) -> anyhow::Result<Policy> {
     Ok(policy(&Planning {
         preference_policy: Preferences::from_str(&settings.preference_policy, false).map_err(unknown)?,
         min_values_policy: MinValues::from_str(&settings.min_values_policy, false).map_err(unknown)?,
-        steps: settings.steps.unsigned_abs(),
+        steps: settings.steps.unsigned_abs().min(STEPS_MAX),
     }))
 }
 

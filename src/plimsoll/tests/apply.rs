@@ -127,11 +127,16 @@ fn answer(items: &[Value], plan: &Plan, target: &str) -> Answer {
     )
 }
 
-/// A kubectl that writes down what it is asked. All nodes are there, evicted pods are away at once, and nothing waits.
+/// A kubectl that writes down what it is asked, and fails where it is told to. All nodes are there, evicted pods are away at
+/// once, and nothing waits.
 const KUBECTL: &str = r#"#!/bin/sh
 echo "$@" >>"$ASKED"
+case "$*" in
+$FAILS) exit 1 ;;
+esac
 case "$1 $2" in
-"get pod") exit 1 ;;
+"get node") echo "node/$3" ;;
+"get pod") grep -q -- "/pods/$5/eviction" "$ASKED" || echo "uid-of-$5" ;;
 esac
 "#;
 
@@ -159,6 +164,11 @@ impl World {
     }
 
     fn apply(&self, args: &[&str]) -> Output {
+        self.apply_where(args, "no call")
+    }
+
+    /// The same where calls of kubectl that match the pattern fail.
+    fn apply_where(&self, args: &[&str], fails: &str) -> Output {
         let path = format!("{}:{}", self.scratch.0.display(), std::env::var("PATH").unwrap());
         Command::new(env!("CARGO_BIN_EXE_plimsoll"))
             .arg("apply")
@@ -167,6 +177,7 @@ impl World {
             .env("PATH", path)
             .env("ASKED", self.scratch.0.join("asked"))
             .env("TMPDIR", &self.scratch.0)
+            .env("FAILS", fails)
             .stdin(std::process::Stdio::null())
             .output()
             .unwrap()
@@ -175,7 +186,7 @@ impl World {
     /// What kubectl was asked to change.
     fn asked(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.scratch.0.join("asked")).unwrap_or_default();
-        let looks = ["get ", "version "];
+        let looks = ["get ", "config view "];
         let changes = text
             .lines()
             .filter(|line| !looks.iter().any(|l| line.starts_with(l)));
@@ -234,6 +245,44 @@ fn a_plan_that_holds_is_shown_and_carried_out_in_its_order() {
     );
     let asked = world.server.asked.lock().unwrap();
     assert!(asked.iter().all(|line| line.starts_with("GET ")), "{asked:#?}");
+}
+
+#[test]
+fn a_call_that_fails_ends_no_machine_and_leaves_none_closed() {
+    let spec = spec_at(&cluster(), Timestamp::now());
+    assert!(spec.commands.contains("\nfill "), "{}", spec.commands);
+    let nodes: Vec<&str> = spec.remove.iter().map(|r| &*r.node).collect();
+    let first = nodes[0];
+    let calls = [
+        format!("get node {first} *"),
+        format!("drain {first} *"),
+        "get pods *".into(),
+        "get pod *".into(),
+        "uncordon *".into(),
+    ];
+    for (n, fails) in calls.iter().enumerate() {
+        let world = World::new(&format!("apply-fails-{n}"), cluster(), stored(spec.clone()));
+        let output = world.apply_where(&[&world.plan, "--yes"], fails);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && error.contains("stopped"),
+            "{fails}: {error}"
+        );
+        let asked = world.asked();
+        assert!(
+            !asked
+                .iter()
+                .any(|a| a.starts_with("delete ") || a.contains("terminate-instance")),
+            "{fails}: {asked:#?}"
+        );
+        let last = |verb: &str, node: &str| asked.iter().rposition(|a| *a == format!("{verb} {node}"));
+        for node in &nodes {
+            assert!(
+                last("cordon", node) <= last("uncordon", node),
+                "{fails}: {node} in {asked:#?}"
+            );
+        }
+    }
 }
 
 #[test]

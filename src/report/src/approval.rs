@@ -123,10 +123,15 @@ pub fn plan_page(spec: &PlanSpec) -> String {
         ]));
     }
     table.print(&mut out);
+    let saves = &spec.saves.per_month;
+    let change = match saves.strip_prefix('-') {
+        Some(costs) => format!("costs ${costs}"),
+        None => format!("saves ${saves}"),
+    };
     let _ = writeln!(
         out,
-        "\n${}/h -> ${}/h: saves ${} a month at {}",
-        spec.before.per_hour, spec.after.per_hour, spec.saves.per_month, spec.prices
+        "\n${}/h -> ${}/h: {change} a month at {}",
+        spec.before.per_hour, spec.after.per_hour, spec.prices
     );
     if let (Some(bound), Some(gap)) = (&spec.bound, &spec.gap_percent) {
         let _ = writeln!(

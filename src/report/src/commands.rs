@@ -63,6 +63,9 @@ impl Script<'_> {
         );
         let mut targets: Vec<(String, &[String])> = Vec::new();
         let mut by_hand: Vec<&NewMachine> = Vec::new();
+        if self.buy.iter().any(|machine| machine.of_node_pool) {
+            let _ = writeln!(out, "bought={BOUGHT_BY}={run} kept={}\n", labels::DO_NOT_DISRUPT);
+        }
         for machine in &self.buy {
             let Some(pool) = node_pool(&machine.pool).filter(|_| machine.of_node_pool) else {
                 by_hand.push(machine);
@@ -85,19 +88,14 @@ impl Script<'_> {
             out.push_str("# nothing new is put on what goes\n");
         }
         for node in &self.remove {
-            let _ = writeln!(out, "close {}", node.name);
+            let _ = writeln!(out, "leave {}", node.name);
         }
         // Pods that wait go to what is bought by themselves.
         if by_hand.is_empty() && !targets.is_empty() && !self.remove.is_empty() {
             fill(&targets, &mut out);
         }
         if claims {
-            let _ = writeln!(
-                out,
-                "\n# from here on the bought ones are as any other\n\
-                 kubectl annotate nodeclaims,nodes -l {BOUGHT_BY}={run} {DO_NOT_DISRUPT}-",
-                DO_NOT_DISRUPT = labels::DO_NOT_DISRUPT
-            );
+            out.push_str("\nrelease\n");
         }
         for node in &self.remove {
             let _ = writeln!(out, "\nempty {}\n{}", node.name, end(node));

@@ -1,5 +1,12 @@
+stop() {
+  echo "stopped: $1" >&2
+  exit 1
+}
+
+# Whether a node is there; a call that fails says nothing about it, so nothing goes on.
 there() {
-  kubectl get node "$1" >/dev/null 2>&1
+  found=$(kubectl get node "$1" --ignore-not-found -o name) || stop "cannot see whether node $1 is there"
+  [ -n "$found" ]
 }
 
 # Takes a node out of service, unless somebody has removed it since the report.
@@ -7,14 +14,23 @@ close() {
   ! there "$1" || kubectl cordon "$1"
 }
 
+# Closes a node that is to go; it is opened again if it does not come to that.
+leave() {
+  close "$1"
+  leaving="$leaving $1 "
+}
+
 # Drains a node, unless somebody has removed it, as an autoscaler does with what is empty.
 empty() {
-  ! there "$1" || kubectl drain "$1" --ignore-daemonsets --delete-emptydir-data --timeout=15m || ! there "$1"
+  ! there "$1" || kubectl drain "$1" --ignore-daemonsets --delete-emptydir-data --timeout=15m || ! there "$1" ||
+    stop "node $1 cannot be drained"
+  leaving="${leaving%% "$1" *} ${leaving#* "$1" }"
 }
 
 # Pods that wait for a node.
 waiting() {
-  kubectl get pods -A --field-selector spec.nodeName=,status.phase=Pending -o name | wc -l
+  pods=$(kubectl get pods -A --field-selector spec.nodeName=,status.phase=Pending -o name) || return 1
+  echo "$pods" | awk 'NF' | wc -l
 }
 
 # The node of a NodeClaim.
@@ -22,27 +38,51 @@ node_of() {
   kubectl get nodeclaim "$1" -o jsonpath='{.status.nodeName}'
 }
 
+# The UID of a pod, NAMESPACE/POD; nothing where there is none. One of the same name may follow it.
+uid_of() {
+  kubectl get pod -n "${1%/*}" "${1#*/}" --ignore-not-found -o jsonpath='{.metadata.uid}'
+}
+
+# Evicts this very pod: evict NAMESPACE/POD UID. A disruption budget may refuse until another pod is ready again.
+evict() {
+  eviction='{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"namespace":"'${1%/*}'","name":"'${1#*/}'"},"deleteOptions":{"preconditions":{"uid":"'$2'"}}}'
+  tries=0
+  until echo "$eviction" | kubectl create --raw "/api/v1/namespaces/${1%/*}/pods/${1#*/}/eviction" -f - >/dev/null; do
+    now=$(uid_of "$1") || stop "cannot see whether pod $1 is there"
+    [ "$now" = "$2" ] || break
+    tries=$((tries + 1))
+    [ "$tries" -lt 180 ] || stop "pod $1 may not be evicted"
+    sleep 5
+  done
+}
+
 # Opens a node to what is evicted for it, and closes it again: fill NODE NAMESPACE/POD...
 fill() {
   node=$1
   shift
   kubectl uncordon "$node"
+  evicted=''
   for pod; do
-    eviction='{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"namespace":"'${pod%/*}'","name":"'${pod#*/}'"}}'
-    # A disruption budget may refuse until another pod is ready again.
-    until echo "$eviction" | kubectl create --raw "/api/v1/namespaces/${pod%/*}/pods/${pod#*/}/eviction" -f - >/dev/null; do
-      kubectl get pod -n "${pod%/*}" "${pod#*/}" >/dev/null || break
-      sleep 5
-    done
+    uid=$(uid_of "$pod") || stop "cannot see pod $pod"
+    if [ -n "$uid" ]; then
+      evict "$pod" "$uid"
+      evicted="$evicted $pod=$uid"
+    fi
   done
-  for pod; do
-    kubectl wait -n "${pod%/*}" --for=delete "pod/${pod#*/}" --timeout=15m >/dev/null
+  for pod in $evicted; do
+    tries=0
+    while now=$(uid_of "${pod%=*}") || stop "cannot see pod ${pod%=*}"; [ "$now" = "${pod#*=}" ]; do
+      tries=$((tries + 1))
+      [ "$tries" -lt 900 ] || stop "pod ${pod%=*} does not end"
+      sleep 1
+    done
   done
   # Whoever owns the pods has made them again by then.
   sleep 2
   tries=0
-  while [ "$(waiting)" -gt "$before" ] && [ "$tries" -lt 120 ]; do
+  while now=$(waiting) || stop "cannot see which pods wait"; [ "$now" -gt "$before" ]; do
     tries=$((tries + 1))
+    [ "$tries" -lt 120 ] || stop "$((now - before)) more pods wait for a node than before"
     sleep 1
   done
   kubectl cordon "$node"
@@ -55,6 +95,24 @@ open_all() {
   closed=''
 }
 
+# From here on what was bought is as any other machine.
+release() {
+  [ -z "$bought" ] || kubectl annotate nodeclaims,nodes -l "$bought" "$kept-"
+  bought=''
+}
+
+# However it ends, nothing stays closed or held back that is not gone.
+tidy() {
+  set +e
+  closed="$closed $leaving"
+  open_all
+  release
+}
+
 closed=''
-trap open_all EXIT
+leaving=''
+bought=''
+trap tidy EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 before=$(waiting)

@@ -215,9 +215,16 @@ fn node_facts(node: &Node, object: Option<&KubeNode>) -> NodeFacts {
         fixed,
         instance: provider_id
             .and_then(|id| id.strip_prefix("aws://")?.rsplit('/').next())
+            .filter(|id| is_instance(id))
             .map(str::to_owned),
         do_not_disrupt: annotation(labels::DO_NOT_DISRUPT).or_else(|| annotation(SCALE_DOWN_DISABLED)),
     }
+}
+
+/// Whether this is an EC2 instance id: nodes write their provider id themselves, and it gets into commands.
+fn is_instance(id: &str) -> bool {
+    let digits = id.strip_prefix("i-").unwrap_or_default();
+    (8..=17).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
 /// One pool for each group of machines that no pool of the snapshot owns: with the labels and taints all of them have,
@@ -323,5 +330,26 @@ fn pool_of(name: &Arc<str>, nodes: &[&Node], types: &[InstanceType]) -> Pool {
         limits: Resources::new(),
         consolidate_after: None,
         budgets: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_instance;
+
+    #[test]
+    fn only_an_instance_id_gets_into_commands() {
+        assert!(is_instance("i-0a1b2c3d") && is_instance("i-0123456789abcdef0"));
+        for id in [
+            "",
+            "i-",
+            "i-0a1b2c3",
+            "i-0123456789abcdef01",
+            "i-0a1b2c3d;true",
+            "i-$(true)ab",
+            "0a1b2c3d",
+        ] {
+            assert!(!is_instance(id), "{id}");
+        }
     }
 }
