@@ -7,12 +7,13 @@ use std::{
 };
 
 use plimsoll_api::{ec2nodeclass::EC2NodeClass, nodeclaim::NodeClaim};
-use tokio::time::Instant;
+use plimsoll_provider::ProviderError;
+use tokio::{sync::OnceCell, time::Instant};
 
 use crate::{
     catalogue::pricing_region,
     cluster::Cluster,
-    credentials::{self, AssumeError, AssumeRole, Identity, TrustError},
+    credentials::{self, AssumeError, AssumeRole, Identity, TrustError, account_of},
     instances::Instances,
     launch_template::LaunchTemplates,
     market::Market,
@@ -82,6 +83,8 @@ pub(crate) struct Accounts {
     base: Identity,
     settings: Settings,
     home: Arc<Account>,
+    /// Id of the controller's own account, once it was asked for.
+    home_id: OnceCell<String>,
     others: Mutex<BTreeMap<Role, Tried>>,
 }
 
@@ -93,12 +96,22 @@ impl Accounts {
             base,
             settings,
             home: Arc::new(home),
+            home_id: OnceCell::new(),
             others: Mutex::default(),
         }
     }
 
     pub(crate) fn home(&self) -> &Arc<Account> {
         &self.home
+    }
+
+    /// The twelve digits of the controller's own account.
+    pub(crate) async fn home_id(&self) -> Result<&str, ProviderError> {
+        let ask = async || match self.settings.assume_role_arn.as_deref().and_then(account_of) {
+            Some(id) => Ok(id.to_owned()),
+            None => credentials::own_account(&self.base).await,
+        };
+        Ok(self.home_id.get_or_try_init(ask).await?)
     }
 
     fn others(&self) -> MutexGuard<'_, BTreeMap<Role, Tried>> {

@@ -1,5 +1,7 @@
 //! What a class leaves behind under a role that it does not name any more, and at its end.
 
+use std::collections::BTreeSet;
+
 use kube::api::{Patch, PatchParams};
 use plimsoll_api::{ec2nodeclass::EC2NodeClass, nodeclaim::NodeClaim};
 use plimsoll_provider::ProviderError;
@@ -8,6 +10,7 @@ use serde_json::json;
 use super::{Classes, PassError, instance_profile};
 use crate::{
     account::Account,
+    credentials::account_of,
     role::{ALL_ASSUMED, Role, written},
 };
 
@@ -32,6 +35,9 @@ impl Classes {
             }
             let cleared = async {
                 let account = self.accounts.of(Some(role)).await?;
+                if is_shared(role, self.accounts.home_id().await?, &kept) {
+                    return Ok(!account.instances.are_of_class(&name).await?);
+                }
                 self.clear_up(&class, &account).await
             };
             match cleared.await {
@@ -81,6 +87,14 @@ impl Classes {
     }
 }
 
+/// Whether something else of a class may be in the account of its former role, so that profiles and templates there must
+/// stay: they are the class's, and not its role's. The last role of an account clears up; at home that is done anyway.
+fn is_shared(role: &Role, home: &str, remembered: &BTreeSet<Role>) -> bool {
+    let account = account_of(&role.arn);
+    let mut others = remembered.iter().filter(|other| *other != role);
+    account == Some(home) || others.any(|other| account_of(&other.arn) == account)
+}
+
 /// A claim whose machine is not recorded may have one anywhere.
 fn may_be_under(claim: &NodeClaim, role: &Role) -> bool {
     let launched = claim.status.as_ref().is_some_and(|s| s.provider_id.is_some());
@@ -94,6 +108,28 @@ fn may_be_under(claim: &NodeClaim, role: &Role) -> bool {
 mod tests {
     use super::*;
     use crate::role::ASSUMED;
+
+    #[test]
+    fn what_another_role_of_the_same_account_may_use_stays_there() {
+        const HOME: &str = "123456789012";
+        let role = |account: &str, name: &str, vpc_id: Option<&str>| Role {
+            arn: format!("arn:aws:iam::{account}:role/{name}"),
+            external_id: None,
+            vpc_id: vpc_id.map(str::to_owned),
+        };
+        let former = role("210987654321", "a", Some("vpc-1"));
+        for (others, expected) in [
+            (vec![], false),
+            (vec![role("210987654321", "a", Some("vpc-2"))], true),
+            (vec![role("210987654321", "b", Some("vpc-1"))], true),
+            (vec![role("333333333333", "a", Some("vpc-1"))], false),
+        ] {
+            let remembered = others.into_iter().chain([former.clone()]).collect();
+            assert_eq!(is_shared(&former, HOME, &remembered), expected, "{remembered:?}");
+        }
+        let at_home = role(HOME, "a", None);
+        assert!(is_shared(&at_home, HOME, &[at_home.clone()].into()));
+    }
 
     #[test]
     fn a_role_is_kept_as_long_as_a_claim_may_need_it() {
