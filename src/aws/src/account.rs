@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use plimsoll_api::{ec2nodeclass::EC2NodeClass, nodeclaim::NodeClaim};
+use plimsoll_api::ec2nodeclass::EC2NodeClass;
 use plimsoll_provider::ProviderError;
 use tokio::{sync::OnceCell, time::Instant};
 
@@ -136,10 +136,6 @@ impl Accounts {
     pub(crate) async fn of_class(&self, class: &EC2NodeClass) -> Result<Arc<Account>, RoleError> {
         let role = Role::of_class(class, &self.home.cluster.region)?;
         self.of(role.as_ref()).await
-    }
-
-    pub(crate) async fn of_claim(&self, claim: &NodeClaim) -> Result<Arc<Account>, RoleError> {
-        self.of(Role::of_claim(claim)?.as_ref()).await
     }
 
     /// The account of a role, which is assumed the first time.

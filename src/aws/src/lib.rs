@@ -70,7 +70,7 @@ use crate::{
     launches::Launches,
     market::Goods,
     nodeclass::Classes,
-    role::Role,
+    role::{Role, RoleError},
     tags::NODECLAIM,
     unavailable::Unavailable,
 };
@@ -225,6 +225,25 @@ impl AwsCloud {
             })
     }
 
+    /// All classes by name.
+    async fn all_classes(&self) -> Result<BTreeMap<String, EC2NodeClass>, ProviderError> {
+        let classes = self.classes.api().list(&ListParams::default()).await;
+        let classes = classes.map_err(|error| ProviderError::Transient(error.to_string()))?;
+        let named = |class: EC2NodeClass| Some((class.metadata.name.clone()?, class));
+        Ok(classes.items.into_iter().filter_map(named).collect())
+    }
+
+    /// Where the machine of a claim is by the claim's word.
+    async fn account_of(&self, claim: &NodeClaim) -> Result<Arc<Account>, ProviderError> {
+        let region = &self.cluster.region;
+        let class = match Role::of_claim(claim, region)? {
+            Some(_) => self.class(&claim.spec.node_class_ref.name).await?,
+            None => None,
+        };
+        let role = Role::of_claim_in(claim, class.as_ref(), region)?;
+        Ok(self.accounts.of(role.as_ref()).await?)
+    }
+
     /// Whether a class can launch. A change of its role does not show in its status before it was looked at.
     fn readiness(&self, class: &EC2NodeClass) -> NodeClassReadiness {
         match readiness(class) {
@@ -239,7 +258,8 @@ impl AwsCloud {
     /// The instance that was launched for a claim which does not say so. Whatever its class has ever used is asked.
     async fn launched_for(&self, claim: &NodeClaim, uid: &str) -> Result<Option<Found>, ProviderError> {
         let class = self.class(&claim.spec.node_class_ref.name).await?;
-        let roles = class.as_ref().map(Role::all_of_class).transpose()?;
+        let roles = class.map(|class| Role::all_of_class(&class, &self.cluster.region));
+        let roles = roles.transpose()?;
         let roles = roles.into_iter().flatten().map(Some);
         for role in [None].into_iter().chain(roles) {
             let account = self.accounts.of(role.as_ref()).await?;
@@ -251,19 +271,25 @@ impl AwsCloud {
     }
 
     /// Every role under which there may be something of ours.
-    async fn roles(&self, claims: &[Arc<NodeClaim>]) -> Result<BTreeSet<Role>, ProviderError> {
-        let classes = self.classes.api().list(&ListParams::default()).await;
-        let classes = classes.map_err(|error| ProviderError::Transient(error.to_string()))?;
-        let mut all: BTreeSet<Role> = claims.iter().filter_map(|c| Role::of_claim(c).ok()?).collect();
-        for class in &classes.items {
-            match Role::all_of_class(class) {
+    fn roles(&self, claims: &[Arc<NodeClaim>], classes: &BTreeMap<String, EC2NodeClass>) -> BTreeSet<Role> {
+        let of_claim = |claim: &Arc<NodeClaim>| self.role_of(claim, classes).ok()?;
+        let mut all: BTreeSet<Role> = claims.iter().filter_map(of_claim).collect();
+        for (name, class) in classes {
+            match Role::all_of_class(class, &self.cluster.region) {
                 Ok(roles) => all.extend(roles),
-                Err(error) => {
-                    tracing::warn!(ec2nodeclass = class.metadata.name, %error, "roles are not known");
-                }
+                Err(error) => tracing::warn!(ec2nodeclass = name, %error, "roles are not known"),
             }
         }
-        Ok(all)
+        all
+    }
+
+    fn role_of(
+        &self,
+        claim: &NodeClaim,
+        classes: &BTreeMap<String, EC2NodeClass>,
+    ) -> Result<Option<Role>, RoleError> {
+        let class = classes.get(&claim.spec.node_class_ref.name);
+        Role::of_claim_in(claim, class, &self.cluster.region)
     }
 
     /// Addresses of the cluster's DNS; none if there is none or it may not be read, then machines use their own
@@ -318,7 +344,7 @@ impl CloudProvider for AwsCloud {
         let uid = claim.metadata.uid.as_deref().unwrap_or_default();
         let known = claim.status.as_ref().and_then(|s| s.provider_id.as_deref());
         let found = match known.and_then(instances::instance_id) {
-            Some(id) => self.accounts.of_claim(claim).await?.instances.get(id).await?,
+            Some(id) => self.account_of(claim).await?.instances.get(id).await?,
             None => self.launched_for(claim, uid).await?,
         };
         match found {
@@ -335,7 +361,7 @@ impl CloudProvider for AwsCloud {
     ) -> Result<Termination, ProviderError> {
         let accounts = match claim {
             Some(claim) if claim.status.as_ref().is_some_and(|s| s.provider_id.is_some()) => {
-                vec![self.accounts.of_claim(claim).await?]
+                vec![self.account_of(claim).await?]
             }
             // It was listed or found a moment ago, so where it is was asked.
             _ => self.accounts.open(),
@@ -366,7 +392,8 @@ impl CloudProvider for AwsCloud {
         let home = self.accounts.home().instances.list().await?;
         listing.machines.extend(home.iter().map(Self::listed));
         let mut silent = BTreeSet::new();
-        for role in self.roles(claims).await? {
+        let classes = self.all_classes().await?;
+        for role in self.roles(claims, &classes) {
             let listed = async { self.accounts.of(Some(&role)).await?.instances.list().await };
             match listed.await {
                 Ok(there) => listing.machines.extend(there.iter().map(Self::listed)),
@@ -376,7 +403,7 @@ impl CloudProvider for AwsCloud {
                 }
             }
         }
-        let is_unseen = |claim: &&Arc<NodeClaim>| match Role::of_claim(claim) {
+        let is_unseen = |claim: &&Arc<NodeClaim>| match self.role_of(claim, &classes) {
             Ok(role) => role.is_some_and(|role| silent.contains(&role)),
             Err(_) => true,
         };

@@ -61,6 +61,10 @@ pub(crate) enum RoleError {
     #[error("annotation {0} cannot be read; it is the controller's own: restore what it was")]
     Unreadable(&'static str),
     #[error(
+        "annotation {ASSUMED} names {0}, which the claim's EC2NodeClass neither names nor remembers; restore what it was"
+    )]
+    NotOfClass(String),
+    #[error(
         "annotation {ARN}: {arn} belongs to another account than the controller's identity ({account}); set \
          {EXTERNAL_ID}, or --assume-role-external-id, to the external id that its trust policy requires"
     )]
@@ -114,21 +118,48 @@ impl Role {
         }))
     }
 
-    /// The role that bought the machine of a claim; None: the controller's own identity.
-    pub(crate) fn of_claim(claim: &NodeClaim) -> Result<Option<Self>, RoleError> {
+    /// The role that bought the machine of a claim, by the claim's word; None: the controller's own identity.
+    pub(crate) fn of_claim(claim: &NodeClaim, region: &str) -> Result<Option<Self>, RoleError> {
         let annotations = claim.metadata.annotations.as_ref();
-        let text = annotations.and_then(|a| a.get(ASSUMED));
-        let read = |text: &String| serde_json::from_str(text).map_err(|_| RoleError::Unreadable(ASSUMED));
-        text.map(read).transpose()
+        let Some(text) = annotations.and_then(|a| a.get(ASSUMED)) else {
+            return Ok(None);
+        };
+        let role: Option<Self> = serde_json::from_str(text).ok();
+        let role = role.filter(|role| role.is_sound(region));
+        role.map(Some).ok_or(RoleError::Unreadable(ASSUMED))
+    }
+
+    /// The same if the claim's class, unless it is gone, names or remembers the role: who may write claims or pools may
+    /// not choose roles.
+    pub(crate) fn of_claim_in(
+        claim: &NodeClaim,
+        class: Option<&EC2NodeClass>,
+        region: &str,
+    ) -> Result<Option<Self>, RoleError> {
+        let (Some(role), Some(class)) = (Self::of_claim(claim, region)?, class) else {
+            return Self::of_claim(claim, region);
+        };
+        let named = Self::of_class(class, region).ok().flatten();
+        if named.as_ref() == Some(&role) || Self::all_of_class(class, region)?.contains(&role) {
+            return Ok(Some(role));
+        }
+        Err(RoleError::NotOfClass(role.arn))
     }
 
     /// The roles with which something was made for a class that may still be there.
-    pub(crate) fn all_of_class(class: &EC2NodeClass) -> Result<BTreeSet<Self>, RoleError> {
+    pub(crate) fn all_of_class(class: &EC2NodeClass, region: &str) -> Result<BTreeSet<Self>, RoleError> {
         let annotations = class.metadata.annotations.as_ref();
-        let text = annotations.and_then(|a| a.get(ALL_ASSUMED));
-        text.map_or(Ok(BTreeSet::new()), |text| {
-            serde_json::from_str(text).map_err(|_| RoleError::Unreadable(ALL_ASSUMED))
-        })
+        let Some(text) = annotations.and_then(|a| a.get(ALL_ASSUMED)) else {
+            return Ok(BTreeSet::new());
+        };
+        let roles: Option<BTreeSet<Self>> = serde_json::from_str(text).ok();
+        let roles = roles.filter(|roles| roles.iter().all(|role| role.is_sound(region)));
+        roles.ok_or(RoleError::Unreadable(ALL_ASSUMED))
+    }
+
+    /// As the controller would have written it.
+    fn is_sound(&self, region: &str) -> bool {
+        check_arn(&self.arn, region).is_ok() && self.vpc_id.as_deref().is_none_or(is_vpc_id)
     }
 }
 
@@ -254,18 +285,68 @@ mod tests {
     fn what_is_remembered_reads_as_it_was_written() {
         let all = BTreeSet::from([role(None, None), role(Some("id"), Some("vpc-1"))]);
         let text = written(&all);
-        assert_eq!(Role::all_of_class(&class(&[(ALL_ASSUMED, &text)])), Ok(all));
-        assert_eq!(Role::all_of_class(&class(&[])), Ok(BTreeSet::new()));
-        let unreadable = Role::all_of_class(&class(&[(ALL_ASSUMED, "arn")]));
-        assert_eq!(unreadable, Err(RoleError::Unreadable(ALL_ASSUMED)));
+        let read = |annotations: &[(&str, &str)]| Role::all_of_class(&class(annotations), "us-east-1");
+        assert_eq!(read(&[(ALL_ASSUMED, &text)]), Ok(all));
+        assert_eq!(read(&[]), Ok(BTreeSet::new()));
 
-        let mut claim = NodeClaim::new("c", Default::default());
-        assert_eq!(Role::of_claim(&claim), Ok(None));
+        assert_eq!(Role::of_claim(&claim(None), "us-east-1"), Ok(None));
         let one = role(Some("id"), None);
-        claim.metadata.annotations = Some([(ASSUMED.to_owned(), written(&one))].into());
-        assert_eq!(Role::of_claim(&claim), Ok(Some(one)));
-        // Never taken for the controller's own: its machine would be looked for in the wrong account.
-        claim.metadata.annotations = Some([(ASSUMED.to_owned(), String::new())].into());
-        assert_eq!(Role::of_claim(&claim), Err(RoleError::Unreadable(ASSUMED)));
+        let of_claim = Role::of_claim(&claim(Some(&written(&one))), "us-east-1");
+        assert_eq!(of_claim, Ok(Some(one)));
+    }
+
+    fn claim(assumed: Option<&str>) -> NodeClaim {
+        let mut claim = NodeClaim::new("c", Default::default());
+        claim.metadata.annotations = assumed.map(|text| [(ASSUMED.to_owned(), text.to_owned())].into());
+        claim
+    }
+
+    /// Never taken for the controller's own: its machine would be looked for in the wrong account.
+    #[test]
+    fn what_the_controller_would_not_have_written_is_not_believed() {
+        for text in [
+            "",
+            "arn",
+            "null",
+            r#"{"arn":"nodes"}"#,
+            r#"{"arn":"arn:aws-cn:iam::210987654321:role/nodes"}"#,
+            r#"{"arn":"arn:aws:iam::210987654321:role/nodes","vpcId":"*"}"#,
+        ] {
+            let of_claim = Role::of_claim(&claim(Some(text)), "us-east-1");
+            assert_eq!(of_claim, Err(RoleError::Unreadable(ASSUMED)), "{text}");
+            let all = class(&[(ALL_ASSUMED, &format!("[{text}]"))]);
+            let all = Role::all_of_class(&all, "us-east-1");
+            if !text.is_empty() {
+                assert_eq!(all, Err(RoleError::Unreadable(ALL_ASSUMED)), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_claim_is_believed_if_its_class_bears_it_out() {
+        let (one, two) = (role(None, None), role(None, Some("vpc-1")));
+        let of_one = claim(Some(&written(&one)));
+        let (remembers, other) = (written(&[&one, &two]), written(&[&two]));
+        let not_of_class = Err(RoleError::NotOfClass(ROLE.into()));
+        let unreadable = Err(RoleError::Unreadable(ALL_ASSUMED));
+        for (annotations, expected) in [
+            (Some(vec![(ARN, ROLE)]), Ok(Some(one.clone()))),
+            (Some(vec![(ALL_ASSUMED, &*remembers)]), Ok(Some(one.clone()))),
+            (
+                Some(vec![(ARN, "nobody"), (ALL_ASSUMED, &*remembers)]),
+                Ok(Some(one.clone())),
+            ),
+            (Some(vec![(ALL_ASSUMED, &*other)]), not_of_class.clone()),
+            (Some(vec![(ARN, ROLE), (VPC_ID, "vpc-1")]), not_of_class.clone()),
+            (Some(vec![]), not_of_class),
+            (Some(vec![(ALL_ASSUMED, "?")]), unreadable),
+            (None, Ok(Some(one.clone()))),
+        ] {
+            let class = annotations.as_deref().map(class);
+            let found = Role::of_claim_in(&of_one, class.as_ref(), "us-east-1");
+            assert_eq!(found, expected, "{annotations:?}");
+            let home = Role::of_claim_in(&claim(None), class.as_ref(), "us-east-1");
+            assert_eq!(home, Ok(None), "{annotations:?}");
+        }
     }
 }

@@ -168,20 +168,22 @@ impl AwsCloud {
         let claims = Api::<NodeClaim>::all(self.client.0.clone());
         let claims = claims.list(&ListParams::default()).await.map_err(failed)?;
         let claims: Vec<_> = claims.items.into_iter().map(Arc::new).collect();
-        let classes = self.classes.api().list(&ListParams::default()).await;
-        let classes = classes.map_err(failed)?.items;
-        let of_classes = classes.iter();
+        let classes = self.all_classes().await?;
+        let of_classes = classes.values();
         let of_classes = of_classes.filter_map(|c| c.status.as_ref()?.instance_profile.clone());
         let annotation = |claim: &Arc<NodeClaim>| {
             let annotations = claim.metadata.annotations.as_ref();
             annotations?.get(PROFILE_ANNOTATION).cloned()
         };
         let used = of_classes.chain(claims.iter().filter_map(annotation)).collect();
-        self.accounts.keep(&self.roles(&claims).await?);
+        self.accounts.keep(&self.roles(&claims, &classes));
         let now = Timestamp::now();
         for account in self.accounts.open() {
             let role = account.name();
-            let of_role = account.role.as_ref().map(|role| classes_of(&classes, role));
+            let of_role = account
+                .role
+                .as_ref()
+                .map(|role| classes_of(classes.values(), role, &self.cluster.region));
             let names = of_role
                 .as_ref()
                 .map(|all| all.iter().filter_map(|c| c.metadata.name.as_deref()).collect());
@@ -202,8 +204,13 @@ impl AwsCloud {
 
 /// Classes which may have left something under this role. Of others nothing is collected there: names of clusters repeat
 /// between accounts, and where a role is a guest there may live a cluster with the name of this one.
-fn classes_of<'a>(classes: impl IntoIterator<Item = &'a EC2NodeClass>, role: &Role) -> Vec<&'a EC2NodeClass> {
-    let has_used = |class: &&EC2NodeClass| Role::all_of_class(class).is_ok_and(|all| all.contains(role));
+fn classes_of<'a>(
+    classes: impl IntoIterator<Item = &'a EC2NodeClass>,
+    role: &Role,
+    region: &str,
+) -> Vec<&'a EC2NodeClass> {
+    let has_used =
+        |class: &&EC2NodeClass| Role::all_of_class(class, region).is_ok_and(|all| all.contains(role));
     classes.into_iter().filter(has_used).collect()
 }
 
@@ -233,7 +240,7 @@ mod tests {
             class("both", Some(written(&[role("a"), role("b")]))),
         ];
         let names = |name: &str| -> Vec<String> {
-            let all = classes_of(&classes, &role(name)).into_iter();
+            let all = classes_of(&classes, &role(name), "us-east-1").into_iter();
             all.filter_map(|class| class.metadata.name.clone()).collect()
         };
         assert_eq!(names("a"), ["one", "both"]);

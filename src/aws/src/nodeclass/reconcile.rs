@@ -160,7 +160,10 @@ impl Classes {
             .get(class.metadata.name.as_deref().unwrap_or_default())
         {
             Some(memory) => memory.role == role && memory.refused.is_none(),
-            None => role.is_none() && Role::all_of_class(class).is_ok_and(|all| all.is_empty()),
+            None => {
+                role.is_none()
+                    && Role::all_of_class(class, &self.cluster.region).is_ok_and(|all| all.is_empty())
+            }
         }
     }
 
@@ -197,7 +200,8 @@ impl Classes {
             Ok(role) => self.accounts.of(role.as_ref()).await,
             Err(error) => Err(error.clone()),
         };
-        let account = account.and_then(|account| Role::all_of_class(&class).map(|_| account));
+        let account =
+            account.and_then(|account| Role::all_of_class(&class, &self.cluster.region).map(|_| account));
         let class = self.keep_metadata(class, account.as_deref().ok()).await?;
         let class = match &account {
             Ok(account) => self.leave_former_roles(class, account.role.as_ref()).await?,
@@ -291,7 +295,7 @@ impl Classes {
             annotations.insert(HASH_VERSION.into(), json!(VERSION.as_str()));
         }
         if let Some(role) = account.and_then(|account| account.role.clone())
-            && let Ok(mut all) = Role::all_of_class(&class)
+            && let Ok(mut all) = Role::all_of_class(&class, &self.cluster.region)
             && all.insert(role)
         {
             annotations.insert(ALL_ASSUMED.into(), json!(written(&all)));
@@ -362,7 +366,7 @@ impl Classes {
             );
             return Ok(());
         }
-        for role in Role::all_of_class(class).map_err(ProviderError::from)? {
+        for role in Role::all_of_class(class, &self.cluster.region).map_err(ProviderError::from)? {
             let account = self.accounts.of(Some(&role)).await.map_err(ProviderError::from)?;
             if !self.clear_up(class, &account).await? {
                 return Ok(());

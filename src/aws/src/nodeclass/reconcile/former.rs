@@ -21,7 +21,7 @@ impl Classes {
         class: EC2NodeClass,
         present: Option<&Role>,
     ) -> Result<EC2NodeClass, PassError> {
-        let known = Role::all_of_class(&class).map_err(ProviderError::from)?;
+        let known = Role::all_of_class(&class, &self.cluster.region).map_err(ProviderError::from)?;
         let former: Vec<&Role> = known.iter().filter(|role| Some(*role) != present).collect();
         if former.is_empty() {
             return Ok(class);
@@ -30,7 +30,10 @@ impl Classes {
         let claims = self.claims_of(&name).await?;
         let mut kept = known.clone();
         for role in former {
-            if claims.iter().any(|claim| may_be_under(claim, role)) {
+            if claims
+                .iter()
+                .any(|claim| may_be_under(claim, role, &self.cluster.region))
+            {
                 continue;
             }
             let cleared = async {
@@ -96,9 +99,9 @@ fn is_shared(role: &Role, home: &str, remembered: &BTreeSet<Role>) -> bool {
 }
 
 /// A claim whose machine is not recorded may have one anywhere.
-fn may_be_under(claim: &NodeClaim, role: &Role) -> bool {
+fn may_be_under(claim: &NodeClaim, role: &Role, region: &str) -> bool {
     let launched = claim.status.as_ref().is_some_and(|s| s.provider_id.is_some());
-    match Role::of_claim(claim) {
+    match Role::of_claim(claim, region) {
         Ok(of_claim) => !launched || of_claim.as_ref() == Some(role),
         Err(_) => true,
     }
@@ -133,8 +136,8 @@ mod tests {
 
     #[test]
     fn a_role_is_kept_as_long_as_a_claim_may_need_it() {
-        let role = |arn: &str| Role {
-            arn: arn.into(),
+        let role = |name: &str| Role {
+            arn: format!("arn:aws:iam::210987654321:role/{name}"),
             external_id: None,
             vpc_id: None,
         };
@@ -160,7 +163,7 @@ mod tests {
             (claim(None, false), true),
             (claim(Some("?".into()), true), true),
         ] {
-            assert_eq!(may_be_under(&claim, &a), expected, "{claim:?}");
+            assert_eq!(may_be_under(&claim, &a, "us-east-1"), expected, "{claim:?}");
         }
     }
 }
