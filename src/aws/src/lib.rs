@@ -41,7 +41,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Service};
-use kube::{Api, Client, api::ListParams};
+use kube::{Api, Client};
 use plimsoll_api::{
     ec2nodeclass::EC2NodeClass,
     labels,
@@ -227,10 +227,10 @@ impl AwsCloud {
 
     /// All classes by name.
     async fn all_classes(&self) -> Result<BTreeMap<String, EC2NodeClass>, ProviderError> {
-        let classes = self.classes.api().list(&ListParams::default()).await;
+        let classes = self.classes.list().await;
         let classes = classes.map_err(|error| ProviderError::Transient(error.to_string()))?;
         let named = |class: EC2NodeClass| Some((class.metadata.name.clone()?, class));
-        Ok(classes.items.into_iter().filter_map(named).collect())
+        Ok(classes.into_iter().filter_map(named).collect())
     }
 
     /// Where the machine of a claim is by the claim's word.
@@ -260,7 +260,7 @@ impl AwsCloud {
         let class = self.class(&claim.spec.node_class_ref.name).await?;
         let roles = class.map(|class| Role::all_of_class(&class, &self.cluster.region));
         let roles = roles.transpose()?;
-        let roles = roles.into_iter().flatten().map(Some);
+        let roles = roles.into_iter().flatten().map(|(role, _)| Some(role));
         for role in [None].into_iter().chain(roles) {
             let account = self.accounts.of(role.as_ref()).await?;
             if let Some(found) = account.instances.of_claim(uid).await? {
@@ -276,7 +276,7 @@ impl AwsCloud {
         let mut all: BTreeSet<Role> = claims.iter().filter_map(of_claim).collect();
         for (name, class) in classes {
             match Role::all_of_class(class, &self.cluster.region) {
-                Ok(roles) => all.extend(roles),
+                Ok(roles) => all.extend(roles.into_keys()),
                 Err(error) => tracing::warn!(ec2nodeclass = name, %error, "roles are not known"),
             }
         }

@@ -3,7 +3,7 @@
 //! The class says which role; the class also remembers every role it has used until what was made with it is cleared up,
 //! and each claim the one that bought its machine: whatever exists, somebody says where.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_api::{ec2nodeclass::EC2NodeClass, nodeclaim::NodeClaim};
 use plimsoll_provider::ProviderError;
@@ -23,15 +23,59 @@ pub(crate) const ASSUMED: &str = "plimsoll.dev/assumed-role";
 /// Annotation on EC2NodeClasses: the [`Role`]s with which something was made that may still be there.
 pub(crate) const ALL_ASSUMED: &str = "plimsoll.dev/assumed-roles";
 
-/// A role as a class names it.
+/// A role as a class names it. Its external id is no part of it: that may change, and old claims must still find their
+/// machines.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Role {
     pub(crate) arn: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) external_id: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) vpc_id: Option<String>,
+}
+
+/// Roles with which something was made for a class, each with the external id that the class named last.
+pub(crate) type Remembered = BTreeMap<Role, Option<String>>;
+
+/// A role in a class's memory.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    #[serde(flatten)]
+    role: Role,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    external_id: Option<String>,
+}
+
+/// By the ARN of a role, the external ids to try; None is the one of the settings.
+pub(crate) type ExternalIds = BTreeMap<String, BTreeSet<Option<String>>>;
+
+/// What classes name now goes before what they remember.
+pub(crate) fn external_ids<'a>(
+    classes: impl IntoIterator<Item = &'a EC2NodeClass>,
+    region: &str,
+) -> ExternalIds {
+    let (mut all, mut named) = (ExternalIds::new(), ExternalIds::new());
+    for class in classes {
+        if let Ok(Some(role)) = Role::of_class(class, region) {
+            named.entry(role.arn).or_default().insert(external_id(class));
+        }
+        for (role, id) in Role::all_of_class(class, region).unwrap_or_default() {
+            all.entry(role.arn).or_default().insert(id);
+        }
+    }
+    all.extend(named);
+    all
+}
+
+/// The external id that a class names.
+pub(crate) fn external_id(class: &EC2NodeClass) -> Option<String> {
+    annotation(class, EXTERNAL_ID)
+}
+
+/// One that is empty is as good as none, as a value of a chart that is not set.
+fn annotation(class: &EC2NodeClass, key: &str) -> Option<String> {
+    let annotations = class.metadata.annotations.as_ref();
+    annotations?.get(key).filter(|value| !value.is_empty()).cloned()
 }
 
 /// Why there are no calls for a class, with the fix.
@@ -95,12 +139,8 @@ impl From<RoleError> for ProviderError {
 impl Role {
     /// The role of a class; None: the controller's own identity.
     pub(crate) fn of_class(class: &EC2NodeClass, region: &str) -> Result<Option<Self>, RoleError> {
-        let named = |key: &str| {
-            let annotations = class.metadata.annotations.as_ref();
-            annotations?.get(key).filter(|value| !value.is_empty()).cloned()
-        };
-        let (external_id, vpc_id) = (named(EXTERNAL_ID), named(VPC_ID));
-        let Some(arn) = named(ARN) else {
+        let (external_id, vpc_id) = (external_id(class), annotation(class, VPC_ID));
+        let Some(arn) = annotation(class, ARN) else {
             return match (external_id, vpc_id) {
                 (Some(_), _) => Err(RoleError::NoArn(EXTERNAL_ID)),
                 (None, Some(_)) => Err(RoleError::NoArn(VPC_ID)),
@@ -111,11 +151,7 @@ impl Role {
         if let Some(id) = vpc_id.as_ref().filter(|id| !is_vpc_id(id)) {
             return Err(RoleError::VpcId(id.clone()));
         }
-        Ok(Some(Self {
-            arn,
-            external_id,
-            vpc_id,
-        }))
+        Ok(Some(Self { arn, vpc_id }))
     }
 
     /// The role that bought the machine of a claim, by the claim's word; None: the controller's own identity.
@@ -140,21 +176,22 @@ impl Role {
             return Self::of_claim(claim, region);
         };
         let named = Self::of_class(class, region).ok().flatten();
-        if named.as_ref() == Some(&role) || Self::all_of_class(class, region)?.contains(&role) {
+        if named.as_ref() == Some(&role) || Self::all_of_class(class, region)?.contains_key(&role) {
             return Ok(Some(role));
         }
         Err(RoleError::NotOfClass(role.arn))
     }
 
     /// The roles with which something was made for a class that may still be there.
-    pub(crate) fn all_of_class(class: &EC2NodeClass, region: &str) -> Result<BTreeSet<Self>, RoleError> {
+    pub(crate) fn all_of_class(class: &EC2NodeClass, region: &str) -> Result<Remembered, RoleError> {
         let annotations = class.metadata.annotations.as_ref();
         let Some(text) = annotations.and_then(|a| a.get(ALL_ASSUMED)) else {
-            return Ok(BTreeSet::new());
+            return Ok(Remembered::new());
         };
-        let roles: Option<BTreeSet<Self>> = serde_json::from_str(text).ok();
-        let roles = roles.filter(|roles| roles.iter().all(|role| role.is_sound(region)));
-        roles.ok_or(RoleError::Unreadable(ALL_ASSUMED))
+        let roles: Option<Vec<Entry>> = serde_json::from_str(text).ok();
+        let roles = roles.filter(|roles| roles.iter().all(|entry| entry.role.is_sound(region)));
+        let roles = roles.ok_or(RoleError::Unreadable(ALL_ASSUMED))?;
+        Ok(roles.into_iter().map(|e| (e.role, e.external_id)).collect())
     }
 
     /// As the controller would have written it.
@@ -163,9 +200,19 @@ impl Role {
     }
 }
 
-/// Value of an annotation.
-pub(crate) fn written(roles: &impl Serialize) -> String {
-    serde_json::to_string(roles).expect("texts can be written as JSON")
+/// Value of a claim's annotation.
+pub(crate) fn written(role: &Role) -> String {
+    serde_json::to_string(role).expect("texts can be written as JSON")
+}
+
+/// Value of a class's annotation.
+pub(crate) fn remembered(roles: &Remembered) -> String {
+    let entry = |(role, id): (&Role, &Option<String>)| Entry {
+        role: role.clone(),
+        external_id: id.clone(),
+    };
+    let entries: Vec<Entry> = roles.iter().map(entry).collect();
+    serde_json::to_string(&entries).expect("texts can be written as JSON")
 }
 
 fn check_arn(arn: &str, region: &str) -> Result<(), RoleError> {
@@ -213,12 +260,16 @@ mod tests {
         class
     }
 
-    fn role(external_id: Option<&str>, vpc_id: Option<&str>) -> Role {
+    fn role(vpc_id: Option<&str>) -> Role {
         Role {
             arn: ROLE.into(),
-            external_id: external_id.map(str::to_owned),
             vpc_id: vpc_id.map(str::to_owned),
         }
+    }
+
+    fn all(roles: &[(&Role, Option<&str>)]) -> Remembered {
+        let pairs = roles.iter().map(|(r, id)| ((*r).clone(), id.map(str::to_owned)));
+        pairs.collect()
     }
 
     #[test]
@@ -230,9 +281,10 @@ mod tests {
             Ok(None),
             "as a value of a chart that is not set"
         );
-        assert_eq!(read(&[(ARN, ROLE)]), Ok(Some(role(None, None))));
+        assert_eq!(read(&[(ARN, ROLE)]), Ok(Some(role(None))));
         let all = [(ARN, ROLE), (EXTERNAL_ID, "id"), (VPC_ID, "vpc-0a1b")];
-        assert_eq!(read(&all), Ok(Some(role(Some("id"), Some("vpc-0a1b")))));
+        assert_eq!(read(&all), Ok(Some(role(Some("vpc-0a1b")))));
+        assert_eq!(external_id(&class(&all)).as_deref(), Some("id"));
     }
 
     #[test]
@@ -283,16 +335,50 @@ mod tests {
 
     #[test]
     fn what_is_remembered_reads_as_it_was_written() {
-        let all = BTreeSet::from([role(None, None), role(Some("id"), Some("vpc-1"))]);
-        let text = written(&all);
+        let all = all(&[(&role(None), None), (&role(Some("vpc-1")), Some("id"))]);
+        let text = remembered(&all);
         let read = |annotations: &[(&str, &str)]| Role::all_of_class(&class(annotations), "us-east-1");
         assert_eq!(read(&[(ALL_ASSUMED, &text)]), Ok(all));
-        assert_eq!(read(&[]), Ok(BTreeSet::new()));
+        assert_eq!(read(&[]), Ok(Remembered::new()));
 
         assert_eq!(Role::of_claim(&claim(None), "us-east-1"), Ok(None));
-        let one = role(Some("id"), None);
+        let one = role(Some("vpc-1"));
         let of_claim = Role::of_claim(&claim(Some(&written(&one))), "us-east-1");
         assert_eq!(of_claim, Ok(Some(one)));
+    }
+
+    #[test]
+    fn external_ids_are_what_classes_name_now_else_what_they_remember() {
+        const OTHER: &str = "arn:aws:iam::333333333333:role/nodes";
+        let kept = remembered(&all(&[(&role(None), Some("old")), (&role(Some("vpc-1")), None)]));
+        let ids = |classes: &[&[(&str, &str)]]| -> Vec<(String, Vec<Option<String>>)> {
+            let classes: Vec<_> = classes.iter().map(|annotations| class(annotations)).collect();
+            let all = external_ids(&classes, "us-east-1").into_iter();
+            all.map(|(arn, ids)| (arn, ids.into_iter().collect())).collect()
+        };
+        let id = |id: &str| Some(id.to_owned());
+        let of = |arn: &str, ids: &[Option<String>]| (arn.to_owned(), ids.to_vec());
+        assert_eq!(ids(&[]), []);
+        assert_eq!(ids(&[&[(ALL_ASSUMED, &kept)]]), [of(ROLE, &[None, id("old")])]);
+        let rotated: &[_] = &[(ARN, ROLE), (EXTERNAL_ID, "new"), (ALL_ASSUMED, &kept)];
+        assert_eq!(ids(&[rotated]), [of(ROLE, &[id("new")])]);
+        let unset: &[_] = &[(ARN, ROLE), (ALL_ASSUMED, &kept)];
+        assert_eq!(ids(&[unset]), [of(ROLE, &[None])]);
+        let other: &[_] = &[(ARN, OTHER), (EXTERNAL_ID, "other"), (ALL_ASSUMED, &kept)];
+        assert_eq!(
+            ids(&[other, rotated]),
+            [of(ROLE, &[id("new")]), of(OTHER, &[id("other")])],
+            "another class names the role now"
+        );
+        assert_eq!(ids(&[rotated, unset]), [of(ROLE, &[None, id("new")])]);
+    }
+
+    #[test]
+    fn a_claim_of_an_old_external_id_names_the_same_role() {
+        let text = format!(r#"{{"arn":"{ROLE}","externalId":"old","vpcId":"vpc-1"}}"#);
+        let found = Role::of_claim(&claim(Some(&text)), "us-east-1");
+        assert_eq!(found, Ok(Some(role(Some("vpc-1")))));
+        assert!(!written(&role(None)).contains("xternal"));
     }
 
     fn claim(assumed: Option<&str>) -> NodeClaim {
@@ -324,9 +410,10 @@ mod tests {
 
     #[test]
     fn a_claim_is_believed_if_its_class_bears_it_out() {
-        let (one, two) = (role(None, None), role(None, Some("vpc-1")));
+        let (one, two) = (role(None), role(Some("vpc-1")));
         let of_one = claim(Some(&written(&one)));
-        let (remembers, other) = (written(&[&one, &two]), written(&[&two]));
+        let remembers = remembered(&all(&[(&one, Some("id")), (&two, None)]));
+        let other = remembered(&all(&[(&two, None)]));
         let not_of_class = Err(RoleError::NotOfClass(ROLE.into()));
         let unreadable = Err(RoleError::Unreadable(ALL_ASSUMED));
         for (annotations, expected) in [

@@ -64,8 +64,8 @@ impl AwsCloud {
     }
 
     async fn pass_over_classes(&self) {
-        let classes = match self.classes.api().list(&ListParams::default()).await {
-            Ok(classes) => classes.items,
+        let classes = match self.classes.list().await {
+            Ok(classes) => classes,
             Err(error) => {
                 tracing::warn!(%error, "EC2NodeClasses could not be listed");
                 return;
@@ -210,7 +210,7 @@ fn classes_of<'a>(
     region: &str,
 ) -> Vec<&'a EC2NodeClass> {
     let has_used =
-        |class: &&EC2NodeClass| Role::all_of_class(class, region).is_ok_and(|all| all.contains(role));
+        |class: &&EC2NodeClass| Role::all_of_class(class, region).is_ok_and(|all| all.contains_key(role));
     classes.into_iter().filter(has_used).collect()
 }
 
@@ -219,14 +219,17 @@ mod tests {
     use plimsoll_api::ec2nodeclass::EC2NodeClassSpec;
 
     use super::*;
-    use crate::role::{ALL_ASSUMED, written};
+    use crate::role::{ALL_ASSUMED, remembered};
 
     #[test]
     fn only_classes_that_have_used_a_role_are_cleaned_up_under_it() {
         let role = |name: &str| Role {
             arn: format!("arn:aws:iam::210987654321:role/{name}"),
-            external_id: None,
             vpc_id: None,
+        };
+        let remembers = |names: &[&str]| {
+            let all = names.iter().map(|name| (role(name), None)).collect();
+            Some(remembered(&all))
         };
         let class = |name: &str, remembers: Option<String>| {
             let mut class = EC2NodeClass::new(name, EC2NodeClassSpec::default());
@@ -236,8 +239,8 @@ mod tests {
         let classes = [
             class("home", None),
             class("unreadable", Some("?".into())),
-            class("one", Some(written(&[role("a")]))),
-            class("both", Some(written(&[role("a"), role("b")]))),
+            class("one", remembers(&["a"])),
+            class("both", remembers(&["a", "b"])),
         ];
         let names = |name: &str| -> Vec<String> {
             let all = classes_of(&classes, &role(name), "us-east-1").into_iter();

@@ -37,7 +37,7 @@ use crate::{
     GROUP, KIND,
     account::{Account, Accounts},
     cluster::Cluster,
-    role::{ALL_ASSUMED, Role, VPC_ID, written},
+    role::{ALL_ASSUMED, Role, VPC_ID, external_id, remembered},
     settings::Settings,
 };
 
@@ -134,6 +134,13 @@ impl Classes {
 
     pub(crate) fn api(&self) -> Api<EC2NodeClass> {
         Api::all(self.client.0.clone())
+    }
+
+    /// All classes; which external ids they name is taken note of.
+    pub(crate) async fn list(&self) -> Result<Vec<EC2NodeClass>, kube::Error> {
+        let all = self.api().list(&ListParams::default()).await?.items;
+        self.accounts.note_external_ids(&all);
+        Ok(all)
     }
 
     fn memory(&self) -> MutexGuard<'_, BTreeMap<String, Memory>> {
@@ -294,11 +301,12 @@ impl Classes {
             annotations.insert(HASH.into(), json!(hash));
             annotations.insert(HASH_VERSION.into(), json!(VERSION.as_str()));
         }
+        let id = external_id(&class);
         if let Some(role) = account.and_then(|account| account.role.clone())
             && let Ok(mut all) = Role::all_of_class(&class, &self.cluster.region)
-            && all.insert(role)
+            && all.insert(role, id.clone()) != Some(id)
         {
-            annotations.insert(ALL_ASSUMED.into(), json!(written(&all)));
+            annotations.insert(ALL_ASSUMED.into(), json!(remembered(&all)));
         }
         if !annotations.is_empty() {
             metadata.insert("annotations".into(), json!(annotations));
@@ -366,7 +374,8 @@ impl Classes {
             );
             return Ok(());
         }
-        for role in Role::all_of_class(class, &self.cluster.region).map_err(ProviderError::from)? {
+        let roles = Role::all_of_class(class, &self.cluster.region).map_err(ProviderError::from)?;
+        for role in roles.into_keys() {
             let account = self.accounts.of(Some(&role)).await.map_err(ProviderError::from)?;
             if !self.clear_up(class, &account).await? {
                 return Ok(());

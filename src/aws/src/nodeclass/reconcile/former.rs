@@ -1,7 +1,5 @@
 //! What a class leaves behind under a role that it does not name any more, and at its end.
 
-use std::collections::BTreeSet;
-
 use kube::api::{Patch, PatchParams};
 use plimsoll_api::{ec2nodeclass::EC2NodeClass, nodeclaim::NodeClaim};
 use plimsoll_provider::ProviderError;
@@ -11,7 +9,7 @@ use super::{Classes, PassError, instance_profile};
 use crate::{
     account::Account,
     credentials::account_of,
-    role::{ALL_ASSUMED, Role, written},
+    role::{ALL_ASSUMED, Remembered, Role, remembered},
 };
 
 impl Classes {
@@ -22,7 +20,7 @@ impl Classes {
         present: Option<&Role>,
     ) -> Result<EC2NodeClass, PassError> {
         let known = Role::all_of_class(&class, &self.cluster.region).map_err(ProviderError::from)?;
-        let former: Vec<&Role> = known.iter().filter(|role| Some(*role) != present).collect();
+        let former: Vec<&Role> = known.keys().filter(|role| Some(*role) != present).collect();
         if former.is_empty() {
             return Ok(class);
         }
@@ -56,7 +54,7 @@ impl Classes {
         if kept == known {
             return Ok(class);
         }
-        let value = (!kept.is_empty()).then(|| written(&kept));
+        let value = (!kept.is_empty()).then(|| remembered(&kept));
         let patch = Patch::Merge(json!({ "metadata": {
             "resourceVersion": class.metadata.resource_version,
             "annotations": { ALL_ASSUMED: value },
@@ -92,9 +90,9 @@ impl Classes {
 
 /// Whether something else of a class may be in the account of its former role, so that profiles and templates there must
 /// stay: they are the class's, and not its role's. The last role of an account clears up; at home that is done anyway.
-fn is_shared(role: &Role, home: &str, remembered: &BTreeSet<Role>) -> bool {
+fn is_shared(role: &Role, home: &str, all: &Remembered) -> bool {
     let account = account_of(&role.arn);
-    let mut others = remembered.iter().filter(|other| *other != role);
+    let mut others = all.keys().filter(|other| *other != role);
     account == Some(home) || others.any(|other| account_of(&other.arn) == account)
 }
 
@@ -110,14 +108,13 @@ fn may_be_under(claim: &NodeClaim, role: &Role, region: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::role::ASSUMED;
+    use crate::role::{ASSUMED, written};
 
     #[test]
     fn what_another_role_of_the_same_account_may_use_stays_there() {
         const HOME: &str = "123456789012";
         let role = |account: &str, name: &str, vpc_id: Option<&str>| Role {
             arn: format!("arn:aws:iam::{account}:role/{name}"),
-            external_id: None,
             vpc_id: vpc_id.map(str::to_owned),
         };
         let former = role("210987654321", "a", Some("vpc-1"));
@@ -127,18 +124,18 @@ mod tests {
             (vec![role("210987654321", "b", Some("vpc-1"))], true),
             (vec![role("333333333333", "a", Some("vpc-1"))], false),
         ] {
-            let remembered = others.into_iter().chain([former.clone()]).collect();
-            assert_eq!(is_shared(&former, HOME, &remembered), expected, "{remembered:?}");
+            let all = others.into_iter().chain([former.clone()]);
+            let all = all.map(|role| (role, None)).collect();
+            assert_eq!(is_shared(&former, HOME, &all), expected, "{all:?}");
         }
         let at_home = role(HOME, "a", None);
-        assert!(is_shared(&at_home, HOME, &[at_home.clone()].into()));
+        assert!(is_shared(&at_home, HOME, &[(at_home.clone(), None)].into()));
     }
 
     #[test]
     fn a_role_is_kept_as_long_as_a_claim_may_need_it() {
         let role = |name: &str| Role {
             arn: format!("arn:aws:iam::210987654321:role/{name}"),
-            external_id: None,
             vpc_id: None,
         };
         let claim = |annotation: Option<String>, launched: bool| -> NodeClaim {
