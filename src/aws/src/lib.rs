@@ -244,6 +244,35 @@ impl AwsCloud {
         Ok(self.accounts.of(role.as_ref()).await?)
     }
 
+    /// Where else the machine of a claim may be.
+    async fn elsewhere(&self, claim: &NodeClaim) -> Result<BTreeSet<Option<Role>>, ProviderError> {
+        let region = &self.cluster.region;
+        let class = self.class(&claim.spec.node_class_ref.name).await?;
+        let remembered = class
+            .map(|class| Role::all_of_class(&class, region))
+            .transpose()?;
+        let said = Role::of_claim(claim, region)?;
+        Ok(role::elsewhere(said.as_ref(), remembered.unwrap_or_default()))
+    }
+
+    /// The instance of a claim that says which.
+    async fn known_to(&self, claim: &NodeClaim, id: &str) -> Result<Option<Found>, ProviderError> {
+        if let Some(found) = self.account_of(claim).await?.instances.get(id).await? {
+            return Ok(Some(found));
+        }
+        let mut answer = Ok(None);
+        for role in self.elsewhere(claim).await? {
+            let asked = async { self.accounts.of(role.as_ref()).await?.instances.get(id).await };
+            match asked.await {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                // Another account may still show it.
+                Err(error) => answer = Err(error),
+            }
+        }
+        answer
+    }
+
     /// Whether a class can launch. A change of its role does not show in its status before it was looked at.
     fn readiness(&self, class: &EC2NodeClass) -> NodeClassReadiness {
         match readiness(class) {
@@ -344,7 +373,7 @@ impl CloudProvider for AwsCloud {
         let uid = claim.metadata.uid.as_deref().unwrap_or_default();
         let known = claim.status.as_ref().and_then(|s| s.provider_id.as_deref());
         let found = match known.and_then(instances::instance_id) {
-            Some(id) => self.account_of(claim).await?.instances.get(id).await?,
+            Some(id) => self.known_to(claim, id).await?,
             None => self.launched_for(claim, uid).await?,
         };
         match found {
@@ -359,23 +388,35 @@ impl CloudProvider for AwsCloud {
         provider_id: &str,
         claim: Option<&NodeClaim>,
     ) -> Result<Termination, ProviderError> {
-        let accounts = match claim {
-            Some(claim) if claim.status.as_ref().is_some_and(|s| s.provider_id.is_some()) => {
-                vec![self.account_of(claim).await?]
-            }
-            // It was listed or found a moment ago, so where it is was asked.
-            _ => self.accounts.open(),
+        let known = claim.filter(|c| c.status.as_ref().is_some_and(|s| s.provider_id.is_some()));
+        let mut answer = match known {
+            Some(claim) => self.account_of(claim).await?.instances.end(provider_id).await,
+            None => Ok(Ended::NotShown),
         };
-        let mut answer = Ok(Ended::NotShown);
-        for account in accounts {
-            match account.instances.end(provider_id).await {
-                Ok(Ended::NotShown) => {}
-                Ok(shown) => {
-                    answer = Ok(shown);
-                    break;
+        if matches!(answer, Ok(Ended::NotShown)) {
+            let roles = match known {
+                Some(claim) => self.elsewhere(claim).await?,
+                // It was listed or found a moment ago, so where it is was asked.
+                None => self.accounts.open().iter().map(|a| a.role.clone()).collect(),
+            };
+            for role in roles {
+                let ended = async {
+                    self.accounts
+                        .of(role.as_ref())
+                        .await?
+                        .instances
+                        .end(provider_id)
+                        .await
+                };
+                match ended.await {
+                    Ok(Ended::NotShown) => {}
+                    Ok(shown) => {
+                        answer = Ok(shown);
+                        break;
+                    }
+                    // Another account may still show it.
+                    Err(error) => answer = Err(error),
                 }
-                // Another account may still show it.
-                Err(error) => answer = Err(error),
             }
         }
         let recent = || self.launches.recent(|_, m| m.provider_id == provider_id);
@@ -403,9 +444,9 @@ impl CloudProvider for AwsCloud {
                 }
             }
         }
-        let is_unseen = |claim: &&Arc<NodeClaim>| match self.role_of(claim, &classes) {
-            Ok(role) => role.is_some_and(|role| silent.contains(&role)),
-            Err(_) => true,
+        let is_unseen = |claim: &&Arc<NodeClaim>| {
+            let class = classes.get(&claim.spec.node_class_ref.name);
+            role::may_be_under_one_of(&silent, claim, class, &self.cluster.region)
         };
         let unseen = claims.iter().filter(is_unseen);
         listing.unseen = unseen.filter_map(|c| c.metadata.name.clone()).collect();

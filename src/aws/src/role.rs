@@ -200,6 +200,31 @@ impl Role {
     }
 }
 
+/// Where the machine of a claim may be, if not under this role that the claim says: who edits claims may have removed what
+/// the controller wrote.
+pub(crate) fn elsewhere(said: Option<&Role>, remembered: Remembered) -> BTreeSet<Option<Role>> {
+    let abroad = remembered.into_keys().map(Some);
+    let all = [None].into_iter().chain(abroad);
+    all.filter(|role| role.as_ref() != said).collect()
+}
+
+/// Whether the machine of a claim may be under one of these roles, which could not be asked.
+pub(crate) fn may_be_under_one_of(
+    silent: &BTreeSet<Role>,
+    claim: &NodeClaim,
+    class: Option<&EC2NodeClass>,
+    region: &str,
+) -> bool {
+    let remembered = class.map(|class| Role::all_of_class(class, region)).transpose();
+    match (Role::of_claim_in(claim, class, region), remembered) {
+        (Ok(said), Ok(remembered)) => {
+            let mut all = remembered.unwrap_or_default().into_keys().chain(said);
+            all.any(|role| silent.contains(&role))
+        }
+        _ => true,
+    }
+}
+
 /// Value of a claim's annotation.
 pub(crate) fn written(role: &Role) -> String {
     serde_json::to_string(role).expect("texts can be written as JSON")
@@ -371,6 +396,46 @@ mod tests {
             "another class names the role now"
         );
         assert_eq!(ids(&[rotated, unset]), [of(ROLE, &[None, id("new")])]);
+    }
+
+    #[test]
+    fn a_machine_that_is_not_where_its_claim_says_is_looked_for_where_its_class_has_bought() {
+        let (one, two) = (role(None), role(Some("vpc-1")));
+        let both = all(&[(&one, None), (&two, Some("id"))]);
+        let found = |said, remembered| Vec::from_iter(elsewhere(said, remembered));
+        assert_eq!(found(None, Remembered::new()), []);
+        assert_eq!(
+            found(None, both.clone()),
+            [Some(one.clone()), Some(two.clone())],
+            "as when the annotation was removed"
+        );
+        assert_eq!(found(Some(&one), both), [None, Some(two)]);
+        assert_eq!(found(Some(&one), Remembered::new()), [None]);
+    }
+
+    #[test]
+    fn a_machine_may_be_wherever_its_class_has_bought() {
+        let (one, two) = (role(None), role(Some("vpc-1")));
+        let of_one = claim(Some(&written(&one)));
+        let both = remembered(&all(&[(&one, None), (&two, None)]));
+        let only_one = remembered(&all(&[(&one, None)]));
+        let silent = BTreeSet::from([two]);
+        for (claim, memory, expected) in [
+            (claim(None), None, false),
+            (claim(None), Some("[]"), false),
+            (claim(None), Some(&*only_one), false),
+            (claim(None), Some(&*both), true),
+            (claim(None), Some("?"), true),
+            (of_one.clone(), Some(&*only_one), false),
+            (of_one.clone(), Some(&*both), true),
+            (of_one.clone(), Some("[]"), true),
+            (of_one, None, false),
+            (claim(Some("?")), None, true),
+        ] {
+            let class = memory.map(|text| class(&[(ALL_ASSUMED, text)]));
+            let may_be = may_be_under_one_of(&silent, &claim, class.as_ref(), "us-east-1");
+            assert_eq!(may_be, expected, "{claim:?} {memory:?}");
+        }
     }
 
     #[test]
