@@ -49,7 +49,7 @@ struct Entry {
 /// By the ARN of a role, the external ids to try; None is the one of the settings.
 pub(crate) type ExternalIds = BTreeMap<String, BTreeSet<Option<String>>>;
 
-/// What classes name now goes before what they remember.
+/// What classes name now goes before what they remember and the settings say.
 pub(crate) fn external_ids<'a>(
     classes: impl IntoIterator<Item = &'a EC2NodeClass>,
     region: &str,
@@ -60,7 +60,7 @@ pub(crate) fn external_ids<'a>(
             named.entry(role.arn).or_default().insert(external_id(class));
         }
         for (role, id) in Role::all_of_class(class, region).unwrap_or_default() {
-            all.entry(role.arn).or_default().insert(id);
+            all.entry(role.arn).or_default().extend([None, id]);
         }
     }
     all.extend(named);
@@ -385,6 +385,12 @@ mod tests {
         let of = |arn: &str, ids: &[Option<String>]| (arn.to_owned(), ids.to_vec());
         assert_eq!(ids(&[]), []);
         assert_eq!(ids(&[&[(ALL_ASSUMED, &kept)]]), [of(ROLE, &[None, id("old")])]);
+        let one = remembered(&all(&[(&role(None), Some("old"))]));
+        assert_eq!(
+            ids(&[&[(ALL_ASSUMED, &one)]]),
+            [of(ROLE, &[None, id("old")])],
+            "it may have been rotated since: the settings can say it"
+        );
         let rotated: &[_] = &[(ARN, ROLE), (EXTERNAL_ID, "new"), (ALL_ASSUMED, &kept)];
         assert_eq!(ids(&[rotated]), [of(ROLE, &[id("new")])]);
         let unset: &[_] = &[(ARN, ROLE), (ALL_ASSUMED, &kept)];
