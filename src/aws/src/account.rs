@@ -6,17 +6,18 @@ use std::{
     time::Duration,
 };
 
-use plimsoll_api::{ec2nodeclass::EC2NodeClass, nodeclaim::NodeClaim};
-use tokio::time::Instant;
+use plimsoll_api::ec2nodeclass::EC2NodeClass;
+use plimsoll_provider::ProviderError;
+use tokio::{sync::OnceCell, time::Instant};
 
 use crate::{
     catalogue::pricing_region,
     cluster::Cluster,
-    credentials::{self, AssumeError, AssumeRole, Identity, TrustError},
+    credentials::{self, AssumeError, AssumeRole, Identity, TrustError, account_of},
     instances::Instances,
     launch_template::LaunchTemplates,
     market::Market,
-    role::{Role, RoleError},
+    role::{self, EXTERNAL_ID, ExternalIds, Role, RoleError},
     session_policy,
     settings::Settings,
     unavailable::Unavailable,
@@ -72,8 +73,18 @@ impl Account {
 /// What became of the last try to assume a role.
 #[derive(Debug)]
 enum Tried {
-    Open(Arc<Account>),
-    Refused(RoleError, Instant),
+    /// With the external id, None: that of the settings.
+    Open(Arc<Account>, Option<String>),
+    /// When, and with which external ids.
+    Refused(RoleError, Instant, BTreeSet<Option<String>>),
+}
+
+/// What the last try says now; None: it must be tried again, as when another external id is named by now.
+fn known(tried: Option<&Tried>, ids: &BTreeSet<Option<String>>) -> Option<Result<Arc<Account>, RoleError>> {
+    match tried? {
+        Tried::Open(account, id) => ids.contains(id).then(|| Ok(account.clone())),
+        Tried::Refused(error, at, of) => (of == ids && at.elapsed() < RETRY).then(|| Err(error.clone())),
+    }
 }
 
 /// The controller's own account and those of the roles that classes name.
@@ -82,7 +93,10 @@ pub(crate) struct Accounts {
     base: Identity,
     settings: Settings,
     home: Arc<Account>,
+    /// Id of the controller's own account, once it was asked for.
+    home_id: OnceCell<String>,
     others: Mutex<BTreeMap<Role, Tried>>,
+    external_ids: Mutex<ExternalIds>,
 }
 
 impl Accounts {
@@ -93,12 +107,23 @@ impl Accounts {
             base,
             settings,
             home: Arc::new(home),
+            home_id: OnceCell::new(),
             others: Mutex::default(),
+            external_ids: Mutex::default(),
         }
     }
 
     pub(crate) fn home(&self) -> &Arc<Account> {
         &self.home
+    }
+
+    /// The twelve digits of the controller's own account.
+    pub(crate) async fn home_id(&self) -> Result<&str, ProviderError> {
+        let ask = async || match self.settings.assume_role_arn.as_deref().and_then(account_of) {
+            Some(id) => Ok(id.to_owned()),
+            None => credentials::own_account(&self.base).await,
+        };
+        Ok(self.home_id.get_or_try_init(ask).await?)
     }
 
     fn others(&self) -> MutexGuard<'_, BTreeMap<Role, Tried>> {
@@ -109,7 +134,7 @@ impl Accounts {
     pub(crate) fn open(&self) -> Vec<Arc<Account>> {
         let others = self.others();
         let open = others.values().filter_map(|tried| match tried {
-            Tried::Open(account) => Some(account.clone()),
+            Tried::Open(account, _) => Some(account.clone()),
             Tried::Refused(..) => None,
         });
         [self.home.clone()].into_iter().chain(open).collect()
@@ -120,13 +145,20 @@ impl Accounts {
         self.others().retain(|role, _| named.contains(role));
     }
 
+    /// Takes note of the external ids that all classes name.
+    pub(crate) fn note_external_ids<'a>(&self, classes: impl IntoIterator<Item = &'a EC2NodeClass>) {
+        let all = role::external_ids(classes, &self.home.cluster.region);
+        *self.external_ids.lock().unwrap_or_else(PoisonError::into_inner) = all;
+    }
+
+    fn external_ids_of(&self, arn: &str) -> BTreeSet<Option<String>> {
+        let all = self.external_ids.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(arn).cloned().unwrap_or_else(|| [None].into())
+    }
+
     pub(crate) async fn of_class(&self, class: &EC2NodeClass) -> Result<Arc<Account>, RoleError> {
         let role = Role::of_class(class, &self.home.cluster.region)?;
         self.of(role.as_ref()).await
-    }
-
-    pub(crate) async fn of_claim(&self, claim: &NodeClaim) -> Result<Arc<Account>, RoleError> {
-        self.of(Role::of_claim(claim)?.as_ref()).await
     }
 
     /// The account of a role, which is assumed the first time.
@@ -134,32 +166,47 @@ impl Accounts {
         let Some(role) = role else {
             return Ok(self.home.clone());
         };
-        match self.others().get(role) {
-            Some(Tried::Open(account)) => return Ok(account.clone()),
-            Some(Tried::Refused(error, at)) if at.elapsed() < RETRY => return Err(error.clone()),
-            _ => {}
+        let ids = self.external_ids_of(&role.arn);
+        if let Some(known) = known(self.others().get(role), &ids) {
+            return known;
         }
-        let tried = self.assume(role).await;
+        let mut tried = Err(RoleError::Unreadable(EXTERNAL_ID));
+        for id in &ids {
+            tried = self
+                .assume(role, id.as_deref())
+                .await
+                .map(|account| (account, id));
+            // Any other failure has nothing to do with the external id.
+            if !matches!(
+                tried,
+                Err(RoleError::Denied { .. } | RoleError::NoExternalId { .. })
+            ) {
+                break;
+            }
+        }
         let mut others = self.others();
         // Two may have tried at the same time; what is known there must be known once.
-        if let Some(Tried::Open(account)) = others.get(role) {
-            return Ok(account.clone());
+        if let Some(Ok(account)) = known(others.get(role), &ids) {
+            return Ok(account);
         }
-        let account = tried.map(Arc::new);
-        let entry = match &account {
-            Ok(account) => Tried::Open(account.clone()),
-            Err(error) => Tried::Refused(error.clone(), Instant::now()),
+        let entry = match tried {
+            Ok((account, id)) => Tried::Open(Arc::new(account), id.clone()),
+            Err(error) => Tried::Refused(error, Instant::now(), ids.clone()),
+        };
+        let answer = match &entry {
+            Tried::Open(account, _) => Ok(account.clone()),
+            Tried::Refused(error, ..) => Err(error.clone()),
         };
         others.insert(role.clone(), entry);
-        account
+        answer
     }
 
-    async fn assume(&self, role: &Role) -> Result<Account, RoleError> {
+    async fn assume(&self, role: &Role, external_id: Option<&str>) -> Result<Account, RoleError> {
         let (home, settings) = (&self.home.cluster, &self.settings);
         let default_id = || settings.assume_role_external_id.clone();
         let assumed = AssumeRole {
             arn: role.arn.clone(),
-            external_id: role.external_id.clone().or_else(default_id),
+            external_id: external_id.map(str::to_owned).or_else(default_id),
             duration: settings.assume_role_duration,
         };
         let arn = role.arn.clone();
@@ -202,5 +249,23 @@ impl Accounts {
             cluster,
             settings.isolated_vpc,
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_believed_for_a_while_and_for_the_external_ids_it_was_made_with() {
+        let ids = |id: &str| BTreeSet::from([Some(id.to_owned())]);
+        let error = RoleError::Arn("nobody".into());
+        let refused = Tried::Refused(error.clone(), Instant::now(), ids("old"));
+        let says = |ids| known(Some(&refused), &ids).map(|known| known.map(drop));
+        assert_eq!(says(ids("old")), Some(Err(error)));
+        assert_eq!(says(ids("new")), None, "it is mended");
+        tokio::time::advance(RETRY).await;
+        assert_eq!(says(ids("old")), None);
+        assert!(known(None, &ids("old")).is_none());
     }
 }

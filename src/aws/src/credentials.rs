@@ -12,8 +12,14 @@ use aws_credential_types::{
 use aws_sdk_sts::types::Tag;
 use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_types::{app_name::AppName, region::Region};
+use plimsoll_provider::ProviderError;
 
-use crate::{error::code, renewal::Renewal, settings::Settings, startup::StartError};
+use crate::{
+    error::{code, provider_error},
+    renewal::Renewal,
+    settings::Settings,
+    startup::StartError,
+};
 
 /// A session is renewed this long before it ends, so that no call is made with one that ends under way.
 const BEFORE_EXPIRY: Duration = Duration::from_secs(300);
@@ -156,6 +162,15 @@ pub(crate) async fn check_trust(base: &Identity, role: &AssumeRole) -> Result<()
     }
     let account = identity.account().unwrap_or("unknown");
     Err(TrustError::NoExternalId(account.to_owned()))
+}
+
+/// The account of an identity.
+pub(crate) async fn own_account(identity: &Identity) -> Result<String, ProviderError> {
+    const ACTION: &str = "sts:GetCallerIdentity";
+    let answer = identity.sts().get_caller_identity().send().await;
+    let answer = answer.map_err(|error| provider_error(ACTION, &error))?;
+    let account = answer.account().map(str::to_owned);
+    account.ok_or_else(|| ProviderError::Transient(format!("{ACTION}: the answer carried no account")))
 }
 
 /// The identity under which calls are made for a cluster, with this session policy.

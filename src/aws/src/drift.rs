@@ -7,7 +7,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kube::api::ListParams;
 use plimsoll_api::{conditions, ec2nodeclass::EC2NodeClass, labels, nodeclaim::NodeClaim};
 use plimsoll_provider::{Drift, ProviderError};
 
@@ -43,14 +42,11 @@ impl AwsCloud {
         claims: &[Arc<NodeClaim>],
     ) -> Result<BTreeMap<String, Drift>, ProviderError> {
         let now = Timestamp::now();
-        let classes = self.classes.api().list(&ListParams::default()).await;
-        let classes = classes.map_err(|error| ProviderError::Transient(error.to_string()))?;
-        let named = |class: EC2NodeClass| Some((class.metadata.name.clone()?, class));
-        let classes = classes.items.into_iter().filter_map(named).collect();
+        let classes = self.all_classes().await?;
         let mut by_role: BTreeMap<Option<Role>, Vec<&Arc<NodeClaim>>> = BTreeMap::new();
         for claim in claims {
             // Of one that cannot be read nothing is known.
-            if let Ok(role) = Role::of_claim(claim) {
+            if let Ok(role) = self.role_of(claim, &classes) {
                 by_role.entry(role).or_default().push(claim);
             }
         }

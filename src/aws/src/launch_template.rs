@@ -6,7 +6,7 @@
 mod data;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -60,6 +60,15 @@ pub(crate) fn name(content: &Content) -> String {
         write!(name, "{byte:02x}").expect("a String takes everything");
     }
     name
+}
+
+/// Whether a template is of one of these classes; None: of whichever.
+fn is_of(template: &LaunchTemplate, classes: Option<&BTreeSet<&str>>) -> bool {
+    classes.is_none_or(|classes| {
+        let tags = tags::from_ec2(template.tags());
+        tags.get(EC2NODECLASS)
+            .is_some_and(|class| classes.contains(class.as_str()))
+    })
 }
 
 impl LaunchTemplates {
@@ -148,9 +157,17 @@ impl LaunchTemplates {
         (!tags.contains_key(NODEPOOL)).then(|| format!("it does not carry the tag {NODEPOOL}"))
     }
 
-    /// Removes the templates that no launch has used for a while, whoever made them for this cluster.
-    pub(crate) async fn collect(&self, now: Timestamp) -> Result<(), ProviderError> {
+    /// Removes the templates that no launch has used for a while, whoever made them for this cluster; only those of some
+    /// classes if they are given.
+    pub(crate) async fn collect(
+        &self,
+        classes: Option<&BTreeSet<&str>>,
+        now: Timestamp,
+    ) -> Result<(), ProviderError> {
         for template in self.list(None).await? {
+            if !is_of(&template, classes) {
+                continue;
+            }
             let Some(name) = template.launch_template_name() else {
                 continue;
             };
@@ -212,6 +229,34 @@ impl LaunchTemplates {
             }
             Err(error) if is_not_found(&error) => Ok(()),
             Err(error) => Err(provider_error("ec2:DeleteLaunchTemplate", &error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_ec2::types::Tag;
+
+    use super::*;
+
+    #[test]
+    fn a_template_is_of_the_class_of_its_tag() {
+        let template = |class: Option<&str>| {
+            let tag = class.map(|class| Tag::builder().key(EC2NODECLASS).value(class).build());
+            LaunchTemplate::builder()
+                .set_tags(Some(tag.into_iter().collect()))
+                .build()
+        };
+        let ours = BTreeSet::from(["guests"]);
+        for (of, classes, expected) in [
+            (Some("guests"), Some(&ours), true),
+            (Some("another"), Some(&ours), false),
+            (None, Some(&ours), false),
+            (Some("guests"), Some(&BTreeSet::new()), false),
+            (Some("another"), None, true),
+            (None, None, true),
+        ] {
+            assert_eq!(is_of(&template(of), classes), expected, "{of:?} {classes:?}");
         }
     }
 }

@@ -41,7 +41,7 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Service};
-use kube::{Api, Client, api::ListParams};
+use kube::{Api, Client};
 use plimsoll_api::{
     ec2nodeclass::EC2NodeClass,
     labels,
@@ -70,7 +70,7 @@ use crate::{
     launches::Launches,
     market::Goods,
     nodeclass::Classes,
-    role::Role,
+    role::{Role, RoleError},
     tags::NODECLAIM,
     unavailable::Unavailable,
 };
@@ -225,6 +225,54 @@ impl AwsCloud {
             })
     }
 
+    /// All classes by name.
+    async fn all_classes(&self) -> Result<BTreeMap<String, EC2NodeClass>, ProviderError> {
+        let classes = self.classes.list().await;
+        let classes = classes.map_err(|error| ProviderError::Transient(error.to_string()))?;
+        let named = |class: EC2NodeClass| Some((class.metadata.name.clone()?, class));
+        Ok(classes.into_iter().filter_map(named).collect())
+    }
+
+    /// Where the machine of a claim is by the claim's word.
+    async fn account_of(&self, claim: &NodeClaim) -> Result<Arc<Account>, ProviderError> {
+        let region = &self.cluster.region;
+        let class = match Role::of_claim(claim, region)? {
+            Some(_) => self.class(&claim.spec.node_class_ref.name).await?,
+            None => None,
+        };
+        let role = Role::of_claim_in(claim, class.as_ref(), region)?;
+        Ok(self.accounts.of(role.as_ref()).await?)
+    }
+
+    /// Where else the machine of a claim may be.
+    async fn elsewhere(&self, claim: &NodeClaim) -> Result<BTreeSet<Option<Role>>, ProviderError> {
+        let region = &self.cluster.region;
+        let class = self.class(&claim.spec.node_class_ref.name).await?;
+        let remembered = class
+            .map(|class| Role::all_of_class(&class, region))
+            .transpose()?;
+        let said = Role::of_claim(claim, region)?;
+        Ok(role::elsewhere(said.as_ref(), remembered.unwrap_or_default()))
+    }
+
+    /// The instance of a claim that says which.
+    async fn known_to(&self, claim: &NodeClaim, id: &str) -> Result<Option<Found>, ProviderError> {
+        if let Some(found) = self.account_of(claim).await?.instances.get(id).await? {
+            return Ok(Some(found));
+        }
+        let mut answer = Ok(None);
+        for role in self.elsewhere(claim).await? {
+            let asked = async { self.accounts.of(role.as_ref()).await?.instances.get(id).await };
+            match asked.await {
+                Ok(None) => {}
+                Ok(found) => return Ok(found),
+                // Another account may still show it.
+                Err(error) => answer = Err(error),
+            }
+        }
+        answer
+    }
+
     /// Whether a class can launch. A change of its role does not show in its status before it was looked at.
     fn readiness(&self, class: &EC2NodeClass) -> NodeClassReadiness {
         match readiness(class) {
@@ -239,8 +287,9 @@ impl AwsCloud {
     /// The instance that was launched for a claim which does not say so. Whatever its class has ever used is asked.
     async fn launched_for(&self, claim: &NodeClaim, uid: &str) -> Result<Option<Found>, ProviderError> {
         let class = self.class(&claim.spec.node_class_ref.name).await?;
-        let roles = class.as_ref().map(Role::all_of_class).transpose()?;
-        let roles = roles.into_iter().flatten().map(Some);
+        let roles = class.map(|class| Role::all_of_class(&class, &self.cluster.region));
+        let roles = roles.transpose()?;
+        let roles = roles.into_iter().flatten().map(|(role, _)| Some(role));
         for role in [None].into_iter().chain(roles) {
             let account = self.accounts.of(role.as_ref()).await?;
             if let Some(found) = account.instances.of_claim(uid).await? {
@@ -251,19 +300,25 @@ impl AwsCloud {
     }
 
     /// Every role under which there may be something of ours.
-    async fn roles(&self, claims: &[Arc<NodeClaim>]) -> Result<BTreeSet<Role>, ProviderError> {
-        let classes = self.classes.api().list(&ListParams::default()).await;
-        let classes = classes.map_err(|error| ProviderError::Transient(error.to_string()))?;
-        let mut all: BTreeSet<Role> = claims.iter().filter_map(|c| Role::of_claim(c).ok()?).collect();
-        for class in &classes.items {
-            match Role::all_of_class(class) {
-                Ok(roles) => all.extend(roles),
-                Err(error) => {
-                    tracing::warn!(ec2nodeclass = class.metadata.name, %error, "roles are not known");
-                }
+    fn roles(&self, claims: &[Arc<NodeClaim>], classes: &BTreeMap<String, EC2NodeClass>) -> BTreeSet<Role> {
+        let of_claim = |claim: &Arc<NodeClaim>| self.role_of(claim, classes).ok()?;
+        let mut all: BTreeSet<Role> = claims.iter().filter_map(of_claim).collect();
+        for (name, class) in classes {
+            match Role::all_of_class(class, &self.cluster.region) {
+                Ok(roles) => all.extend(roles.into_keys()),
+                Err(error) => tracing::warn!(ec2nodeclass = name, %error, "roles are not known"),
             }
         }
-        Ok(all)
+        all
+    }
+
+    fn role_of(
+        &self,
+        claim: &NodeClaim,
+        classes: &BTreeMap<String, EC2NodeClass>,
+    ) -> Result<Option<Role>, RoleError> {
+        let class = classes.get(&claim.spec.node_class_ref.name);
+        Role::of_claim_in(claim, class, &self.cluster.region)
     }
 
     /// Addresses of the cluster's DNS; none if there is none or it may not be read, then machines use their own
@@ -318,7 +373,7 @@ impl CloudProvider for AwsCloud {
         let uid = claim.metadata.uid.as_deref().unwrap_or_default();
         let known = claim.status.as_ref().and_then(|s| s.provider_id.as_deref());
         let found = match known.and_then(instances::instance_id) {
-            Some(id) => self.accounts.of_claim(claim).await?.instances.get(id).await?,
+            Some(id) => self.known_to(claim, id).await?,
             None => self.launched_for(claim, uid).await?,
         };
         match found {
@@ -333,23 +388,35 @@ impl CloudProvider for AwsCloud {
         provider_id: &str,
         claim: Option<&NodeClaim>,
     ) -> Result<Termination, ProviderError> {
-        let accounts = match claim {
-            Some(claim) if claim.status.as_ref().is_some_and(|s| s.provider_id.is_some()) => {
-                vec![self.accounts.of_claim(claim).await?]
-            }
-            // It was listed or found a moment ago, so where it is was asked.
-            _ => self.accounts.open(),
+        let known = claim.filter(|c| c.status.as_ref().is_some_and(|s| s.provider_id.is_some()));
+        let mut answer = match known {
+            Some(claim) => self.account_of(claim).await?.instances.end(provider_id).await,
+            None => Ok(Ended::NotShown),
         };
-        let mut answer = Ok(Ended::NotShown);
-        for account in accounts {
-            match account.instances.end(provider_id).await {
-                Ok(Ended::NotShown) => {}
-                Ok(shown) => {
-                    answer = Ok(shown);
-                    break;
+        if matches!(answer, Ok(Ended::NotShown)) {
+            let roles = match known {
+                Some(claim) => self.elsewhere(claim).await?,
+                // It was listed or found a moment ago, so where it is was asked.
+                None => self.accounts.open().iter().map(|a| a.role.clone()).collect(),
+            };
+            for role in roles {
+                let ended = async {
+                    self.accounts
+                        .of(role.as_ref())
+                        .await?
+                        .instances
+                        .end(provider_id)
+                        .await
+                };
+                match ended.await {
+                    Ok(Ended::NotShown) => {}
+                    Ok(shown) => {
+                        answer = Ok(shown);
+                        break;
+                    }
+                    // Another account may still show it.
+                    Err(error) => answer = Err(error),
                 }
-                // Another account may still show it.
-                Err(error) => answer = Err(error),
             }
         }
         let recent = || self.launches.recent(|_, m| m.provider_id == provider_id);
@@ -366,7 +433,8 @@ impl CloudProvider for AwsCloud {
         let home = self.accounts.home().instances.list().await?;
         listing.machines.extend(home.iter().map(Self::listed));
         let mut silent = BTreeSet::new();
-        for role in self.roles(claims).await? {
+        let classes = self.all_classes().await?;
+        for role in self.roles(claims, &classes) {
             let listed = async { self.accounts.of(Some(&role)).await?.instances.list().await };
             match listed.await {
                 Ok(there) => listing.machines.extend(there.iter().map(Self::listed)),
@@ -376,9 +444,9 @@ impl CloudProvider for AwsCloud {
                 }
             }
         }
-        let is_unseen = |claim: &&Arc<NodeClaim>| match Role::of_claim(claim) {
-            Ok(role) => role.is_some_and(|role| silent.contains(&role)),
-            Err(_) => true,
+        let is_unseen = |claim: &&Arc<NodeClaim>| {
+            let class = classes.get(&claim.spec.node_class_ref.name);
+            role::may_be_under_one_of(&silent, claim, class, &self.cluster.region)
         };
         let unseen = claims.iter().filter(is_unseen);
         listing.unseen = unseen.filter_map(|c| c.metadata.name.clone()).collect();

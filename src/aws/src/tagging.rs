@@ -55,7 +55,9 @@ impl AwsCloud {
     }
 
     async fn add_tags(&self, claim: &NodeClaim, provider_id: &str, tags: Tags) -> Result<(), ProviderError> {
-        let account = self.accounts.of_claim(claim).await?;
+        let account = self.account_of(claim).await;
+        // What one role may not is said of no other.
+        let account = account.map_err(|error| ProviderError::Transient(error.to_string()))?;
         account.instances.add_tags(provider_id, tags).await
     }
 

@@ -64,8 +64,8 @@ impl AwsCloud {
     }
 
     async fn pass_over_classes(&self) {
-        let classes = match self.classes.api().list(&ListParams::default()).await {
-            Ok(classes) => classes.items,
+        let classes = match self.classes.list().await {
+            Ok(classes) => classes,
             Err(error) => {
                 tracing::warn!(%error, "EC2NodeClasses could not be listed");
                 return;
@@ -168,28 +168,86 @@ impl AwsCloud {
         let claims = Api::<NodeClaim>::all(self.client.0.clone());
         let claims = claims.list(&ListParams::default()).await.map_err(failed)?;
         let claims: Vec<_> = claims.items.into_iter().map(Arc::new).collect();
-        let classes = self.classes.api().list(&ListParams::default()).await;
-        let of_classes = classes.map_err(failed)?.items.into_iter();
-        let of_classes = of_classes.filter_map(|c| c.status.and_then(|s| s.instance_profile));
+        let classes = self.all_classes().await?;
+        let of_classes = classes.values();
+        let of_classes = of_classes.filter_map(|c| c.status.as_ref()?.instance_profile.clone());
         let annotation = |claim: &Arc<NodeClaim>| {
             let annotations = claim.metadata.annotations.as_ref();
             annotations?.get(PROFILE_ANNOTATION).cloned()
         };
         let used = of_classes.chain(claims.iter().filter_map(annotation)).collect();
-        self.accounts.keep(&self.roles(&claims).await?);
+        self.accounts.keep(&self.roles(&claims, &classes));
         let now = Timestamp::now();
         for account in self.accounts.open() {
             let role = account.name();
-            if let Err(error) = account.templates.collect(now).await {
+            let of_role = account
+                .role
+                .as_ref()
+                .map(|role| classes_of(classes.values(), role, &self.cluster.region));
+            let names = of_role
+                .as_ref()
+                .map(|all| all.iter().filter_map(|c| c.metadata.name.as_deref()).collect());
+            if let Err(error) = account.templates.collect(names.as_ref(), now).await {
                 tracing::warn!(role, %error, "launch templates not collected");
             }
             if self.settings.isolated_vpc {
                 continue;
             }
-            if let Err(error) = collect_profiles(&account.iam, &account.cluster, &used, now).await {
+            let (iam, cluster) = (&account.iam, &account.cluster);
+            if let Err(error) = collect_profiles(iam, cluster, of_role.as_deref(), &used, now).await {
                 tracing::warn!(role, %error, "instance profiles not collected");
             }
         }
         Ok(())
+    }
+}
+
+/// Classes which may have left something under this role. Of others nothing is collected there: names of clusters repeat
+/// between accounts, and where a role is a guest there may live a cluster with the name of this one.
+fn classes_of<'a>(
+    classes: impl IntoIterator<Item = &'a EC2NodeClass>,
+    role: &Role,
+    region: &str,
+) -> Vec<&'a EC2NodeClass> {
+    let has_used =
+        |class: &&EC2NodeClass| Role::all_of_class(class, region).is_ok_and(|all| all.contains_key(role));
+    classes.into_iter().filter(has_used).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_api::ec2nodeclass::EC2NodeClassSpec;
+
+    use super::*;
+    use crate::role::{ALL_ASSUMED, remembered};
+
+    #[test]
+    fn only_classes_that_have_used_a_role_are_cleaned_up_under_it() {
+        let role = |name: &str| Role {
+            arn: format!("arn:aws:iam::210987654321:role/{name}"),
+            vpc_id: None,
+        };
+        let remembers = |names: &[&str]| {
+            let all = names.iter().map(|name| (role(name), None)).collect();
+            Some(remembered(&all))
+        };
+        let class = |name: &str, remembers: Option<String>| {
+            let mut class = EC2NodeClass::new(name, EC2NodeClassSpec::default());
+            class.metadata.annotations = remembers.map(|text| [(ALL_ASSUMED.to_owned(), text)].into());
+            class
+        };
+        let classes = [
+            class("home", None),
+            class("unreadable", Some("?".into())),
+            class("one", remembers(&["a"])),
+            class("both", remembers(&["a", "b"])),
+        ];
+        let names = |name: &str| -> Vec<String> {
+            let all = classes_of(&classes, &role(name), "us-east-1").into_iter();
+            all.filter_map(|class| class.metadata.name.clone()).collect()
+        };
+        assert_eq!(names("a"), ["one", "both"]);
+        assert_eq!(names("b"), ["both"]);
+        assert_eq!(names("c"), [""; 0]);
     }
 }

@@ -1,23 +1,41 @@
 //! Machines the cloud takes away.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, mem::take, sync::Arc};
 
 use jiff::Timestamp;
-use plimsoll_provider::{CloudProvider, chain};
+use plimsoll_provider::{CloudProvider, Interruption, chain};
 
 use crate::context::Context;
 
+/// Machines of ours and what is wrong with them, as looks at the state of all machines have it. Each look says all there
+/// is, again and again; counted is what the last one did not say.
+#[derive(Debug, Default)]
+struct Unwell {
+    last: BTreeSet<(String, &'static str)>,
+    now: BTreeSet<(String, &'static str)>,
+}
+
+impl Unwell {
+    fn is_news(&mut self, interruption: &Interruption) -> bool {
+        let what = (interruption.machine_id.clone(), interruption.kind);
+        let known = self.last.contains(&what);
+        self.now.insert(what) && !known
+    }
+
+    fn end_look(&mut self) {
+        self.last = take(&mut self.now);
+    }
+}
+
 pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
+    let mut unwell = Unwell::default();
     loop {
         let mut all_done = true;
         let interruptions = context.provider.interruptions().await;
         let now = Timestamp::now();
-        match &interruptions.messages {
-            Some(messages) => messages.iter().for_each(|m| context.metrics.message(m, now)),
-            None => interruptions
-                .found
-                .iter()
-                .for_each(|i| context.metrics.unhealthy(i.kind)),
+        let is_look = interruptions.messages.is_none();
+        for message in interruptions.messages.iter().flatten() {
+            context.metrics.message(message, now);
         }
         for interruption in interruptions.found {
             tracing::debug!(
@@ -27,6 +45,10 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
                 "the cloud speaks about a machine"
             );
             let effects = plimsoll_lifecycle::interrupted(&context.index(), &interruption, Timestamp::now());
+            // Nothing follows for a machine that is not ours.
+            if is_look && !effects.is_empty() && unwell.is_news(&interruption) {
+                context.metrics.unhealthy(interruption.kind);
+            }
             if let Err(error) = context.perform_all(effects).await {
                 tracing::warn!(
                     error = chain(&error),
@@ -35,9 +57,40 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
                 all_done = false;
             }
         }
+        if is_look {
+            unwell.end_look();
+        }
         if all_done {
             let deleted = context.provider.interruptions_handled().await;
             context.metrics.messages_deleted(deleted);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_provider::Answer;
+
+    use super::*;
+
+    #[test]
+    fn a_machine_is_counted_once_for_each_thing_that_is_wrong_with_it() {
+        let mut unwell = Unwell::default();
+        let mut look = |all: &[(&str, &'static str)]| -> Vec<bool> {
+            let said = |(machine_id, kind): &(&str, &'static str)| Interruption {
+                machine_id: (*machine_id).to_owned(),
+                kind,
+                event: "InstanceUnhealthy",
+                note: String::new(),
+                answer: Answer::Drain,
+            };
+            let news = all.iter().map(|one| unwell.is_news(&said(one))).collect();
+            unwell.end_look();
+            news
+        };
+        assert_eq!(look(&[("i-1", "status"), ("i-1", "status")]), [true, false]);
+        assert_eq!(look(&[("i-1", "status"), ("i-1", "event")]), [false, true]);
+        assert_eq!(look(&[("i-1", "status"), ("i-2", "status")]), [false, true]);
+        assert_eq!(look(&[("i-1", "event")]), [true], "it had gone in between");
     }
 }

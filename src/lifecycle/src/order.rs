@@ -19,6 +19,10 @@ use plimsoll_core::{
 };
 use plimsoll_state::typed_requirement;
 
+/// By this annotation of a claim the AWS provider finds its machine. It is never a pool's to give: who may write pools may
+/// not choose roles.
+const ASSUMED_ROLE: &str = "plimsoll.dev/assumed-role";
+
 /// The NodeClaim of a launch. Its name is left to the API server (`generateName`).
 pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str) -> NodeClaim {
     let template = &pool.spec.template;
@@ -54,6 +58,7 @@ pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str)
     }
 
     let mut annotations = template.metadata.annotations.clone().unwrap_or_default();
+    annotations.remove(ASSUMED_ROLE);
     annotations.insert(labels::NODEPOOL_HASH.into(), hash::nodepool_hash(pool));
     annotations.insert(
         labels::NODEPOOL_HASH_VERSION.into(),
@@ -208,6 +213,41 @@ mod tests {
 
     use super::*;
 
+    fn launch() -> Launch {
+        Launch {
+            pool: "p".into(),
+            requirements: Vec::new(),
+            types: Vec::new(),
+            offering: Offered {
+                instance_type: "m5.large".into(),
+                zone: "z".into(),
+                capacity_type: "on-demand".into(),
+                price: MicroDollars(0),
+            },
+            requests: Resources::new(),
+            pods: Vec::new(),
+            runner_up: None,
+            min_values_relaxed: false,
+            settled: false,
+        }
+    }
+
+    #[test]
+    fn a_pool_gives_its_claims_annotations_but_no_role() {
+        let pool: NodePool = serde_json::from_value(serde_json::json!({
+            "metadata": { "name": "p" },
+            "spec": { "template": {
+                "metadata": { "annotations": { "team": "a", ASSUMED_ROLE: "{}" } },
+                "spec": { "requirements": [], "nodeClassRef": { "group": "g", "kind": "K", "name": "default" } },
+            } },
+        }))
+        .unwrap();
+        let made = claim(&launch(), &pool, &Catalog::default(), "plan");
+        let has = made.metadata.annotations.unwrap();
+        assert_eq!(has.get("team").map(String::as_str), Some("a"));
+        assert_eq!(has.get(ASSUMED_ROLE), None);
+    }
+
     #[test]
     fn a_required_label_that_nobody_mentions_gets_a_value() {
         let pool: NodePool = serde_json::from_value(serde_json::json!({
@@ -225,23 +265,7 @@ mod tests {
             } } },
         }))
         .unwrap();
-        let launch = Launch {
-            pool: "p".into(),
-            requirements: Vec::new(),
-            types: Vec::new(),
-            offering: Offered {
-                instance_type: "m5.large".into(),
-                zone: "z".into(),
-                capacity_type: "on-demand".into(),
-                price: MicroDollars(0),
-            },
-            requests: Resources::new(),
-            pods: Vec::new(),
-            runner_up: None,
-            min_values_relaxed: false,
-            settled: false,
-        };
-        let made = claim(&launch, &pool, &Catalog::default(), "plan");
+        let made = claim(&launch(), &pool, &Catalog::default(), "plan");
         let has = made.metadata.labels.as_ref().unwrap();
         let value = |key: &str| has.get(key).map(String::as_str);
         assert_eq!(value("team"), Some("c"));

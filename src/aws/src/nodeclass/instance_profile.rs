@@ -129,21 +129,36 @@ pub(crate) async fn remove_of_class(
     Ok(())
 }
 
-/// Removes the profiles of this cluster that no class and no machine uses.
+/// Removes the profiles of this cluster that no class and no machine uses; only those of some classes if they are given.
 pub(crate) async fn collect_profiles(
     iam: &aws_sdk_iam::Client,
     cluster: &Cluster,
+    classes: Option<&[&EC2NodeClass]>,
     used: &BTreeSet<String>,
     now: Timestamp,
 ) -> Result<(), ProviderError> {
-    for profile in list(iam, &path_of_cluster(cluster)).await? {
-        let name = profile.instance_profile_name();
-        let young = now.as_second() - profile.create_date().secs() < YOUNG_SECONDS;
-        if !young && !used.contains(name) {
-            remove(iam, cluster, name).await?;
+    for path in paths(cluster, classes) {
+        for profile in list(iam, &path).await? {
+            let name = profile.instance_profile_name();
+            let young = now.as_second() - profile.create_date().secs() < YOUNG_SECONDS;
+            if !young && !used.contains(name) {
+                remove(iam, cluster, name).await?;
+            }
         }
     }
     Ok(())
+}
+
+fn paths(cluster: &Cluster, classes: Option<&[&EC2NodeClass]>) -> Vec<String> {
+    match classes {
+        None => vec![path_of_cluster(cluster)],
+        // The path of one without a UID would be that of the cluster.
+        Some(classes) => classes
+            .iter()
+            .filter(|class| class.metadata.uid.as_ref().is_some_and(|uid| !uid.is_empty()))
+            .map(|class| path_of_class(cluster, class))
+            .collect(),
+    }
 }
 
 async fn list(iam: &aws_sdk_iam::Client, path: &str) -> Result<Vec<InstanceProfile>, ProviderError> {
@@ -236,6 +251,14 @@ mod tests {
             path_of_class(&cluster("prod"), &class("u-1")),
             "/karpenter/us-east-1/prod/u-1/"
         );
+        let (one, none) = (class("u-1"), class(""));
+        assert_eq!(paths(&cluster("prod"), None), ["/karpenter/us-east-1/prod/"]);
+        assert_eq!(
+            paths(&cluster("prod"), Some(&[&one, &none])),
+            ["/karpenter/us-east-1/prod/u-1/"],
+            "never all of a cluster that may be another's of the same name"
+        );
+        assert_eq!(paths(&cluster("prod"), Some(&[])), [""; 0]);
         assert_eq!(bare_role("path/to/KarpenterNodeRole"), "KarpenterNodeRole");
     }
 }

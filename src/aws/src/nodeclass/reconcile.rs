@@ -37,7 +37,7 @@ use crate::{
     GROUP, KIND,
     account::{Account, Accounts},
     cluster::Cluster,
-    role::{ALL_ASSUMED, Role, VPC_ID, written},
+    role::{ALL_ASSUMED, Role, VPC_ID, external_id, remembered},
     settings::Settings,
 };
 
@@ -136,6 +136,13 @@ impl Classes {
         Api::all(self.client.0.clone())
     }
 
+    /// All classes; which external ids they name is taken note of.
+    pub(crate) async fn list(&self) -> Result<Vec<EC2NodeClass>, kube::Error> {
+        let all = self.api().list(&ListParams::default()).await?.items;
+        self.accounts.note_external_ids(&all);
+        Ok(all)
+    }
+
     fn memory(&self) -> MutexGuard<'_, BTreeMap<String, Memory>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -160,7 +167,10 @@ impl Classes {
             .get(class.metadata.name.as_deref().unwrap_or_default())
         {
             Some(memory) => memory.role == role && memory.refused.is_none(),
-            None => role.is_none() && Role::all_of_class(class).is_ok_and(|all| all.is_empty()),
+            None => {
+                role.is_none()
+                    && Role::all_of_class(class, &self.cluster.region).is_ok_and(|all| all.is_empty())
+            }
         }
     }
 
@@ -197,7 +207,8 @@ impl Classes {
             Ok(role) => self.accounts.of(role.as_ref()).await,
             Err(error) => Err(error.clone()),
         };
-        let account = account.and_then(|account| Role::all_of_class(&class).map(|_| account));
+        let account =
+            account.and_then(|account| Role::all_of_class(&class, &self.cluster.region).map(|_| account));
         let class = self.keep_metadata(class, account.as_deref().ok()).await?;
         let class = match &account {
             Ok(account) => self.leave_former_roles(class, account.role.as_ref()).await?,
@@ -290,11 +301,12 @@ impl Classes {
             annotations.insert(HASH.into(), json!(hash));
             annotations.insert(HASH_VERSION.into(), json!(VERSION.as_str()));
         }
+        let id = external_id(&class);
         if let Some(role) = account.and_then(|account| account.role.clone())
-            && let Ok(mut all) = Role::all_of_class(&class)
-            && all.insert(role)
+            && let Ok(mut all) = Role::all_of_class(&class, &self.cluster.region)
+            && all.insert(role, id.clone()) != Some(id)
         {
-            annotations.insert(ALL_ASSUMED.into(), json!(written(&all)));
+            annotations.insert(ALL_ASSUMED.into(), json!(remembered(&all)));
         }
         if !annotations.is_empty() {
             metadata.insert("annotations".into(), json!(annotations));
@@ -362,7 +374,8 @@ impl Classes {
             );
             return Ok(());
         }
-        for role in Role::all_of_class(class).map_err(ProviderError::from)? {
+        let roles = Role::all_of_class(class, &self.cluster.region).map_err(ProviderError::from)?;
+        for role in roles.into_keys() {
             let account = self.accounts.of(Some(&role)).await.map_err(ProviderError::from)?;
             if !self.clear_up(class, &account).await? {
                 return Ok(());

@@ -8,7 +8,8 @@ use serde_json::json;
 use super::{Classes, PassError, instance_profile};
 use crate::{
     account::Account,
-    role::{ALL_ASSUMED, Role, written},
+    credentials::account_of,
+    role::{ALL_ASSUMED, Remembered, Role, remembered},
 };
 
 impl Classes {
@@ -18,8 +19,8 @@ impl Classes {
         class: EC2NodeClass,
         present: Option<&Role>,
     ) -> Result<EC2NodeClass, PassError> {
-        let known = Role::all_of_class(&class).map_err(ProviderError::from)?;
-        let former: Vec<&Role> = known.iter().filter(|role| Some(*role) != present).collect();
+        let known = Role::all_of_class(&class, &self.cluster.region).map_err(ProviderError::from)?;
+        let former: Vec<&Role> = known.keys().filter(|role| Some(*role) != present).collect();
         if former.is_empty() {
             return Ok(class);
         }
@@ -27,11 +28,17 @@ impl Classes {
         let claims = self.claims_of(&name).await?;
         let mut kept = known.clone();
         for role in former {
-            if claims.iter().any(|claim| may_be_under(claim, role)) {
+            if claims
+                .iter()
+                .any(|claim| may_be_under(claim, role, &self.cluster.region))
+            {
                 continue;
             }
             let cleared = async {
                 let account = self.accounts.of(Some(role)).await?;
+                if is_shared(role, self.accounts.home_id().await?, &kept) {
+                    return Ok(!account.instances.are_of_class(&name).await?);
+                }
                 self.clear_up(&class, &account).await
             };
             match cleared.await {
@@ -47,7 +54,7 @@ impl Classes {
         if kept == known {
             return Ok(class);
         }
-        let value = (!kept.is_empty()).then(|| written(&kept));
+        let value = (!kept.is_empty()).then(|| remembered(&kept));
         let patch = Patch::Merge(json!({ "metadata": {
             "resourceVersion": class.metadata.resource_version,
             "annotations": { ALL_ASSUMED: value },
@@ -81,10 +88,18 @@ impl Classes {
     }
 }
 
+/// Whether something else of a class may be in the account of its former role, so that profiles and templates there must
+/// stay: they are the class's, and not its role's. The last role of an account clears up; at home that is done anyway.
+fn is_shared(role: &Role, home: &str, all: &Remembered) -> bool {
+    let account = account_of(&role.arn);
+    let mut others = all.keys().filter(|other| *other != role);
+    account == Some(home) || others.any(|other| account_of(&other.arn) == account)
+}
+
 /// A claim whose machine is not recorded may have one anywhere.
-fn may_be_under(claim: &NodeClaim, role: &Role) -> bool {
+fn may_be_under(claim: &NodeClaim, role: &Role, region: &str) -> bool {
     let launched = claim.status.as_ref().is_some_and(|s| s.provider_id.is_some());
-    match Role::of_claim(claim) {
+    match Role::of_claim(claim, region) {
         Ok(of_claim) => !launched || of_claim.as_ref() == Some(role),
         Err(_) => true,
     }
@@ -93,13 +108,34 @@ fn may_be_under(claim: &NodeClaim, role: &Role) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::role::ASSUMED;
+    use crate::role::{ASSUMED, written};
+
+    #[test]
+    fn what_another_role_of_the_same_account_may_use_stays_there() {
+        const HOME: &str = "123456789012";
+        let role = |account: &str, name: &str, vpc_id: Option<&str>| Role {
+            arn: format!("arn:aws:iam::{account}:role/{name}"),
+            vpc_id: vpc_id.map(str::to_owned),
+        };
+        let former = role("210987654321", "a", Some("vpc-1"));
+        for (others, expected) in [
+            (vec![], false),
+            (vec![role("210987654321", "a", Some("vpc-2"))], true),
+            (vec![role("210987654321", "b", Some("vpc-1"))], true),
+            (vec![role("333333333333", "a", Some("vpc-1"))], false),
+        ] {
+            let all = others.into_iter().chain([former.clone()]);
+            let all = all.map(|role| (role, None)).collect();
+            assert_eq!(is_shared(&former, HOME, &all), expected, "{all:?}");
+        }
+        let at_home = role(HOME, "a", None);
+        assert!(is_shared(&at_home, HOME, &[(at_home.clone(), None)].into()));
+    }
 
     #[test]
     fn a_role_is_kept_as_long_as_a_claim_may_need_it() {
-        let role = |arn: &str| Role {
-            arn: arn.into(),
-            external_id: None,
+        let role = |name: &str| Role {
+            arn: format!("arn:aws:iam::210987654321:role/{name}"),
             vpc_id: None,
         };
         let claim = |annotation: Option<String>, launched: bool| -> NodeClaim {
@@ -124,7 +160,7 @@ mod tests {
             (claim(None, false), true),
             (claim(Some("?".into()), true), true),
         ] {
-            assert_eq!(may_be_under(&claim, &a), expected, "{claim:?}");
+            assert_eq!(may_be_under(&claim, &a, "us-east-1"), expected, "{claim:?}");
         }
     }
 }
