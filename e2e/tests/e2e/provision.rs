@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::ResourceExt;
 use kube::api::{DynamicObject, ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
 use plimsoll_e2e::cluster::{Cluster, is_simulated};
 use plimsoll_e2e::conditions;
 use plimsoll_e2e::controller::Controller;
@@ -104,23 +104,6 @@ async fn bound_as_planned(controller: &Controller, count: u64) -> Result<u64> {
 async fn pods_run_where_their_constraints_allow_and_the_machines_go_with_them() -> Result<()> {
     let fixture = Fixture::with_node_class("constraints").await?;
     let controller = fixture.controller().await?;
-    fixture.apply(objects::node_pool("default")).await?;
-    let mut arm = objects::node_pool("arm");
-    arm["spec"]["template"]["spec"]["requirements"][1]["values"] = json!(["arm64"]);
-    fixture.apply(arm).await?;
-    let mut team = objects::node_pool("team");
-    team["spec"]["template"]["metadata"]["labels"] = json!({"example.com/team": "blue"});
-    team["spec"]["template"]["spec"]["taints"] =
-        json!([{"key": "team", "value": "blue", "effect": "NoSchedule"}]);
-    fixture.apply(team).await?;
-    for pool in ["default", "arm", "team"] {
-        fixture
-            .wait_pool("a ready NodePool", pool, |pool| {
-                conditions::is_true(pool, "Ready")
-            })
-            .await?;
-    }
-
     let mut spread = objects::deployment("spread", 8, "500m");
     spread["spec"]["template"]["spec"]["topologySpreadConstraints"] = json!([{
         "maxSkew": 1, "topologyKey": ZONE, "whenUnsatisfiable": "DoNotSchedule",
@@ -137,6 +120,29 @@ async fn pods_run_where_their_constraints_allow_and_the_machines_go_with_them() 
     blue["spec"]["template"]["spec"]["tolerations"] = json!([{"key": "team", "operator": "Exists"}]);
     for workload in [spread, apart, steady, other, blue] {
         fixture.apply(workload).await?;
+    }
+    // All pods are there before the pool that most of them need, so that they are planned together.
+    let pods = Api::<Pod>::namespaced(fixture.cluster().client(), fixture.namespace());
+    let deadline = Instant::now() + PATIENCE;
+    while pods.list(&ListParams::default()).await?.items.len() < 17 {
+        assert!(Instant::now() < deadline, "the pods are not made");
+        sleep(Duration::from_millis(100)).await;
+    }
+    let mut arm = objects::node_pool("arm");
+    arm["spec"]["template"]["spec"]["requirements"][1]["values"] = json!(["arm64"]);
+    fixture.apply(arm).await?;
+    let mut team = objects::node_pool("team");
+    team["spec"]["template"]["metadata"]["labels"] = json!({"example.com/team": "blue"});
+    team["spec"]["template"]["spec"]["taints"] =
+        json!([{"key": "team", "value": "blue", "effect": "NoSchedule"}]);
+    fixture.apply(team).await?;
+    fixture.apply(objects::node_pool("default")).await?;
+    for pool in ["default", "arm", "team"] {
+        fixture
+            .wait_pool("a ready NodePool", pool, |pool| {
+                conditions::is_true(pool, "Ready")
+            })
+            .await?;
     }
     let pods = fixture.wait_running(17).await?;
     let nodes = nodes_by_name(fixture.cluster()).await?;
