@@ -359,18 +359,17 @@ async fn a_missing_right_is_found_before_the_first_launch() -> Result<()> {
     Ok(())
 }
 
+/// A zone that can be launched into.
+fn first_zone(aws: &AwsFixture) -> Result<String> {
+    let zone = aws.cloud.ready().subnets.keys().next();
+    Ok(zone.context("no subnet")?.clone())
+}
+
 /// Nothing is passed over in silence, and other classes go on.
 #[tokio::test]
 async fn what_is_not_supported_is_said_in_a_condition() -> Result<()> {
     let aws = AwsFixture::with_node_pool("aws-unsupported").await?;
-    let zone = aws
-        .cloud
-        .ready()
-        .subnets
-        .keys()
-        .next()
-        .context("no subnet")?
-        .clone();
+    let zone = first_zone(&aws)?;
     let block =
         json!([{ "id": "cr-1", "type": "m5.large", "zone": zone, "count": 1, "kind": "capacity-block" }]);
     aws.cloud
@@ -440,14 +439,7 @@ async fn what_is_not_supported_is_said_in_a_condition() -> Result<()> {
 #[tokio::test]
 async fn a_reservation_is_filled_before_anything_is_bought() -> Result<()> {
     let aws = AwsFixture::start("aws-reserved").await?;
-    let zone = aws
-        .cloud
-        .ready()
-        .subnets
-        .keys()
-        .next()
-        .context("no subnet")?
-        .clone();
+    let zone = first_zone(&aws)?;
     let reserved = json!([{ "id": "cr-1", "type": "m5.large", "zone": zone, "count": 1 }]);
     aws.cloud
         .control::<Value>(Method::PUT, "reservations", &reserved)

@@ -14,6 +14,8 @@ pub const INITIALIZED: &str = "karpenter.sh/initialized";
 pub const DO_NOT_SYNC_TAINTS: &str = "karpenter.sh/do-not-sync-taints";
 /// Annotation on Pods (`"true"` or a Go duration) and Nodes (`"true"`) that bars voluntary disruption.
 pub const DO_NOT_DISRUPT: &str = "karpenter.sh/do-not-disrupt";
+/// Annotation on NodeClaims: under which role the machine was bought, where that is not the controller's own identity.
+pub const ASSUMED_ROLE: &str = "plimsoll.dev/assumed-role";
 /// Annotation on NodePools and NodeClaims: the static hash of the template, see [`crate::hash::nodepool_hash`].
 pub const NODEPOOL_HASH: &str = "karpenter.sh/nodepool-hash";
 /// Annotation: the version of the algorithm behind [`NODEPOOL_HASH`].

@@ -25,7 +25,7 @@ use crate::{
     launch_template::Content,
     launches::VISIBLE_WITHIN,
     nodeclass::{HASH, HASH_VERSION, PROFILE_ANNOTATION, VERSION, class_hash},
-    role::{ASSUMED, written},
+    role::written,
     tags::{NODECLAIM, NODECLAIM_UID, launch_tags},
     unavailable::Refusal,
     user_data::{Bootstrap, user_data},
@@ -532,7 +532,7 @@ impl AwsCloud {
             annotations.insert(PROFILE_ANNOTATION.to_owned(), profile);
         }
         if let Some(role) = &account.role {
-            annotations.insert(ASSUMED.to_owned(), written(role));
+            annotations.insert(labels::ASSUMED_ROLE.to_owned(), written(role));
         }
         Machine {
             provider_id,

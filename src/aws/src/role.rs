@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use plimsoll_api::{ec2nodeclass::EC2NodeClass, nodeclaim::NodeClaim};
+use plimsoll_api::{ec2nodeclass::EC2NodeClass, labels::ASSUMED_ROLE, nodeclaim::NodeClaim};
 use plimsoll_provider::ProviderError;
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +18,6 @@ pub(crate) const EXTERNAL_ID: &str = "plimsoll.dev/assume-role-external-id";
 /// Annotation on EC2NodeClasses: the VPC that role may launch into. Default: the cluster's own, as where its subnets are
 /// shared with the other account.
 pub(crate) const VPC_ID: &str = "plimsoll.dev/assume-role-vpc-id";
-/// Annotation on NodeClaims: the [`Role`] that bought the machine.
-pub(crate) const ASSUMED: &str = "plimsoll.dev/assumed-role";
 /// Annotation on EC2NodeClasses: the [`Role`]s with which something was made that may still be there.
 pub(crate) const ALL_ASSUMED: &str = "plimsoll.dev/assumed-roles";
 
@@ -105,7 +103,7 @@ pub(crate) enum RoleError {
     #[error("annotation {0} cannot be read; it is the controller's own: restore what it was")]
     Unreadable(&'static str),
     #[error(
-        "annotation {ASSUMED} names {0}, which the claim's EC2NodeClass neither names nor remembers; restore what it was"
+        "annotation {ASSUMED_ROLE} names {0}, which the claim's EC2NodeClass neither names nor remembers; restore what it was"
     )]
     NotOfClass(String),
     #[error(
@@ -157,12 +155,12 @@ impl Role {
     /// The role that bought the machine of a claim, by the claim's word; None: the controller's own identity.
     pub(crate) fn of_claim(claim: &NodeClaim, region: &str) -> Result<Option<Self>, RoleError> {
         let annotations = claim.metadata.annotations.as_ref();
-        let Some(text) = annotations.and_then(|a| a.get(ASSUMED)) else {
+        let Some(text) = annotations.and_then(|a| a.get(ASSUMED_ROLE)) else {
             return Ok(None);
         };
         let role: Option<Self> = serde_json::from_str(text).ok();
         let role = role.filter(|role| role.is_sound(region));
-        role.map(Some).ok_or(RoleError::Unreadable(ASSUMED))
+        role.map(Some).ok_or(RoleError::Unreadable(ASSUMED_ROLE))
     }
 
     /// The same if the claim's class, unless it is gone, names or remembers the role: who may write claims or pools may
@@ -172,14 +170,15 @@ impl Role {
         class: Option<&EC2NodeClass>,
         region: &str,
     ) -> Result<Option<Self>, RoleError> {
-        let (Some(role), Some(class)) = (Self::of_claim(claim, region)?, class) else {
-            return Self::of_claim(claim, region);
+        let said = Self::of_claim(claim, region)?;
+        let (Some(role), Some(class)) = (&said, class) else {
+            return Ok(said);
         };
         let named = Self::of_class(class, region).ok().flatten();
-        if named.as_ref() == Some(&role) || Self::all_of_class(class, region)?.contains_key(&role) {
-            return Ok(Some(role));
+        if named.as_ref() == Some(role) || Self::all_of_class(class, region)?.contains_key(role) {
+            return Ok(said);
         }
-        Err(RoleError::NotOfClass(role.arn))
+        Err(RoleError::NotOfClass(role.arn.clone()))
     }
 
     /// The roles with which something was made for a class that may still be there.
@@ -454,7 +453,7 @@ mod tests {
 
     fn claim(assumed: Option<&str>) -> NodeClaim {
         let mut claim = NodeClaim::new("c", Default::default());
-        claim.metadata.annotations = assumed.map(|text| [(ASSUMED.to_owned(), text.to_owned())].into());
+        claim.metadata.annotations = assumed.map(|text| [(ASSUMED_ROLE.to_owned(), text.to_owned())].into());
         claim
     }
 
@@ -470,7 +469,7 @@ mod tests {
             r#"{"arn":"arn:aws:iam::210987654321:role/nodes","vpcId":"*"}"#,
         ] {
             let of_claim = Role::of_claim(&claim(Some(text)), "us-east-1");
-            assert_eq!(of_claim, Err(RoleError::Unreadable(ASSUMED)), "{text}");
+            assert_eq!(of_claim, Err(RoleError::Unreadable(ASSUMED_ROLE)), "{text}");
             let all = class(&[(ALL_ASSUMED, &format!("[{text}]"))]);
             let all = Role::all_of_class(&all, "us-east-1");
             if !text.is_empty() {

@@ -19,10 +19,6 @@ use plimsoll_core::{
 };
 use plimsoll_state::typed_requirement;
 
-/// By this annotation of a claim the AWS provider finds its machine. It is never a pool's to give: who may write pools may
-/// not choose roles.
-const ASSUMED_ROLE: &str = "plimsoll.dev/assumed-role";
-
 /// The NodeClaim of a launch. Its name is left to the API server (`generateName`).
 pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str) -> NodeClaim {
     let template = &pool.spec.template;
@@ -58,7 +54,8 @@ pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str)
     }
 
     let mut annotations = template.metadata.annotations.clone().unwrap_or_default();
-    annotations.remove(ASSUMED_ROLE);
+    // By this one the AWS provider finds the machine. It is never a pool's to give: who may write pools may not choose roles.
+    annotations.remove(labels::ASSUMED_ROLE);
     annotations.insert(labels::NODEPOOL_HASH.into(), hash::nodepool_hash(pool));
     annotations.insert(
         labels::NODEPOOL_HASH_VERSION.into(),
@@ -237,7 +234,7 @@ mod tests {
         let pool: NodePool = serde_json::from_value(serde_json::json!({
             "metadata": { "name": "p" },
             "spec": { "template": {
-                "metadata": { "annotations": { "team": "a", ASSUMED_ROLE: "{}" } },
+                "metadata": { "annotations": { "team": "a", labels::ASSUMED_ROLE: "{}" } },
                 "spec": { "requirements": [], "nodeClassRef": { "group": "g", "kind": "K", "name": "default" } },
             } },
         }))
@@ -245,7 +242,7 @@ mod tests {
         let made = claim(&launch(), &pool, &Catalog::default(), "plan");
         let has = made.metadata.annotations.unwrap();
         assert_eq!(has.get("team").map(String::as_str), Some("a"));
-        assert_eq!(has.get(ASSUMED_ROLE), None);
+        assert_eq!(has.get(labels::ASSUMED_ROLE), None);
     }
 
     #[test]

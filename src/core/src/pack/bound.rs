@@ -202,10 +202,6 @@ impl Terms {
     /// Values of the items of a component that satisfy the first condition of the certificate.
     fn values_of(&self, component: &Component, known: &[Choice], worths: &[i64], budget: &mut Budget) -> Cut {
         let mix = &component.mix;
-        let sum = |values: &[i64]| -> i128 {
-            let worth = |(v, n): (&i64, &u32)| i128::from(*v) * i128::from(*n);
-            values.iter().zip(&mix.counts).map(worth).sum()
-        };
         let prices = Prices::of(mix);
         let mut best = Cut {
             values: prices.values(mix),
@@ -215,7 +211,7 @@ impl Terms {
             return best;
         }
         let better = |values: Vec<i64>, best: &mut Cut| {
-            if sum(&values) > sum(&best.values) {
+            if mix.worth(&values) > mix.worth(&best.values) {
                 best.values = values;
             }
         };
@@ -231,8 +227,8 @@ impl Terms {
             .iter()
             .filter_map(|(shape, pattern)| component.inner(*shape, pattern))
             .collect();
-        let aim = sum(&hinted);
-        let near = |best: &Cut| aim > 0 && sum(&best.values) >= aim / 1000 * NEAR_PERMILLE;
+        let aim = mix.worth(&hinted);
+        let near = |best: &Cut| aim > 0 && mix.worth(&best.values) >= aim / 1000 * NEAR_PERMILLE;
         let variety: Vec<f64> = (0..mix.n_shapes())
             .map(|shape| searches.knapsack.variety(shape, &hinted, &mix.counts))
             .collect();
@@ -248,7 +244,7 @@ impl Terms {
             let mut share = budget.part(50);
             let cut = cut::values(&mut searches, &prices, &variety, &reserved, &known, &mut share);
             budget.spend(share.spent);
-            if sum(&cut.values) > sum(&best.values) {
+            if mix.worth(&cut.values) > mix.worth(&best.values) {
                 best = cut;
             }
             // Half for finding values, half for proving them.
@@ -284,13 +280,7 @@ impl Terms {
     fn by_prices(&self, problem: &Problem<'_>, mix: &Mix) -> Bound {
         let prices = Prices::of(mix);
         let values = prices.values(mix);
-        let total: i128 = mix
-            .counts
-            .iter()
-            .zip(&values)
-            .map(|(n, v)| i128::from(*v) * i128::from(*n))
-            .sum();
-        let mut sum = total;
+        let mut sum = mix.worth(&values);
         for ((room, items), n) in self.nodes_alike(problem, mix) {
             sum -= i128::from(prices.room(&room, &items)) * n;
         }
@@ -340,12 +330,7 @@ impl Terms {
         hints: Vec<UnitPrices>,
         budget: &mut Budget,
     ) -> Bound {
-        let mut sum: i128 = mix
-            .counts
-            .iter()
-            .zip(values)
-            .map(|(n, v)| i128::from(*v) * i128::from(*n))
-            .sum();
+        let mut sum = mix.worth(values);
         sum -= self.worth_of_nodes(problem, mix, values, budget);
         let mut knapsack = Knapsack::new(mix, &Prices::of(mix).units());
         for (stock, it) in problem.offers.reservations.iter().enumerate() {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    columns::worth_of,
     fit::{take, times},
     knapsack::{Found, Knapsack},
 };
@@ -113,8 +114,7 @@ impl Knapsack<'_> {
         {
             found.pattern = content().map(|(entry, n)| (entry.item, *n)).collect();
             found.pattern.sort_unstable();
-            let worth = |(item, n): &(u32, u32)| values[*item as usize] * i64::from(*n);
-            found.worth = found.pattern.iter().map(worth).sum();
+            found.worth = worth_of(&found.pattern, values);
         }
         Some(found)
     }

@@ -4,8 +4,6 @@
 //! could be cut. So a pod on a large machine is worth what it takes, at prices of resources at which no large machine is
 //! worth more than it costs; for small machines whole contents count. One master problem knows both.
 
-use std::cmp::Ordering;
-
 use rustc_hash::FxHashSet;
 
 use super::{
@@ -13,7 +11,7 @@ use super::{
     columns::{Budget, Choice, Searches},
     knapsack::{Knapsack, VARIETY_MAX},
     mix::Mix,
-    prices::Prices,
+    prices::{Prices, distinct},
     simplex::{Column, Master},
 };
 
@@ -147,10 +145,6 @@ pub(super) fn values(
         ratios[*shape] = best.upper as f64 / price as f64;
     }
     budget.spend(last.spent);
-    let sum = |cut: &Cut| -> i128 {
-        let worth = |(value, n): (&i64, &u32)| i128::from(*value) * i128::from(*n);
-        cut.values.iter().zip(&mix.counts).map(worth).sum()
-    };
     let settle = |duals: &[f64], values: &[i64], large: &[bool]| {
         let (small, large) = (shapes(large, false), shapes(large, true));
         let most = small.iter().map(|shape| ratios[*shape]).fold(1.0, f64::max);
@@ -169,7 +163,11 @@ pub(super) fn values(
     let (duals, lower) = rows.priced(mix, groups, &mut master, &shapes(&large, true), budget);
     values.iter_mut().zip(lower).for_each(|(v, l)| *v = l.min(*v));
     let cut = settle(&duals, &values, &large);
-    if sum(&cut) > sum(&scaled) { cut } else { scaled }
+    if mix.worth(&cut.values) > mix.worth(&scaled.values) {
+        cut
+    } else {
+        scaled
+    }
 }
 
 /// Prices of resources for each shape, but the `skipped` ones, whose best content may be worth nearly its price.
@@ -182,9 +180,7 @@ pub(super) fn tight(knapsack: &mut Knapsack<'_>, skipped: &[bool], values: &[i64
             all.push(knapsack.prices(shape));
         }
     }
-    all.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
-    all.dedup();
-    all
+    distinct(all)
 }
 
 fn dot(prices: &[f64], amounts: &[i64]) -> f64 {
@@ -301,12 +297,9 @@ impl Rows {
         let highest = large
             .iter()
             .map(|shape| self.highest(mix, groups, &unit_prices, *shape));
-        let mut hints: Vec<Vec<f64>> = highest.collect();
-        hints.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
-        hints.dedup();
         Cut {
             values,
-            unit_prices: hints,
+            unit_prices: distinct(highest.collect()),
         }
     }
 

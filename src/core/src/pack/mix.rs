@@ -214,7 +214,7 @@ impl Mix {
 
     /// The parts of the mix that share no machine, no reservation and no limit: each can be solved by itself.
     pub(super) fn components(&self) -> Vec<Component> {
-        let mut sets = Sets::new(self.n_items());
+        let mut sets = Sets((0..self.n_items() as u32).collect());
         for items in &self.takes {
             items.windows(2).for_each(|pair| sets.join(pair[0], pair[1]));
         }
@@ -297,6 +297,12 @@ impl Mix {
         self.prices.len()
     }
 
+    /// What all wanted pods are worth together.
+    pub(super) fn worth(&self, values: &[i64]) -> i128 {
+        let of = |(value, n): (&i64, &u32)| i128::from(*value) * i128::from(*n);
+        values.iter().zip(&self.counts).map(of).sum()
+    }
+
     pub(super) fn request(&self, item: usize) -> &[i64] {
         &self.requests[item * self.n_res..][..self.n_res]
     }
@@ -338,10 +344,6 @@ impl Component {
 struct Sets(Vec<u32>);
 
 impl Sets {
-    fn new(n: usize) -> Self {
-        Self((0..n as u32).collect())
-    }
-
     fn root(&mut self, mut at: u32) -> u32 {
         while self.0[at as usize] != at {
             let above = self.0[self.0[at as usize] as usize];

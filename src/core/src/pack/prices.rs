@@ -165,10 +165,7 @@ impl Prices {
             };
             (0..self.n_res).map(|r| of(r).fold(0.0, f64::max)).collect()
         };
-        let mut all: Vec<Vec<f64>> = self.groups_of_shape.iter().map(highest).collect();
-        all.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
-        all.dedup();
-        all
+        distinct(self.groups_of_shape.iter().map(highest).collect())
     }
 
     /// Worth of one pod of each item, in nano-dollars, rounded down.
@@ -194,6 +191,13 @@ impl Prices {
         groups.dedup();
         (self.worth_of_room(room, &groups) / MARGIN) as i64 + 1
     }
+}
+
+/// Prices of the resources, each set of them once.
+pub(super) fn distinct(mut all: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+    all.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
+    all.dedup();
+    all
 }
 
 /// The group of each item: its kind, kinds of many pods first, the rest together.

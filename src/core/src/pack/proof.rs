@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use smallvec::SmallVec;
 
 use super::{
+    columns::worth_of,
     fit::times,
     knapsack::{Found, Knapsack, VARIETY_MAX},
 };
@@ -173,12 +174,8 @@ impl Knapsack<'_> {
             trail = before;
         }
         pattern.sort_unstable();
-        let worth = pattern
-            .iter()
-            .map(|(item, n)| values[*item as usize] * i64::from(*n))
-            .sum();
         Found {
-            worth,
+            worth: worth_of(&pattern, values),
             upper,
             pattern,
         }

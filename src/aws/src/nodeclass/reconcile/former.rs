@@ -107,8 +107,10 @@ fn may_be_under(claim: &NodeClaim, role: &Role, region: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use plimsoll_api::labels::ASSUMED_ROLE;
+
     use super::*;
-    use crate::role::{ASSUMED, written};
+    use crate::role::written;
 
     #[test]
     fn what_another_role_of_the_same_account_may_use_stays_there() {
@@ -145,7 +147,7 @@ mod tests {
                     "nodeClassRef": { "group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default" } },
             });
             if let Some(text) = annotation {
-                claim["metadata"]["annotations"][ASSUMED] = json!(text);
+                claim["metadata"]["annotations"][ASSUMED_ROLE] = json!(text);
             }
             if launched {
                 claim["status"] = json!({ "providerID": "aws:///a/i-1" });
