@@ -7,7 +7,6 @@ mod data;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -55,11 +54,8 @@ struct Known {
 /// The name of a template with this content.
 pub(crate) fn name(content: &Content) -> String {
     let bytes = serde_json::to_vec(content).expect("a content has only texts for keys");
-    let mut name = NAME_PREFIX.to_owned();
-    for byte in &Sha256::digest(bytes)[..HASH_BYTES] {
-        write!(name, "{byte:02x}").expect("a String takes everything");
-    }
-    name
+    let hash = hex::encode(&Sha256::digest(bytes)[..HASH_BYTES]);
+    format!("{NAME_PREFIX}{hash}")
 }
 
 /// Whether a template is of one of these classes; None: of whichever.
@@ -110,13 +106,7 @@ impl LaunchTemplates {
 
     async fn make(&self, name: &str, content: &Content) -> Result<(), ProviderError> {
         if let Some(existing) = self.find(name).await? {
-            return match self.not_ours(&existing) {
-                None => Ok(()),
-                Some(why) => Err(ProviderError::NotOurs {
-                    provider_id: name.to_owned(),
-                    why,
-                }),
-            };
+            return self.must_be_ours(name, &existing);
         }
         let made = self
             .ec2
@@ -128,9 +118,24 @@ impl LaunchTemplates {
             .await;
         match made {
             Ok(_) => Ok(()),
-            // A replica that led before us made the same one.
-            Err(error) if code(&error) == "InvalidLaunchTemplateName.AlreadyExistsException" => Ok(()),
+            // A replica that led before us made the same one, or somebody else did.
+            Err(error) if code(&error) == "InvalidLaunchTemplateName.AlreadyExistsException" => {
+                match self.find(name).await? {
+                    Some(existing) => self.must_be_ours(name, &existing),
+                    None => Err(provider_error("ec2:CreateLaunchTemplate", &error)),
+                }
+            }
             Err(error) => Err(provider_error("ec2:CreateLaunchTemplate", &error)),
+        }
+    }
+
+    fn must_be_ours(&self, name: &str, template: &LaunchTemplate) -> Result<(), ProviderError> {
+        match self.not_ours(template) {
+            None => Ok(()),
+            Some(why) => Err(ProviderError::NotOurs {
+                provider_id: name.to_owned(),
+                why,
+            }),
         }
     }
 

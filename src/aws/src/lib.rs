@@ -70,7 +70,7 @@ use crate::{
     launches::Launches,
     market::Goods,
     nodeclass::Classes,
-    role::{Role, RoleError},
+    role::{Role, RoleError, written},
     tags::NODECLAIM,
     unavailable::Unavailable,
 };
@@ -363,6 +363,12 @@ impl AwsCloud {
 impl CloudProvider for AwsCloud {
     fn name(&self) -> &'static str {
         "aws"
+    }
+
+    fn order_annotations(&self, class: &NodeClassReference) -> BTreeMap<String, String> {
+        let role = self.classes.role_of(&class.name);
+        let pinned = role.map(|role| (labels::ASSUMED_ROLE.to_owned(), written(&role)));
+        pinned.into_iter().collect()
     }
 
     async fn create(&self, request: &LaunchRequest) -> Result<Machine, ProviderError> {
