@@ -134,6 +134,9 @@ impl AwsCloud {
             }
             answer => answer,
         };
+        if answer.is_err() {
+            account.note_unclear();
+        }
         let answer = match answer {
             Ok(answer) => answer,
             // A former process made another request for this claim: its machine is ours.
@@ -653,7 +656,10 @@ mod tests {
             );
         }
         let unreadable = launched(None, Some("?".into()));
-        assert!(matches!(unreadable, Err(ProviderError::Denied(_))), "{unreadable:?}");
+        assert!(
+            matches!(unreadable, Err(ProviderError::Denied(_))),
+            "{unreadable:?}"
+        );
     }
 
     #[test]

@@ -33,6 +33,8 @@ const NAME_PREFIX: &str = "karpenter.k8s.aws/";
 /// Bytes of the hash that go into a name.
 const HASH_BYTES: usize = 16;
 
+const EXISTS: &str = "InvalidLaunchTemplateName.AlreadyExistsException";
+
 /// A template is never changed, so its first version is its content. `$Latest` could be another's.
 pub(crate) const VERSION: &str = "1";
 
@@ -119,12 +121,10 @@ impl LaunchTemplates {
         match made {
             Ok(_) => Ok(()),
             // A replica that led before us made the same one, or somebody else did.
-            Err(error) if code(&error) == "InvalidLaunchTemplateName.AlreadyExistsException" => {
-                match self.find(name).await? {
-                    Some(existing) => self.must_be_ours(name, &existing),
-                    None => Err(provider_error("ec2:CreateLaunchTemplate", &error)),
-                }
-            }
+            Err(error) if code(&error) == EXISTS => match self.find(name).await? {
+                Some(existing) => self.must_be_ours(name, &existing),
+                None => Err(provider_error("ec2:CreateLaunchTemplate", &error)),
+            },
             Err(error) => Err(provider_error("ec2:CreateLaunchTemplate", &error)),
         }
     }
@@ -241,8 +241,47 @@ impl LaunchTemplates {
 #[cfg(test)]
 mod tests {
     use aws_sdk_ec2::types::Tag;
+    use plimsoll_api::ec2nodeclass::EC2NodeClassSpec;
 
     use super::*;
+    use crate::fake;
+
+    /// A name says what is in a template, and not whose it is.
+    #[tokio::test(start_paused = true)]
+    async fn a_template_that_another_has_made_meanwhile_is_not_taken_for_ours() {
+        let tag = |key: &str, value: &str| format!("<item><key>{key}</key><value>{value}</value></item>");
+        let of_pool = tag(NODEPOOL, "general");
+        let (ours, another) = (
+            tag("kubernetes.io/cluster/prod", OWNED),
+            tag("kubernetes.io/cluster/test", OWNED),
+        );
+        for (tags, expected) in [
+            (format!("{of_pool}{ours}"), true),
+            (format!("{of_pool}{another}"), false),
+            (ours, false),
+        ] {
+            let aws = fake::Aws::default();
+            let templates = LaunchTemplates::new(aws.identity().ec2(), fake::cluster());
+            aws.next("DescribeLaunchTemplates", "");
+            aws.next_refused("CreateLaunchTemplate", EXISTS);
+            let item =
+                format!("<item><launchTemplateName>n</launchTemplateName><tagSet>{tags}</tagSet></item>");
+            aws.next(
+                "DescribeLaunchTemplates",
+                &format!("<launchTemplates>{item}</launchTemplates>"),
+            );
+            let made = templates
+                .make("n", &data::tests::content(EC2NodeClassSpec::default()))
+                .await;
+            match made {
+                Ok(()) => assert!(expected, "{tags}"),
+                Err(error) => assert!(
+                    !expected && matches!(error, ProviderError::NotOurs { .. }),
+                    "{error}"
+                ),
+            }
+        }
+    }
 
     #[test]
     fn a_template_is_of_the_class_of_its_tag() {

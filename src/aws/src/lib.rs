@@ -11,6 +11,8 @@ mod credentials;
 mod drift;
 mod dry_run;
 mod error;
+#[cfg(test)]
+mod fake;
 mod fleet;
 mod instances;
 mod interruption;

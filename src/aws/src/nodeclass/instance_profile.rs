@@ -222,16 +222,13 @@ mod tests {
     use plimsoll_api::ec2nodeclass::EC2NodeClassSpec;
 
     use super::*;
+    use crate::fake;
 
     #[test]
     fn names_follow_from_class_and_role_and_fit() {
         let cluster = |name: &str| Cluster {
             name: name.into(),
-            region: "us-east-1".into(),
-            vpc_id: String::new(),
-            endpoint: String::new(),
-            ca_bundle: String::new(),
-            service_cidr: None,
+            ..fake::cluster()
         };
         let class = |uid: &str| {
             let mut class = EC2NodeClass::new("default", EC2NodeClassSpec::default());
