@@ -27,6 +27,17 @@ use crate::{
 /// A role that could not be assumed is tried again after this.
 const RETRY: Duration = Duration::from_secs(15);
 
+/// An account that does not answer for this long is passed over.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What an account answers, if it does so in time: one that is silent must not hold up the others.
+pub(crate) async fn in_time<T>(
+    answer: impl Future<Output = Result<T, ProviderError>>,
+) -> Result<T, ProviderError> {
+    let late = |_| Err(ProviderError::Transient(format!("no answer within {PATIENCE:?}")));
+    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(late)
+}
+
 /// Where machines are, under one identity. Names of zones, capacity and quotas differ from account to account.
 #[derive(Debug)]
 pub(crate) struct Account {
