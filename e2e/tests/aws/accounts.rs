@@ -370,11 +370,15 @@ async fn an_account_that_is_silent_or_denied_holds_up_no_other() -> Result<()> {
         matches!(alive.as_slice(), [one] if one.account == guest.account)
     })
     .await?;
-    let claims = aws.fixture.cluster().node_claims().await?;
-    let [claim] = claims.as_slice() else {
-        panic!("one claim: {claims:?}");
-    };
-    assert_eq!(claim.metadata.deletion_timestamp, None, "{claim:?}");
+    let claims = aws
+        .fixture
+        .wait_claims("one claim, that of the silent account", |claims| {
+            claims.len() == 1
+        })
+        .await?;
+    for claim in claims.values() {
+        assert_eq!(claim.metadata.deletion_timestamp, None, "{claim:?}");
+    }
     eprintln!("[silent] two machines at home after {launched:.1} s, a collection after {collected:.1} s");
     aws.cloud.set_faults(&json!({ "silent": [] })).await?;
 
