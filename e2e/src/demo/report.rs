@@ -12,10 +12,6 @@ use crate::cloud::{Cloud, Leftovers};
 
 /// How long an instance may be shutting down.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
-/// The most plans in which machines may be bought with the provider for AWS.
-const AWS_ROUNDS_MAX: usize = 3;
-/// The most the controller may hold then, resident, in 10^6 bytes. The goal is 80; runs have shown 74 to 81.
-const AWS_RSS_MB_MAX: f64 = 90.0;
 const POLL: Duration = Duration::from_millis(100);
 
 /// The figures of one run. What a controller does not tell, or what the run did not come to, is null.
@@ -117,20 +113,6 @@ impl Report {
             && *left != Leftovers::default()
         {
             failures.push(format!("left in EC2: {left:?}"));
-        }
-        if let Some(rounds) = self
-            .launch_rounds
-            .filter(|rounds| self.cloud.is_some() && *rounds > AWS_ROUNDS_MAX)
-        {
-            failures.push(format!(
-                "machines were bought in {rounds} plans, and not in {AWS_ROUNDS_MAX}"
-            ));
-        }
-        if self.cloud.is_some() && self.controller_rss_mb_peak > AWS_RSS_MB_MAX {
-            failures.push(format!(
-                "the controller held {:.0} MB, and not {AWS_RSS_MB_MAX}",
-                self.controller_rss_mb_peak
-            ));
         }
         failures
     }
@@ -296,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_run_must_not_show_is_a_failure() {
+    fn a_pending_pod_and_a_left_machine_are_failures() {
         assert!(report().failures().is_empty());
         assert_eq!(
             Report {
@@ -315,20 +297,6 @@ mod tests {
             .len(),
             1
         );
-        let cloud = Some(CloudReport {
-            instances_launched: 1,
-            calls: BTreeMap::new(),
-            left: None,
-        });
-        for (rounds, rss, expected) in [(3, 90.0, 0), (4, 90.0, 1), (3, 91.0, 1)] {
-            let report = Report {
-                launch_rounds: Some(rounds),
-                controller_rss_mb_peak: rss,
-                cloud: cloud.clone(),
-                ..report()
-            };
-            assert_eq!(report.failures().len(), expected, "{rounds} rounds, {rss} MB");
-        }
         // Whoever keeps the cluster has asked for its machines to stay.
         assert!(
             Report {
