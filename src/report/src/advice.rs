@@ -1,6 +1,6 @@
 //! What a person could approve now, as the spec of a Plan: one step, complete and small enough to be read.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -89,11 +89,7 @@ pub fn digest(spec: &PlanSpec) -> String {
         ..spec.clone()
     };
     let text = serde_json::to_vec(&timeless).expect("texts and numbers can be written as JSON");
-    let mut hex = String::with_capacity(64);
-    for byte in Sha256::digest(&text) {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
+    hex::encode(Sha256::digest(&text))
 }
 
 /// The step to take now; none when there is nothing to do, or when even one machine is more than a Plan can hold.
