@@ -84,7 +84,7 @@ pub(super) type Choice = (u32, Pattern);
 pub(super) struct Generated {
     /// Worth of one pod of each item at the end, nano-dollars.
     pub(super) duals: Vec<i64>,
-    /// The same as it is likely to prove most: the end is far from the truth when the steps run out before.
+    /// The same as it is likely to prove most: where the steps ran out, what the looks between opinions led to.
     pub(super) worths: Vec<i64>,
     pub(super) columns: Vec<Choice>,
     /// (column, how often), fractional.
@@ -378,7 +378,12 @@ pub(super) fn generate(
             break;
         }
     }
-    out.worths = if trusted { center } else { out.duals.clone() };
+    let overlooked = small && proof(&center, (1, 1)) > proof(&out.duals, (1, 1));
+    out.worths = if trusted && !overlooked {
+        center
+    } else {
+        out.duals.clone()
+    };
     out.solution = master.solution();
     out
 }

@@ -17,7 +17,7 @@ use rooms::{Daemons, OfferRoom, flexible_room, min_values};
 
 use super::{
     keys::{ABSENT, Keys},
-    offers::{HOSTNAME, Offers, enumerate},
+    offers::{HOSTNAME, Offer, Offers, enumerate},
     taints::untolerated,
     topology::{self, Subject, Topology},
 };
@@ -59,6 +59,8 @@ pub(super) struct Problem<'a> {
     pub(super) node_parts: Vec<Vec<(u32, u32)>>,
     /// For each pool: the resources its limits name, with what may still be used.
     pub(super) limits: Vec<Vec<(Arc<str>, i64)>>,
+    /// For each offer what a machine of it uses of each of them.
+    usage: Vec<Vec<i64>>,
     /// For each pool: the flexibility it demands.
     pub(super) min_values: Vec<Vec<MinValues>>,
     pub(super) volumes: Volumes,
@@ -117,13 +119,9 @@ impl Problem<'_> {
         &self.snapshot.classes[class.0 as usize]
     }
 
-    /// What a machine of this offer adds to the use of a limited resource.
-    pub(super) fn usage(&self, offer: usize, resource: &str) -> i64 {
-        if resource == NODES {
-            return 1;
-        }
-        let it = &self.catalog.types[self.offers.offers[offer].type_id.0 as usize];
-        it.capacity.get(resource).copied().unwrap_or(0)
+    /// What a machine of this offer adds to the use of what its pool limits, in the order of the limits.
+    pub(super) fn usage(&self, offer: usize) -> &[i64] {
+        &self.usage[offer]
     }
 }
 
@@ -377,6 +375,12 @@ pub(super) fn compile<'a>(snapshot: &'a Snapshot, catalog: &'a Catalog, policy: 
         demand.offers = room.holding(&demand.request, &demand.allowed, n_offers);
     }
     let limits = limits(snapshot);
+    let usage = compiler
+        .offers
+        .offers
+        .iter()
+        .map(|it| usage(catalog, &limits, it));
+    let usage = usage.collect();
     let volumes = Volumes::new(snapshot, &fixed.stays);
     Problem {
         snapshot,
@@ -394,6 +398,7 @@ pub(super) fn compile<'a>(snapshot: &'a Snapshot, catalog: &'a Catalog, policy: 
         topology,
         node_parts,
         limits,
+        usage,
         min_values,
         volumes,
     }
@@ -452,6 +457,15 @@ fn limits(snapshot: &Snapshot) -> Vec<Vec<(Arc<str>, i64)>> {
             .collect()
     };
     snapshot.pools.iter().map(left).collect()
+}
+
+fn usage(catalog: &Catalog, limits: &[Vec<(Arc<str>, i64)>], offer: &Offer) -> Vec<i64> {
+    let capacity = &catalog.types[offer.type_id.0 as usize].capacity;
+    let of = |(resource, _): &(Arc<str>, i64)| match &**resource {
+        NODES => 1,
+        resource => capacity.get(resource).copied().unwrap_or(0),
+    };
+    limits[offer.pool as usize].iter().map(of).collect()
 }
 
 /// Assignments in the order of pods.

@@ -190,10 +190,10 @@ impl Why<'_> {
         if fitting.is_empty() {
             return self.too_few(&allowed);
         }
-        for ((resource, _), left) in self.problem.limits[self.pool_idx].iter().zip(limits) {
+        for (at, ((resource, _), left)) in self.problem.limits[self.pool_idx].iter().zip(limits).enumerate() {
             let least = fitting
                 .iter()
-                .map(|o| self.problem.usage(*o, resource))
+                .map(|o| self.problem.usage(*o)[at])
                 .min()
                 .unwrap_or(0);
             if least > *left {

@@ -51,12 +51,8 @@ impl Scarce {
     pub(super) fn most(&self, problem: &Problem<'_>, offer: usize) -> u32 {
         let it = &problem.offers.offers[offer];
         let mut most = it.reservation.map_or(u32::MAX, |r| self.stock[r as usize]);
-        for ((resource, _), left) in problem.limits[it.pool as usize]
-            .iter()
-            .zip(&self.limits[it.pool as usize])
-        {
-            let usage = problem.usage(offer, resource);
-            if usage > 0 {
+        for (usage, left) in problem.usage(offer).iter().zip(&self.limits[it.pool as usize]) {
+            if *usage > 0 {
                 most = most.min((left / usage).clamp(0, i64::from(u32::MAX)) as u32);
             }
         }
@@ -68,11 +64,12 @@ impl Scarce {
         if let Some(r) = it.reservation {
             self.stock[r as usize] -= n;
         }
-        for ((resource, _), left) in problem.limits[it.pool as usize]
+        for (usage, left) in problem
+            .usage(offer)
             .iter()
             .zip(&mut self.limits[it.pool as usize])
         {
-            *left -= problem.usage(offer, resource) * i64::from(n);
+            *left -= usage * i64::from(n);
         }
     }
 
@@ -81,11 +78,12 @@ impl Scarce {
         if let Some(r) = it.reservation {
             self.stock[r as usize] += 1;
         }
-        for ((resource, _), left) in problem.limits[it.pool as usize]
+        for (usage, left) in problem
+            .usage(offer)
             .iter()
             .zip(&mut self.limits[it.pool as usize])
         {
-            *left += problem.usage(offer, resource);
+            *left += usage;
         }
     }
 }

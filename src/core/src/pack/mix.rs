@@ -194,13 +194,13 @@ impl Mix {
                 usage,
             });
         }
-        for (pool, limits) in problem.limits.iter().enumerate() {
-            for ((resource, _), left) in limits.iter().zip(&scarce.limits[pool]) {
+        for (pool, limits) in scarce.limits.iter().enumerate() {
+            for (at, left) in limits.iter().enumerate() {
                 let of_pool = shapes
                     .iter()
                     .enumerate()
                     .filter(|(_, s)| problem.offers.offers[s.offer as usize].pool as usize == pool);
-                let usage = of_pool.map(|(s, it)| (s as u32, problem.usage(it.offer as usize, resource)));
+                let usage = of_pool.map(|(s, it)| (s as u32, problem.usage(it.offer as usize)[at]));
                 let usage = usage.filter(|(_, used)| *used > 0).collect();
                 self.pots.push(Pot {
                     amount: (*left).max(0),

@@ -212,32 +212,35 @@ impl Knapsack<'_> {
 
 /// Drops states that another one beats in worth and in every active resource.
 fn undominated(mut states: Vec<State>, active: &[usize]) -> Vec<State> {
-    /// Groups that a state is compared with: those of which most is left.
+    /// Groups that a state is compared with: its own and those that leave next more.
     const COMPARED_MAX: usize = 64;
-    let amounts = |r: usize| -> BTreeSet<i64> { states.iter().map(|s| s.room[r]).collect() };
-    let mut active: Vec<(usize, usize)> = active.iter().map(|r| (amounts(*r).len(), *r)).collect();
-    active.retain(|(n, _)| *n > 1);
-    active.sort_unstable();
+    let amounts = |r: &usize| -> BTreeSet<i64> { states.iter().map(|s| s.room[*r]).collect() };
+    let differ = |r: &usize| states.windows(2).any(|pair| pair[0].room[*r] != pair[1].room[*r]);
+    let mut active: Vec<usize> = active.iter().copied().filter(differ).collect();
+    if active.len() > 2 {
+        active.sort_by_cached_key(|r| amounts(r).len());
+    }
     // Residual rooms of better states are staircases over the two resources of most amounts, one for each group of
     // states that leave the same of the others.
     let (keyed, stairs) = active.split_at(active.len().saturating_sub(2));
-    let left = |state: &State, at: usize| stairs.get(at).map_or(0, |(_, r)| state.room[*r]);
-    states.sort_by_cached_key(|s| (Reverse(s.worth), Reverse(left(s, 0)), Reverse(left(s, 1))));
-    let mut groups: BTreeMap<Reverse<SmallVec<[i64; 4]>>, BTreeMap<i64, i64>> = BTreeMap::new();
+    let left = |state: &State, at: usize| stairs.get(at).map_or(0, |r| state.room[*r]);
+    let key_of = |state: &State| -> SmallVec<[i64; 4]> { keyed.iter().map(|r| state.room[*r]).collect() };
+    states.sort_by_cached_key(|s| Reverse((s.worth, left(s, 0), left(s, 1), key_of(s))));
+    let mut groups: BTreeMap<SmallVec<[i64; 4]>, BTreeMap<i64, i64>> = BTreeMap::new();
     states.retain(|state| {
-        let key: SmallVec<[i64; 4]> = keyed.iter().map(|(_, r)| state.room[*r]).collect();
+        let key = key_of(state);
         let (first, second) = (left(state, 0), left(state, 1));
-        let beats = |(other, stairs): (&Reverse<SmallVec<[i64; 4]>>, &BTreeMap<i64, i64>)| {
-            other.0.iter().zip(&key).all(|(more, less)| more >= less)
+        let beats = |(other, stairs): (&SmallVec<[i64; 4]>, &BTreeMap<i64, i64>)| {
+            other.iter().zip(&key).all(|(more, less)| more >= less)
                 && stairs
                     .range(first..)
                     .next()
                     .is_some_and(|(_, other)| *other >= second)
         };
-        if groups.iter().take(COMPARED_MAX).any(beats) {
+        if groups.range(key.clone()..).take(COMPARED_MAX).any(beats) {
             return false;
         }
-        let stairs = groups.entry(Reverse(key)).or_default();
+        let stairs = groups.entry(key).or_default();
         let covered = stairs.range(..=first).rev();
         let covered: SmallVec<[i64; 8]> = covered
             .take_while(|(_, other)| **other <= second)
@@ -250,4 +253,61 @@ fn undominated(mut states: Vec<State>, active: &[usize]) -> Vec<State> {
         true
     });
     states
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(worth: i64, room: &[i64]) -> State {
+        State {
+            worth,
+            room: room.into(),
+            left: SmallVec::new(),
+            trail: 0,
+        }
+    }
+
+    fn beats(a: &State, b: &State, active: &[usize]) -> bool {
+        a.worth >= b.worth && active.iter().all(|r| a.room[*r] >= b.room[*r])
+    }
+
+    #[test]
+    fn what_is_dropped_is_beaten_by_what_is_kept() {
+        let mut seed = 5_u64;
+        let mut next = |n: u64| {
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            ((seed >> 33) % n) as i64
+        };
+        let mut dropped = 0;
+        for (active, amounts) in [
+            (&[0_usize][..], [9, 9, 1, 1]),
+            (&[0, 1], [9, 9, 1, 1]),
+            (&[0, 1, 2], [30, 30, 5, 1]),
+            // More groups than a state is compared with.
+            (&[0, 1, 2, 3], [12, 12, 12, 12]),
+        ] {
+            for _ in 0..50 {
+                let states: Vec<State> = (0..200)
+                    .map(|_| state(next(20), &amounts.map(|n| next(n))))
+                    .collect();
+                let kept = undominated(states.clone(), active);
+                for lost in &states {
+                    let covered = kept.iter().any(|k| beats(k, lost, active));
+                    assert!(covered, "{lost:?} is gone and nothing kept is as good");
+                }
+                if active.len() < 4 {
+                    for (at, a) in kept.iter().enumerate() {
+                        let others = kept.iter().enumerate().filter(|(other, _)| *other != at);
+                        let beaten = others.into_iter().any(|(_, b)| beats(b, a, active));
+                        assert!(!beaten, "{a:?} is kept beside one as good");
+                    }
+                }
+                dropped += states.len() - kept.len();
+            }
+        }
+        assert!(dropped > 10_000, "only {dropped} states were dropped");
+    }
 }

@@ -169,7 +169,7 @@ fn fill(
 }
 
 /// Buys by quick looks alone what has most worth for its price at these values, each content as often as it goes.
-/// Takes no steps: this is the first plan.
+/// Does not ask for the budget: this is the first plan, or the end of a rounding.
 pub(super) fn shop(
     mix: &Mix,
     searches: &mut Searches<'_>,
@@ -426,19 +426,17 @@ pub(super) fn round(
     let mut pots = Pots::of(mix);
     buy_whole(mix, generated, &mut whole, &mut pots);
     let values: Vec<i64> = generated.duals.iter().map(|v| (*v).max(1)).collect();
-    let mut nearly = whole.clone();
-    let mut nearly_pots = pots.clone();
-    buy_nearly_whole(mix, generated, &mut nearly, &mut nearly_pots);
-    let mut best = shopped(mix, searches, &whole, &pots, std::slice::from_ref(&values));
-    let nearly = shopped(
-        mix,
-        searches,
-        &nearly,
-        &nearly_pots,
-        std::slice::from_ref(&values),
-    );
-    if nearly.better_than(&best) {
-        best = nearly;
+    let opinions = std::slice::from_ref(&values);
+    let mut best = shopped(mix, searches, &whole, &pots, opinions);
+    budget.spend(searches.steps());
+    if budget.left > 0 {
+        let (mut rounded, mut left) = (whole.clone(), pots.clone());
+        buy_parts(mix, generated, &mut rounded, &mut left);
+        let rounded = shopped(mix, searches, &rounded, &left, opinions);
+        budget.spend(searches.steps());
+        if rounded.better_than(&best) {
+            best = rounded;
+        }
     }
     let active = whole.left.iter().filter(|n| **n > 0).count();
     if active > DIVE_ITEMS_MAX || active == 0 {
@@ -478,15 +476,13 @@ fn buy_whole(mix: &Mix, generated: &Generated, whole: &mut Whole, pots: &mut Pot
     }
 }
 
-/// Buys columns whose rest is nearly a whole machine, those nearest to it first.
-fn buy_nearly_whole(mix: &Mix, generated: &Generated, whole: &mut Whole, pots: &mut Pots) {
-    let mut rest: Vec<(f64, u32)> = generated
-        .solution
-        .iter()
-        .map(|(c, amount)| (amount.fract(), *c))
-        .collect();
-    rest.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    for (_, column) in rest {
+/// Buys a whole machine for the part of each column that was not bought, the largest parts first, as long as all its pods
+/// are still wanted.
+fn buy_parts(mix: &Mix, generated: &Generated, whole: &mut Whole, pots: &mut Pots) {
+    let parts = generated.solution.iter();
+    let mut parts: Vec<(f64, u32)> = parts.map(|(c, amount)| ((amount + 1e-6).fract(), *c)).collect();
+    parts.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    for (_, column) in parts {
         let (shape, pattern) = &generated.columns[column as usize];
         if trimmed(pattern, &whole.left) == *pattern && pots.admit(mix, *shape) {
             pots.change(mix, *shape, 1);
@@ -693,5 +689,46 @@ pub(super) fn tighten(mix: &Mix, whole: &mut Whole) {
             whole.price += mix.prices[*better as usize] - mix.prices[*shape as usize];
             *shape = *better;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_column_is_bought_once_and_only_whole() {
+        let mix = Mix {
+            n_res: 1,
+            requests: vec![1, 1],
+            counts: vec![7, 3],
+            caps: vec![7, 3],
+            rooms: vec![2],
+            prices: vec![10],
+            takes: vec![vec![0, 1]],
+            ..Mix::default()
+        };
+        let generated = Generated {
+            columns: vec![(0, vec![(0, 2)]), (0, vec![(1, 2)])],
+            // The first is four machines but for what rounding took, of which the pods fill three.
+            solution: vec![(0, 3.999_999_9), (1, 1.5)],
+            ..Generated::default()
+        };
+        let mut whole = Whole {
+            left: mix.counts.clone(),
+            ..Whole::default()
+        };
+        let mut pots = Pots::of(&mix);
+        buy_whole(&mix, &generated, &mut whole, &mut pots);
+        assert_eq!((whole.machines.len(), &whole.left[..]), (4, &[1, 1][..]));
+        buy_parts(&mix, &generated, &mut whole, &mut pots);
+        assert_eq!(
+            (whole.machines.len(), &whole.left[..]),
+            (4, &[1, 1][..]),
+            "one pod fills no content of two"
+        );
+        whole.left = vec![3, 3];
+        buy_parts(&mix, &generated, &mut whole, &mut pots);
+        assert_eq!(whole.left, vec![1, 1], "each column once");
     }
 }

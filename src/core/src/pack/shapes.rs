@@ -73,12 +73,7 @@ pub(super) fn undominated(
             let (better, worse) = (*better as usize, offer_idx as usize);
             let roomy = at_least(problem.whole_room(better), problem.whole_room(worse))
                 && at_least(problem.offer_room(better), problem.offer_room(worse));
-            let mut of_pool = problem.limits[offer.pool as usize].iter();
-            roomy
-                && (!limited
-                    || of_pool.all(|(resource, _)| {
-                        problem.usage(better, resource) <= problem.usage(worse, resource)
-                    }))
+            roomy && (!limited || at_least(problem.usage(worse), problem.usage(better)))
         });
         if beaten {
             continue;
