@@ -140,9 +140,10 @@ impl Row {
         let Some(peer) = &self.peer else {
             return ("–".into(), "–".into());
         };
-        let own = self.ours.outcome.placed as f64 / spread(&self.ours.seconds)[1];
         let theirs = peer.outcome.placed as f64 / spread(&peer.solve_seconds)[1];
-        let faster = format!("{:.0} ×", own / theirs);
+        let times = |seconds: &[f64]| self.ours.outcome.placed as f64 / spread(seconds)[1] / theirs;
+        let (first, last) = (times(&self.ours.first_seconds), times(&self.ours.seconds));
+        let faster = format!("{first:.0} ×, {last:.0} ×");
         let same = peer.outcome.placed == self.ours.outcome.placed;
         let price = if same && self.ours.outcome.price > 0.0 {
             format!(
@@ -182,7 +183,7 @@ impl Results {
                 it needs to build topology and scheduler, and its pass stops after one minute. The peer's machines are \
                 priced at the cheapest offering each claim allows. Seconds are least / median / greatest of the runs. \
                 The gap is to our proven bound, whose certificate an integer checker of its own reproduced.\n\n";
-        out += "## Side by side\n\n| problem | pods/s | price against the peer's | pods placed (ours, peer) | preferences kept | nodes |\n|---|---|---|---|---|---|\n";
+        out += "## Side by side\n\n| problem | pods/s (first plan, final plan) | price against the peer's | pods placed (ours, peer) | preferences kept | nodes |\n|---|---|---|---|---|---|\n";
         for row in &self.rows {
             let (faster, price) = row.comparison();
             let theirs =

@@ -291,7 +291,7 @@ mod tests {
         ] {
             for _ in 0..50 {
                 let states: Vec<State> = (0..200)
-                    .map(|_| state(next(20), &amounts.map(|n| next(n))))
+                    .map(|_| state(next(20), &amounts.map(&mut next)))
                     .collect();
                 let kept = undominated(states.clone(), active);
                 for lost in &states {
