@@ -117,8 +117,7 @@ impl Terms {
         let mut lots = Vec::new();
         let mut caps = Vec::new();
         for (idx, demand) in problem.demands.iter().enumerate() {
-            let mut labels = FixedBitSet::with_capacity(n_offers);
-            labels.extend(demand.allowed.ones().take_while(|p| *p < n_offers));
+            let mut labels = problem.offers_among(&demand.allowed);
             let fitting = fitting(problem, demand);
             let offers = usable(problem, &fitting, bind);
             if bind {

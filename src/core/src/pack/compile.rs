@@ -90,6 +90,17 @@ impl Problem<'_> {
         self.offers.offers.len()
     }
 
+    /// The offers among some places: they come before the nodes.
+    pub(super) fn offers_among(&self, places: &FixedBitSet) -> FixedBitSet {
+        let n_offers = self.n_offers();
+        let mut set = FixedBitSet::with_capacity_and_blocks(n_offers, places.as_slice().iter().copied());
+        let used = n_offers as u32 % usize::BITS;
+        if let Some(last) = set.as_mut_slice().last_mut().filter(|_| used > 0) {
+            *last &= (1 << used) - 1;
+        }
+        set
+    }
+
     /// What is left for pods on the offer after its daemons.
     pub(super) fn whole_room(&self, offer: usize) -> &[i64] {
         &self.room[offer * self.n_res()..][..self.n_res()]

@@ -171,16 +171,12 @@ fn sites(problem: &Problem<'_>, tier: &[u64]) -> Vec<Vec<u32>> {
         .demands
         .iter()
         .enumerate()
-        .map(|(demand, d)| {
-            let mut allowed = FixedBitSet::with_capacity(n_offers);
-            allowed.extend(d.allowed.ones().take_while(|o| *o < n_offers));
-            Lot {
-                demand: demand as u32,
-                class: d.class.0,
-                allowed,
-                offers: d.offers.clone(),
-                left: d.pods.len() as u32,
-            }
+        .map(|(demand, d)| Lot {
+            demand: demand as u32,
+            class: d.class.0,
+            allowed: problem.offers_among(&d.allowed),
+            offers: d.offers.clone(),
+            left: d.pods.len() as u32,
         })
         .collect();
     let useful = |site: FixedBitSet| -> Vec<u32> {

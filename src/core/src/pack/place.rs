@@ -338,12 +338,10 @@ impl<'a> State<'a> {
         let it = &self.problem.demands[demand as usize];
         let mut offers = it.offers.clone();
         offers.intersect_with(&allowed);
-        let mut labels = FixedBitSet::with_capacity(self.problem.n_offers());
-        labels.extend(allowed.ones().take_while(|p| *p < self.problem.n_offers()));
         self.lots.push(Lot {
             demand,
             class: it.class.0,
-            allowed: labels,
+            allowed: self.problem.offers_among(&allowed),
             offers,
             left: n,
         });

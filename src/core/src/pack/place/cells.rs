@@ -45,11 +45,9 @@ impl State<'_> {
                 } else {
                     i64::MAX
                 };
-                let mut offers = FixedBitSet::with_capacity(n_offers);
-                offers.extend(places.ones().take_while(|p| *p < n_offers));
                 options.push(CellOption {
                     cell: idx,
-                    offers,
+                    offers: self.problem.offers_among(&places),
                     nodes,
                     next_node: 0,
                     buyable,
