@@ -82,10 +82,7 @@ impl AwsCloud {
                         "trying what is left of the claim's offerings"
                     );
                 }
-                Ok(machine) => {
-                    self.launches.note_launch(uid, &machine);
-                    return Ok(machine);
-                }
+                Ok(machine) => return Ok(machine),
                 Err(error) => {
                     if matches!(error, ProviderError::InsufficientCapacity(_)) {
                         // The claim goes, and its UID with it.
@@ -124,6 +121,7 @@ impl AwsCloud {
         let mut fleet = self
             .fleet_request(request, class, account, capacity_type, &chosen, uid)
             .await?;
+        let launching = account.launching();
         let answer = match fleet.send(&account.ec2).await {
             Err(error) if code(&error) == TEMPLATE_NOT_FOUND => {
                 account.templates.forget(fleet.templates());
@@ -134,24 +132,31 @@ impl AwsCloud {
             }
             answer => answer,
         };
-        if answer.is_err() {
-            account.note_unclear();
-        }
         let answer = match answer {
             Ok(answer) => answer,
             // A former process made another request for this claim: its machine is ours.
             Err(error) if code(&error) == "IdempotentParameterMismatch" => {
-                return self.find_launched(request, class, account, uid).await;
+                let machine = self.find_launched(request, class, account, uid).await?;
+                self.launches.note_launch(uid, &machine);
+                launching.settle();
+                return Ok(machine);
             }
             Err(error) if is_not_found(&error) => {
                 account.templates.forget(fleet.templates());
                 return Err(provider_error("ec2:CreateFleet", &error));
             }
-            Err(error) => return Err(provider_error("ec2:CreateFleet", &error)),
+            Err(error) => {
+                let error = provider_error("ec2:CreateFleet", &error);
+                if matches!(error, ProviderError::Denied(_)) {
+                    launching.settle();
+                }
+                return Err(error);
+            }
         };
         let errors = refused(answer.errors());
         let told_apart = self.note_refusals(&errors, &fleet, account);
         let Some(launched) = launched(&answer) else {
+            launching.settle();
             self.launches.note_refusal(uid);
             if errors.iter().any(|e| e.code == TEMPLATE_NOT_FOUND) {
                 account.templates.forget(fleet.templates());
@@ -184,18 +189,22 @@ impl AwsCloud {
             self.classes.take_reserved(id);
             self.changed.notify_one();
         }
-        self.machine_of(
-            id,
-            &asked.type_,
-            &asked.zone,
-            &asked.bought,
-            request,
-            class,
-            account,
-            Timestamp::now(),
-        )
-        .await?
-        .ok_or_else(unasked)
+        let machine = self
+            .machine_of(
+                id,
+                &asked.type_,
+                &asked.zone,
+                &asked.bought,
+                request,
+                class,
+                account,
+                Timestamp::now(),
+            )
+            .await?
+            .ok_or_else(unasked)?;
+        self.launches.note_launch(uid, &machine);
+        launching.settle();
+        Ok(machine)
     }
 
     /// The capacity type this launch takes, and its offers, cheapest first.
