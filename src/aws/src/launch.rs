@@ -25,7 +25,7 @@ use crate::{
     launch_template::Content,
     launches::VISIBLE_WITHIN,
     nodeclass::{HASH, HASH_VERSION, PROFILE_ANNOTATION, VERSION, class_hash},
-    role::Role,
+    role::{Role, written},
     tags::{NODECLAIM, NODECLAIM_UID, launch_tags},
     unavailable::Refusal,
     user_data::{Bootstrap, user_data},
@@ -568,12 +568,22 @@ fn is_ordered_from(role: Option<&Role>, claim: &NodeClaim, region: &str) -> Resu
         return Ok(());
     }
     let name = |role: Option<&Role>| role.map_or("none", |role| &role.arn).to_owned();
+    let why = match (ordered, role) {
+        (None, Some(role)) => format!(
+            "the claim has no annotation {key}, so it was ordered before its EC2NodeClass named the role {}, or made by \
+             hand; one made by hand needs {key}: '{}'",
+            role.arn,
+            written(role),
+            key = labels::ASSUMED_ROLE
+        ),
+        (ordered, role) => format!(
+            "the claim was ordered when its EC2NodeClass named the role {}, and now it names {}",
+            name(ordered.as_ref()),
+            name(role)
+        ),
+    };
     // The claim goes, its machine is looked for wherever it may be, and another claim follows.
-    Err(ProviderError::InsufficientCapacity(format!(
-        "the claim was ordered when its EC2NodeClass named the role {}, and now it names {}",
-        name(ordered.as_ref()),
-        name(role)
-    )))
+    Err(ProviderError::InsufficientCapacity(why))
 }
 
 pub(crate) fn security_groups(class: &EC2NodeClass) -> Vec<String> {
@@ -613,7 +623,7 @@ mod tests {
     use plimsoll_api::ec2nodeclass::EC2NodeClassStatus;
 
     use super::*;
-    use crate::{fleet::Refused, role::written};
+    use crate::fleet::Refused;
 
     fn class(status: Option<(&str, i64)>) -> EC2NodeClass {
         let mut class = EC2NodeClass::new("default", EC2NodeClassSpec::default());

@@ -131,10 +131,14 @@ impl AwsCloud {
         let mut due: BTreeMap<Option<Role>, Instant> = BTreeMap::new();
         let mut refreshes = Jobs::new();
         loop {
-            for account in self.accounts.open() {
-                let (role, rest) = (account.role.clone(), account.market.rest());
-                let at = due.entry(role.clone()).or_insert_with(|| Instant::now() + rest);
-                if *at <= Instant::now() {
+            let (now, open) = (Instant::now(), self.accounts.open());
+            due.retain(|role, _| open.iter().any(|account| account.role == *role));
+            for account in open {
+                let (role, next) = (account.role.clone(), now + account.market.rest());
+                let at = due.entry(role.clone()).or_insert(next);
+                // One that was opened anew knows nothing yet.
+                *at = next.min(*at);
+                if *at <= now {
                     refreshes.start(role, async move {
                         let changed = account.market.refresh(Timestamp::now()).await;
                         (changed, account.market.rest())

@@ -41,7 +41,7 @@ impl Classes {
                 }
                 self.clear_up(&class, &account).await
             };
-            match in_time(cleared).await {
+            match in_time(Box::pin(cleared)).await {
                 Ok(true) => {
                     kept.remove(role);
                 }
