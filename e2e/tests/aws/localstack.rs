@@ -12,6 +12,8 @@ use plimsoll_e2e::objects;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+/// Two passes of the garbage collection, as a machine without a claim must be half a minute old.
+const COLLECTED: Duration = Duration::from_mins(5);
 const POLL: Duration = Duration::from_millis(500);
 
 async fn wait_instances(
@@ -19,13 +21,16 @@ async fn wait_instances(
     what: &str,
     holds: impl Fn(&[Instance]) -> bool,
 ) -> Result<Vec<Instance>> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + COLLECTED;
     loop {
         let all = localstack.instances()?;
         if holds(&all) {
             return Ok(all);
         }
-        ensure!(Instant::now() < deadline, "no {what} after {PATIENCE:?}: {all:?}");
+        ensure!(
+            Instant::now() < deadline,
+            "no {what} after {COLLECTED:?}: {all:?}"
+        );
         sleep(POLL).await;
     }
 }

@@ -84,9 +84,9 @@ impl Account {
         self.unclear.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A launch ended without an answer that says what it launched.
-    pub(crate) fn note_unclear(&self) {
-        *self.unclear() = Instant::now();
+    /// To be called before a launch is asked for.
+    pub(crate) fn launching(&self) -> Launching<'_> {
+        Launching(self)
     }
 
     /// Whether EC2 shows all that was launched here: only then is a list that lacks a machine a proof that there is none.
@@ -97,6 +97,24 @@ impl Account {
     /// The role's ARN, or nothing.
     pub(crate) fn name(&self) -> &str {
         self.role.as_ref().map_or("", |role| &role.arn)
+    }
+}
+
+/// A launch that is asked for. Dropped before it is known what it launched, as when nobody waits for the answer any
+/// more, it leaves the account unclear.
+#[must_use]
+pub(crate) struct Launching<'a>(&'a Account);
+
+impl Launching<'_> {
+    /// What it launched is known, even if it is nothing.
+    pub(crate) fn settle(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Launching<'_> {
+    fn drop(&mut self) {
+        *self.0.unclear() = Instant::now();
     }
 }
 
@@ -286,6 +304,30 @@ impl Accounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_account_is_unclear_after_a_launch_that_nobody_waited_for() {
+        let identity = fake::Aws::default().identity();
+        let account = Account::new(None, &identity, fake::cluster(), false);
+        assert!(
+            !account.shows_all(),
+            "a former process may have launched until now"
+        );
+        tokio::time::advance(VISIBLE_WITHIN).await;
+        account.launching().settle();
+        assert!(account.shows_all(), "it is known what was launched");
+        let unanswered = async {
+            let launching = account.launching();
+            std::future::pending::<()>().await;
+            launching.settle();
+        };
+        let unanswered = tokio::time::timeout(VISIBLE_WITHIN * 2, unanswered);
+        assert!(unanswered.await.is_err());
+        assert!(!account.shows_all(), "it may have launched until it was dropped");
+        tokio::time::advance(VISIBLE_WITHIN).await;
+        assert!(account.shows_all());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_is_believed_for_a_while_and_for_the_external_ids_it_was_made_with() {

@@ -16,7 +16,7 @@ use aws_smithy_runtime_api::client::{
 use aws_smithy_types::body::SdkBody;
 use aws_types::region::Region;
 
-use crate::{cluster::Cluster, credentials::Identity, renewal::Renewal};
+use crate::{cluster::Cluster, credentials::Identity, renewal::Renewal, settings::Settings};
 
 /// Answers as STS, which opens the sessions `token-1`, `token-2` and so on, and as EC2, which refuses some and shows
 /// nothing unless it is told to.
@@ -30,6 +30,8 @@ struct Books {
     closed: bool,
     /// Sessions up to this one are refused with the code.
     refused: Option<(usize, &'static str)>,
+    /// A session whose calls are never answered.
+    silent: Option<&'static str>,
     /// Tokens in the order in which they reached EC2.
     seen: Vec<String>,
     /// The next answers of EC2 by action.
@@ -82,6 +84,10 @@ impl Aws {
         self.books().refused = Some((last, code));
     }
 
+    pub(crate) fn silence(&self, session: &'static str) {
+        self.books().silent = Some(session);
+    }
+
     pub(crate) fn seen(&self) -> Vec<String> {
         std::mem::take(&mut self.books().seen)
     }
@@ -124,6 +130,10 @@ impl Aws {
 
 impl HttpConnector for Aws {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let session = request.headers().get("x-amz-security-token");
+        if session.is_some() && session == self.books().silent {
+            return HttpConnectorFuture::new(std::future::pending());
+        }
         let (status, body) = self.answer(&request);
         let response = HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body));
         HttpConnectorFuture::ready(Ok::<_, ConnectorError>(response))
@@ -133,6 +143,28 @@ impl HttpConnector for Aws {
 fn refusal(code: &str) -> String {
     let error = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
     format!("<Response><Errors>{error}</Errors><RequestID>r</RequestID></Response>")
+}
+
+/// Settings for the cluster `prod`, with an external id for its roles.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        cluster_name: "prod".into(),
+        cluster_endpoint: None,
+        cluster_ca_bundle: None,
+        vpc_id: None,
+        assume_role_arn: None,
+        assume_role_external_id: Some("id".into()),
+        assume_role_duration: Duration::from_hours(1),
+        isolated_vpc: false,
+        vm_memory_overhead_percent: 0.075,
+        reserved_enis: 0,
+        prefix_delegation: false,
+        interruption_queue: None,
+        reserved_capacity: true,
+        disable_dry_run: false,
+        ami_refresh_interval: Duration::from_mins(5),
+        subnet_refresh_interval: Duration::from_mins(1),
+    }
 }
 
 /// The cluster `prod` in `vpc-1`.

@@ -1,38 +1,56 @@
 //! Work that is repeated for several subjects, each at its own pace: one that is slow holds up no other.
 
-use std::{collections::BTreeSet, future::Future};
+use std::{collections::BTreeMap, future::Future};
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 /// Jobs under way, at most one for each subject.
 pub(crate) struct Jobs<'a, K, T> {
-    subjects: BTreeSet<K>,
+    /// Whether each was to be started again meanwhile.
+    subjects: BTreeMap<K, bool>,
     under_way: FuturesUnordered<BoxFuture<'a, (K, T)>>,
 }
 
 impl<'a, K: Clone + Ord + Send + 'a, T: Send + 'a> Jobs<'a, K, T> {
     pub(crate) fn new() -> Self {
         Self {
-            subjects: BTreeSet::new(),
+            subjects: BTreeMap::new(),
             under_way: FuturesUnordered::new(),
         }
     }
 
     /// Starts a job. False: the last one of this subject is still under way, and this one is dropped.
     pub(crate) fn start(&mut self, subject: K, job: impl Future<Output = T> + Send + 'a) -> bool {
-        let is_first = self.subjects.insert(subject.clone());
-        if is_first {
-            self.under_way.push(Box::pin(async move { (subject, job.await) }));
+        if let Some(missed) = self.subjects.get_mut(&subject) {
+            *missed = true;
+            return false;
         }
-        is_first
+        self.subjects.insert(subject.clone(), false);
+        self.under_way.push(Box::pin(async move { (subject, job.await) }));
+        true
     }
 
     /// The next one that ends. Waits for ever where none is under way.
     pub(crate) async fn next(&mut self) -> (K, T) {
+        let (subject, answer, _) = self.ended().await;
+        (subject, answer)
+    }
+
+    /// The next subject whose job ends and was to be started again meanwhile. Only that one is to be started then:
+    /// starting all would miss those under way, and so on without end.
+    pub(crate) async fn next_missed(&mut self) -> K {
+        loop {
+            if let (subject, _, true) = self.ended().await {
+                return subject;
+            }
+        }
+    }
+
+    async fn ended(&mut self) -> (K, T, bool) {
         match self.under_way.next().await {
             Some((subject, answer)) => {
-                self.subjects.remove(&subject);
-                (subject, answer)
+                let missed = self.subjects.remove(&subject).unwrap_or_default();
+                (subject, answer, missed)
             }
             None => std::future::pending().await,
         }
@@ -58,5 +76,23 @@ mod tests {
         }
         let next = tokio::time::timeout(Duration::from_hours(1), jobs.next());
         assert!(next.await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_subjects_are_started_once_more_and_come_to_rest() {
+        let mut jobs = Jobs::new();
+        let slow = |seconds| tokio::time::sleep(Duration::from_secs(seconds));
+        for (subject, seconds) in [("one", 2), ("two", 3)] {
+            assert!(jobs.start(subject, slow(seconds)));
+            assert!(!jobs.start(subject, slow(seconds)));
+            assert!(!jobs.start(subject, slow(seconds)), "missed twice is missed once");
+        }
+        for missed in ["one", "two"] {
+            assert_eq!(jobs.next_missed().await, missed);
+            assert!(jobs.start(missed, slow(2)));
+        }
+        let next = tokio::time::timeout(Duration::from_hours(1), jobs.next_missed());
+        assert!(next.await.is_err());
+        assert!(jobs.start("one", slow(2)), "it has ended");
     }
 }

@@ -25,7 +25,7 @@ use crate::{
     launch_template::Content,
     launches::VISIBLE_WITHIN,
     nodeclass::{HASH, HASH_VERSION, PROFILE_ANNOTATION, VERSION, class_hash},
-    role::Role,
+    role::{Role, written},
     tags::{NODECLAIM, NODECLAIM_UID, launch_tags},
     unavailable::Refusal,
     user_data::{Bootstrap, user_data},
@@ -82,10 +82,7 @@ impl AwsCloud {
                         "trying what is left of the claim's offerings"
                     );
                 }
-                Ok(machine) => {
-                    self.launches.note_launch(uid, &machine);
-                    return Ok(machine);
-                }
+                Ok(machine) => return Ok(machine),
                 Err(error) => {
                     if matches!(error, ProviderError::InsufficientCapacity(_)) {
                         // The claim goes, and its UID with it.
@@ -124,6 +121,7 @@ impl AwsCloud {
         let mut fleet = self
             .fleet_request(request, class, account, capacity_type, &chosen, uid)
             .await?;
+        let launching = account.launching();
         let answer = match fleet.send(&account.ec2).await {
             Err(error) if code(&error) == TEMPLATE_NOT_FOUND => {
                 account.templates.forget(fleet.templates());
@@ -134,24 +132,31 @@ impl AwsCloud {
             }
             answer => answer,
         };
-        if answer.is_err() {
-            account.note_unclear();
-        }
         let answer = match answer {
             Ok(answer) => answer,
             // A former process made another request for this claim: its machine is ours.
             Err(error) if code(&error) == "IdempotentParameterMismatch" => {
-                return self.find_launched(request, class, account, uid).await;
+                let machine = self.find_launched(request, class, account, uid).await?;
+                self.launches.note_launch(uid, &machine);
+                launching.settle();
+                return Ok(machine);
             }
             Err(error) if is_not_found(&error) => {
                 account.templates.forget(fleet.templates());
                 return Err(provider_error("ec2:CreateFleet", &error));
             }
-            Err(error) => return Err(provider_error("ec2:CreateFleet", &error)),
+            Err(error) => {
+                let error = provider_error("ec2:CreateFleet", &error);
+                if matches!(error, ProviderError::Denied(_)) {
+                    launching.settle();
+                }
+                return Err(error);
+            }
         };
         let errors = refused(answer.errors());
         let told_apart = self.note_refusals(&errors, &fleet, account);
         let Some(launched) = launched(&answer) else {
+            launching.settle();
             self.launches.note_refusal(uid);
             if errors.iter().any(|e| e.code == TEMPLATE_NOT_FOUND) {
                 account.templates.forget(fleet.templates());
@@ -184,18 +189,22 @@ impl AwsCloud {
             self.classes.take_reserved(id);
             self.changed.notify_one();
         }
-        self.machine_of(
-            id,
-            &asked.type_,
-            &asked.zone,
-            &asked.bought,
-            request,
-            class,
-            account,
-            Timestamp::now(),
-        )
-        .await?
-        .ok_or_else(unasked)
+        let machine = self
+            .machine_of(
+                id,
+                &asked.type_,
+                &asked.zone,
+                &asked.bought,
+                request,
+                class,
+                account,
+                Timestamp::now(),
+            )
+            .await?
+            .ok_or_else(unasked)?;
+        self.launches.note_launch(uid, &machine);
+        launching.settle();
+        Ok(machine)
     }
 
     /// The capacity type this launch takes, and its offers, cheapest first.
@@ -559,12 +568,22 @@ fn is_ordered_from(role: Option<&Role>, claim: &NodeClaim, region: &str) -> Resu
         return Ok(());
     }
     let name = |role: Option<&Role>| role.map_or("none", |role| &role.arn).to_owned();
+    let why = match (ordered, role) {
+        (None, Some(role)) => format!(
+            "the claim has no annotation {key}, so it was ordered before its EC2NodeClass named the role {}, or made by \
+             hand; one made by hand needs {key}: '{}'",
+            role.arn,
+            written(role),
+            key = labels::ASSUMED_ROLE
+        ),
+        (ordered, role) => format!(
+            "the claim was ordered when its EC2NodeClass named the role {}, and now it names {}",
+            name(ordered.as_ref()),
+            name(role)
+        ),
+    };
     // The claim goes, its machine is looked for wherever it may be, and another claim follows.
-    Err(ProviderError::InsufficientCapacity(format!(
-        "the claim was ordered when its EC2NodeClass named the role {}, and now it names {}",
-        name(ordered.as_ref()),
-        name(role)
-    )))
+    Err(ProviderError::InsufficientCapacity(why))
 }
 
 pub(crate) fn security_groups(class: &EC2NodeClass) -> Vec<String> {
@@ -604,7 +623,7 @@ mod tests {
     use plimsoll_api::ec2nodeclass::EC2NodeClassStatus;
 
     use super::*;
-    use crate::{fleet::Refused, role::written};
+    use crate::fleet::Refused;
 
     fn class(status: Option<(&str, i64)>) -> EC2NodeClass {
         let mut class = EC2NodeClass::new("default", EC2NodeClassSpec::default());

@@ -30,6 +30,8 @@ mod settings;
 mod startup;
 mod tagging;
 mod tags;
+#[cfg(test)]
+mod tests;
 mod unavailable;
 mod upkeep;
 mod user_data;
@@ -267,7 +269,7 @@ impl AwsCloud {
         let mut answer = Ok(None);
         for role in self.elsewhere(claim).await? {
             let asked = async { self.accounts.of(role.as_ref()).await?.instances.get(id).await };
-            match asked.await {
+            match in_time(asked).await {
                 Ok(None) => {}
                 Ok(found) => return Ok(found),
                 // Another account may still show it.
@@ -418,7 +420,8 @@ impl CloudProvider for AwsCloud {
                         .end(provider_id)
                         .await
                 };
-                match ended.await {
+                // Told in time, EC2 ends it even if its answer is late.
+                match in_time(ended).await {
                     Ok(Ended::NotShown) => {}
                     Ok(shown) => {
                         answer = Ok(shown);

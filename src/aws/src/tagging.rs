@@ -21,15 +21,16 @@ use crate::{
 /// Annotations: nothing is left to tag. Upstream reads and writes both.
 const TAGGED: &str = "karpenter.k8s.aws/tagged";
 const CLUSTER_NAME_TAGGED: &str = "compatibility.karpenter.k8s.aws/cluster-name-tagged";
-/// CreateTags draws on the same allowance as the launches, so there is at most one a second, as upstream.
+/// CreateTags draws on the same allowance of an account as the launches, so there is at most one a second under each
+/// role; upstream's pace.
 const PACE: Duration = Duration::from_secs(1);
-/// What is not allowed, or too much, is so for every instance.
+/// What is not allowed, too much or not answered is so for every instance.
 const PAUSE: Duration = Duration::from_mins(1);
 /// Instances tagged before other things are attended to.
 const AT_ONCE: usize = 20;
 
 impl AwsCloud {
-    /// Names the instances that are new, after their Nodes; those of each account at a pace of their own.
+    /// Names the instances that are new, after their Nodes; those of each role at a pace of their own.
     pub(crate) async fn keep_tagged(&self, machines: &[(Arc<NodeClaim>, Arc<Node>)]) {
         let mut by_role: BTreeMap<Option<&String>, Vec<_>> = BTreeMap::new();
         for (claim, _) in machines {
@@ -49,8 +50,9 @@ impl AwsCloud {
             let Ok(answer) = tokio::time::timeout(PATIENCE, added).await else {
                 tracing::warn!(
                     nodeclaim = claim.metadata.name,
-                    "AWS is silent, instance not tagged yet"
+                    "no answer within {PATIENCE:?}, instance not tagged yet"
                 );
+                tokio::time::sleep(PAUSE).await;
                 return;
             };
             match answer {

@@ -1,7 +1,7 @@
 //! What the provider does by itself while it leads.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     pin::pin,
     sync::{Arc, PoisonError},
     time::Duration,
@@ -43,29 +43,23 @@ impl AwsCloud {
             .default_backoff()
             .boxed();
         let mut passes = Jobs::new();
-        // Classes that were to be looked at again while they were.
-        let mut missed = BTreeSet::new();
+        // Which to look at; None: all.
+        let mut missed: Option<String> = None;
         loop {
-            match self.classes.list().await {
+            let classes = match &missed {
+                Some(name) => self.class(name).await.map(Vec::from_iter),
+                None => self.all_classes().await.map(|all| all.into_values().collect()),
+            };
+            match classes {
                 Ok(classes) => {
                     for class in classes {
                         let name = class.metadata.name.clone().unwrap_or_default();
-                        if !passes.start(name.clone(), self.keep_class(class)) {
-                            missed.insert(name);
-                        }
+                        passes.start(name, self.keep_class(class));
                     }
                 }
-                Err(error) => tracing::warn!(%error, "EC2NodeClasses could not be listed"),
+                Err(error) => tracing::warn!(%error, "EC2NodeClasses could not be read"),
             }
             let due = pin!(tokio::time::sleep(CLASSES_INTERVAL));
-            let ended_early = async {
-                loop {
-                    let (class, ()) = passes.next().await;
-                    if missed.remove(&class) {
-                        return;
-                    }
-                }
-            };
             let changed = async {
                 loop {
                     match changes.next().await {
@@ -80,12 +74,12 @@ impl AwsCloud {
                     }
                 }
             };
-            tokio::select! {
-                () = ended_early => {}
-                () = changed => {}
-                () = self.pools_changed.notified() => {}
-                () = due => {}
-            }
+            missed = tokio::select! {
+                class = passes.next_missed() => Some(class),
+                () = changed => None,
+                () = self.pools_changed.notified() => None,
+                () = due => None,
+            };
         }
     }
 
@@ -137,10 +131,14 @@ impl AwsCloud {
         let mut due: BTreeMap<Option<Role>, Instant> = BTreeMap::new();
         let mut refreshes = Jobs::new();
         loop {
-            for account in self.accounts.open() {
-                let (role, rest) = (account.role.clone(), account.market.rest());
-                let at = due.entry(role.clone()).or_insert_with(|| Instant::now() + rest);
-                if *at <= Instant::now() {
+            let (now, open) = (Instant::now(), self.accounts.open());
+            due.retain(|role, _| open.iter().any(|account| account.role == *role));
+            for account in open {
+                let (role, next) = (account.role.clone(), now + account.market.rest());
+                let at = due.entry(role.clone()).or_insert(next);
+                // One that was opened anew knows nothing yet.
+                *at = next.min(*at);
+                if *at <= now {
                     refreshes.start(role, async move {
                         let changed = account.market.refresh(Timestamp::now()).await;
                         (changed, account.market.rest())

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Classes, PassError, instance_profile};
 use crate::{
-    account::Account,
+    account::{Account, in_time},
     credentials::account_of,
     role::{ALL_ASSUMED, Remembered, Role, remembered},
 };
@@ -41,7 +41,7 @@ impl Classes {
                 }
                 self.clear_up(&class, &account).await
             };
-            match cleared.await {
+            match in_time(Box::pin(cleared)).await {
                 Ok(true) => {
                     kept.remove(role);
                 }
@@ -130,7 +130,7 @@ mod tests {
         assert!(!left().await, "a former process may have launched until now");
         tokio::time::advance(VISIBLE_WITHIN).await;
         assert!(left().await);
-        account.note_unclear();
+        drop(account.launching());
         assert!(!left().await, "a launch was not answered");
         tokio::time::advance(VISIBLE_WITHIN).await;
         assert!(left().await);
