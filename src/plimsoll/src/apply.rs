@@ -29,8 +29,7 @@ use crate::{
 const STEPS_MAX: u64 = 10_000_000;
 
 pub(crate) fn run(options: &ApplyOptions) -> anyhow::Result<()> {
-    let (stored, cluster) = stored(options.plan.strip_prefix("plan/").unwrap_or(&options.plan))?;
-    let plan = remade(&stored, options)?;
+    let (plan, cluster) = remade(options)?;
 
     let mut out = std::io::stdout().lock();
     write!(out, "{}", plan_page(&plan))?;
@@ -47,12 +46,13 @@ pub(crate) fn run(options: &ApplyOptions) -> anyhow::Result<()> {
         bail!("not carried out");
     }
     // Whoever was asked may have taken their time.
-    carry_out(&remade(&stored, options)?.commands)
+    carry_out(&remade(options)?.0.commands)
 }
 
-/// What the cluster wants now. It is what is carried out, not what is stored, and the two must be equal: whoever may write
+/// What the cluster wants now, and its address. It is what is carried out, not what is stored, and the two must be equal: whoever may write
 /// Plans cannot have commands of theirs run by somebody else.
-fn remade(stored: &Plan, options: &ApplyOptions) -> anyhow::Result<PlanSpec> {
+fn remade(options: &ApplyOptions) -> anyhow::Result<(PlanSpec, String)> {
+    let (stored, cluster) = stored(options.plan.strip_prefix("plan/").unwrap_or(&options.plan))?;
     let read = source::read(&Source {
         from: None,
         prices: options.prices,
@@ -63,8 +63,8 @@ fn remade(stored: &Plan, options: &ApplyOptions) -> anyhow::Result<PlanSpec> {
     }
     let basis = Basis::read(&read.index, &read.prices, read.taken);
     let remade = advise(&basis, &settings(&stored.spec.settings)?, GOOD_FOR);
-    check(stored, remade.as_ref(), Timestamp::now())?;
-    remade.context("there is nothing to do")
+    check(&stored, &basis, remade.as_ref(), Timestamp::now())?;
+    Ok((remade.context("there is nothing to do")?, cluster))
 }
 
 /// Fails unless kubectl speaks to the cluster that the Plan was read from.

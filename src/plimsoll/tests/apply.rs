@@ -10,6 +10,7 @@ mod stand_in;
 
 use std::{
     os::unix::fs::PermissionsExt,
+    path::Path,
     process::{Command, Output},
 };
 
@@ -34,7 +35,7 @@ fn cluster() -> Vec<Value> {
     let amounts = json!({ "cpu": "3920m", "memory": "14800Mi", "pods": "58" });
     let pool = json!({
         "apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": { "name": "default", "uid": "pool" },
-        "spec": { "disruption": { "consolidateAfter": "30s" }, "template": { "spec": {
+        "spec": { "disruption": { "consolidateAfter": "30s", "budgets": [{ "nodes": "100%" }] }, "template": { "spec": {
             "requirements": [{ "key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"] }],
             "nodeClassRef": { "group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default" } } } },
         "status": { "conditions": [{ "type": "Ready", "status": "True", "reason": "Ready", "message": "",
@@ -48,7 +49,7 @@ fn cluster() -> Vec<Value> {
                 "topology.kubernetes.io/zone": "us-east-1a", "karpenter.sh/nodepool": "default",
                 "karpenter.sh/capacity-type": "on-demand" } },
             "spec": { "providerID": format!("aws:///us-east-1a/i-{i}") },
-            "status": { "capacity": amounts, "allocatable": amounts, "conditions": [] },
+            "status": { "capacity": amounts, "allocatable": amounts, "conditions": [{ "type": "Ready", "status": "True" }] },
         })
     };
     let pod = |i: usize| {
@@ -148,9 +149,19 @@ struct World {
 
 impl World {
     fn new(test: &str, items: Vec<Value>, plan: Plan) -> Self {
+        let name = plan.metadata.name.clone().unwrap();
+        Self::answering(test, &name, move |_, target| answer(&items, &plan, target))
+    }
+
+    /// With an API server that answers like this, by the directory of the test and the target of the request.
+    fn answering(
+        test: &str,
+        plan: &str,
+        answer: impl Fn(&Path, &str) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let scratch = Scratch::new(test);
-        let plan_name = plan.metadata.name.clone().unwrap();
-        let server = ApiServer::start(&scratch, move |_, target, _| answer(&items, &plan, target));
+        let directory = scratch.0.clone();
+        let server = ApiServer::start(&scratch, move |_, target, _| answer(&directory, target));
         // What ends machines outside of the cluster writes down what it is asked too.
         for program in ["kubectl", "aws"] {
             let file = scratch.write(program, KUBECTL);
@@ -159,7 +170,7 @@ impl World {
         Self {
             scratch,
             server,
-            plan: format!("plan/{plan_name}"),
+            plan: format!("plan/{plan}"),
         }
     }
 
@@ -285,6 +296,39 @@ fn a_call_that_fails_ends_no_machine_and_leaves_none_closed() {
     }
 }
 
+/// What it does to the cluster is what makes the cluster want something else: half a step would be worse than all of it.
+#[test]
+fn a_plan_that_is_superseded_while_it_is_carried_out_is_carried_out_to_its_end() {
+    let spec = spec_at(&cluster(), Timestamp::now());
+    let plan = stored(spec.clone());
+    let Some(Change::Status(superseded)) = changes(&[plan.clone()], None, Timestamp::now()).pop() else {
+        panic!("the Plan is superseded")
+    };
+    let name = plan.metadata.name.clone().unwrap();
+    let world = World::answering("apply-meanwhile", &name, move |scratch, target| {
+        let begun =
+            std::fs::read_to_string(scratch.join("asked")).is_ok_and(|asked| asked.contains("cordon "));
+        answer(&cluster(), if begun { &superseded } else { &plan }, target)
+    });
+    let done = world.apply(&[&world.plan, "--yes"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let asked = world.asked();
+    for removal in &spec.remove {
+        let end = format!(
+            "delete nodeclaim {} --ignore-not-found",
+            removal.node_claim.as_ref().unwrap()
+        );
+        assert!(asked.contains(&end), "{asked:#?}");
+    }
+    // Not a second time.
+    let again = world.apply(&[&world.plan, "--yes"]);
+    let error = String::from_utf8_lossy(&again.stderr);
+    assert!(
+        error.contains("is superseded") && world.asked() == asked,
+        "{error}"
+    );
+}
+
 #[test]
 fn a_plan_that_does_not_hold_is_refused() {
     let spec = spec_at(&cluster(), Timestamp::now());
@@ -317,6 +361,15 @@ fn a_plan_that_does_not_hold_is_refused() {
     world.refuses(
         &[&world.plan, "--yes"],
         "is superseded: the cluster wants nothing any more",
+    );
+
+    let mut closed = cluster();
+    let pool = closed.last_mut().unwrap();
+    pool["spec"]["disruption"]["budgets"] = json!([{ "nodes": "1" }]);
+    let world = World::new("apply-budgets", closed, stored(spec.clone()));
+    world.refuses(
+        &[&world.plan, "--yes"],
+        &format!("let 1 of the {} machines of {own} go now", spec.remove.len()),
     );
 
     let mut moved = cluster();

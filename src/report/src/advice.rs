@@ -1,6 +1,11 @@
 //! What a person could approve now, as the spec of a Plan: one step, complete and small enough to be read.
 
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -11,10 +16,11 @@ use plimsoll_api::{
 };
 use plimsoll_core::{
     catalog::{Catalog, MicroDollars},
+    disrupt::allowed_disruptions,
     plan::Plan,
     policy::Policy,
     provision::provision,
-    snapshot::Snapshot,
+    snapshot::{DisruptionReason, Place, Snapshot},
 };
 use plimsoll_state::Index;
 use sha2::{Digest as _, Sha256};
@@ -67,6 +73,46 @@ impl Basis {
 
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// Those of the named machines that the disruption budgets of their NodePools let go together now, as far as they
+    /// reach in this order. As for the controller, what has no NodeClaim is bound by none, and a NodePool that is not
+    /// ready lets nothing go.
+    pub fn within_budgets<'n>(&self, machines: impl IntoIterator<Item = &'n str>) -> BTreeSet<&'n str> {
+        let snapshot = &self.waiting;
+        let nodes = snapshot.nodes.iter().enumerate();
+        let by_name: BTreeMap<&str, usize> = nodes.map(|(at, node)| (&*node.name, at)).collect();
+        let mut in_use = vec![false; snapshot.nodes.len()];
+        for pod in snapshot.pods.iter().filter(|pod| !pod.daemon && !pod.terminating) {
+            if let Place::Bound(node) | Place::Assigned(node) = pod.place {
+                in_use[node.0 as usize] = true;
+            }
+        }
+        let mut allowed: BTreeMap<(&str, bool), u32> = BTreeMap::new();
+        let mut gone: BTreeMap<&str, u32> = BTreeMap::new();
+        let lets_go = |name: &&'n str| {
+            let Some(at) = by_name.get(name) else { return true };
+            let node = &snapshot.nodes[*at];
+            let (Some(_), Some(pool)) = (&node.claim, &node.pool) else {
+                return true;
+            };
+            let allowed = allowed.entry((pool, in_use[*at])).or_insert_with(|| {
+                let reason = if in_use[*at] {
+                    DisruptionReason::Underutilized
+                } else {
+                    DisruptionReason::Empty
+                };
+                let pool = snapshot.pools.iter().find(|p| p.name == *pool);
+                pool.map_or(0, |pool| {
+                    allowed_disruptions(snapshot, pool, reason, self.cluster.taken)
+                })
+            });
+            let of_pool = gone.entry(pool).or_default();
+            let goes = *of_pool < *allowed;
+            *of_pool += u32::from(goes);
+            goes
+        };
+        machines.into_iter().filter(lets_go).collect()
     }
 }
 
@@ -186,20 +232,35 @@ impl Step<'_> {
         let planner = Planner::new(cluster, self.policy, Spot::AsToday);
         let whole = planner.cheapest(&pinned);
         let mut gone: Vec<usize> = marked(&whole).collect();
-        if gone.len() > MACHINES_MAX {
+        let all = gone.len();
+        let name = |node: &usize| &*cluster.snapshot.nodes[*node].name;
+        let may_go = self.basis.within_budgets(gone.iter().map(name)).len();
+        if all > MACHINES_MAX || may_go < all {
             let moves = moves::moves(cluster, &whole);
             let rows = savings::nodes(cluster, &restraints, &whole, &moves.to_kept);
             // Stable, so that equals keep their order.
             gone.sort_by(|a, b| idle(&rows[*b]).total_cmp(&idle(&rows[*a])));
+            let may_go = self.basis.within_budgets(gone.iter().map(name));
+            gone.retain(|node| may_go.contains(name(node)));
+        }
+        if gone.is_empty() {
+            return None;
         }
         STEPS.into_iter().find_map(|most| {
-            if gone.len() <= most {
-                return self.moved(&restraints, &whole, 0);
+            if all <= most && gone.len() == all {
+                return self.moved(&restraints, &whole, None);
             }
-            let chosen = &gone[..most];
+            let chosen = &gone[..most.min(gone.len())];
             let kept: Vec<bool> = (0..pinned.len()).map(|node| !chosen.contains(&node)).collect();
             let part = planner.cheapest(&kept);
-            self.moved(&restraints, &part, gone.len() - marked(&part).count())
+            let left = counted((all - marked(&part).count()) as u32, "machine");
+            let why = if gone.len() < all {
+                ": the disruption budgets of their NodePools let no more go at once"
+            } else {
+                ""
+            };
+            let left = format!("{left} that could go are left for plans that follow{why}");
+            self.moved(&restraints, &part, Some(left))
         })
     }
 
@@ -207,7 +268,7 @@ impl Step<'_> {
         &self,
         restraints: &[restraints::Restraint],
         arrangement: &Arrangement,
-        left: usize,
+        left: Option<String>,
     ) -> Option<PlanSpec> {
         let cluster = &self.basis.cluster;
         let moves = moves::moves(cluster, arrangement);
@@ -221,10 +282,7 @@ impl Step<'_> {
                 "{waiting} wait for a place that nothing can be bought for"
             ));
         }
-        if left > 0 {
-            let left = counted(left as u32, "machine");
-            notes.push(format!("{left} that could go are left for plans that follow"));
-        }
+        notes.extend(left);
         let unclaimed = marked(arrangement)
             .filter(|node| rows[*node].node_claim.is_none())
             .count();

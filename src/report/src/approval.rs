@@ -6,13 +6,62 @@ use jiff::Timestamp;
 use plimsoll_api::{
     conditions,
     plan::{Plan, PlanSpec, SUPERSEDED},
+    rights::Right,
 };
 use thiserror::Error;
 
 use crate::{
-    advice,
+    advice::{self, Basis},
+    kinds::KINDS,
     table::{Align, Table},
 };
+
+/// What a person needs to carry out Plans: to look at the cluster as the planner does, and to do what the commands do.
+pub fn rights() -> Vec<Right> {
+    let read = KINDS.map(|kind| Right::cluster(kind.group, kind.plural, &["list"], kind.use_));
+    read.into_iter().chain(ACTS).collect()
+}
+
+const ACTS: [Right; 8] = [
+    Right::cluster(
+        "plimsoll.dev",
+        "plans",
+        &["get", "list"],
+        "the plan that is approved",
+    ),
+    Right::cluster(
+        "karpenter.sh",
+        "nodeclaims",
+        &["create", "get", "patch", "watch"],
+        "buys machines, and waits until they are ready",
+    ),
+    Right::cluster(
+        "karpenter.sh",
+        "nodeclaims",
+        &["delete", "get", "watch"],
+        "ends machines, and waits until they are gone",
+    ),
+    Right::cluster(
+        "",
+        "nodes",
+        &["get", "patch"],
+        "closes machines that go, and opens those that take pods",
+    ),
+    Right::cluster("", "nodes", &["delete", "watch"], "machines without a NodeClaim"),
+    Right::cluster(
+        "apps",
+        "daemonsets",
+        &["get"],
+        "whose pods stay when a machine is emptied",
+    ),
+    Right::cluster("", "pods", &["get"], "a pod is evicted by its UID"),
+    Right::cluster(
+        "",
+        "pods/eviction",
+        &["create"],
+        "moves that respect PodDisruptionBudgets",
+    ),
+];
 
 /// Why a Plan is not carried out.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -28,12 +77,22 @@ pub enum Refusal {
          Plan after that says what can go"
     )]
     ByHand { machines: String },
+    #[error(
+        "the disruption budgets of NodePools let {allowed} of the {removes} machines of {name} go now, and not {first}: wait \
+         until they do, or change spec.disruption.budgets; a Plan within them follows"
+    )]
+    Budgets {
+        name: String,
+        removes: usize,
+        allowed: usize,
+        first: String,
+    },
     #[error("{name} no longer holds: the cluster as it is now wants {wants}; see `kubectl get plans`")]
     Stale { name: String, wants: String },
 }
 
-/// Whether a Plan may be carried out. `remade` is what the cluster, looked at again, wants.
-pub fn check(plan: &Plan, remade: Option<&PlanSpec>, now: Timestamp) -> Result<(), Refusal> {
+/// Whether a Plan may be carried out. `basis` is the cluster, looked at again, and `remade` what it wants.
+pub fn check(plan: &Plan, basis: &Basis, remade: Option<&PlanSpec>, now: Timestamp) -> Result<(), Refusal> {
     let name = plan.metadata.name.clone().unwrap_or_default();
     let spec = &plan.spec;
     if advice::digest(spec) != spec.digest || advice::name(&spec.digest) != name {
@@ -47,6 +106,16 @@ pub fn check(plan: &Plan, remade: Option<&PlanSpec>, now: Timestamp) -> Result<(
     if now >= spec.good_until.0 {
         let until = spec.good_until.0;
         return Err(Refusal::Expired { name, until });
+    }
+    let removes = || spec.remove.iter().map(|removal| &*removal.node);
+    let let_go = basis.within_budgets(removes());
+    if let Some(first) = removes().find(|node| !let_go.contains(node)) {
+        return Err(Refusal::Budgets {
+            name,
+            removes: spec.remove.len(),
+            allowed: let_go.len(),
+            first: first.to_owned(),
+        });
     }
     match remade {
         Some(remade) if remade.digest == spec.digest => bought_here(remade),
