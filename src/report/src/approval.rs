@@ -22,7 +22,7 @@ pub fn rights() -> Vec<Right> {
     read.into_iter().chain(ACTS).collect()
 }
 
-const ACTS: [Right; 8] = [
+const ACTS: [Right; 9] = [
     Right::cluster(
         "plimsoll.dev",
         "plans",
@@ -55,6 +55,12 @@ const ACTS: [Right; 8] = [
         "whose pods stay when a machine is emptied",
     ),
     Right::cluster("", "pods", &["get"], "a pod is evicted by its UID"),
+    Right::cluster(
+        "",
+        "namespaces",
+        &["get"],
+        "kubectl asks for it where a pod is gone already",
+    ),
     Right::cluster(
         "",
         "pods/eviction",
