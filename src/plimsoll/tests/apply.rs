@@ -301,7 +301,8 @@ fn a_call_that_fails_ends_no_machine_and_leaves_none_closed() {
 fn a_plan_that_is_superseded_while_it_is_carried_out_is_carried_out_to_its_end() {
     let spec = spec_at(&cluster(), Timestamp::now());
     let plan = stored(spec.clone());
-    let Some(Change::Status(superseded)) = changes(&[plan.clone()], None, Timestamp::now()).pop() else {
+    let Some(Change::Status(superseded)) = changes(std::slice::from_ref(&plan), None, Timestamp::now()).pop()
+    else {
         panic!("the Plan is superseded")
     };
     let name = plan.metadata.name.clone().unwrap();
