@@ -136,6 +136,19 @@ impl LocalStack {
             .map(drop)
     }
 
+    /// Launches an instance with the cluster's tags for which there is no NodeClaim, and answers with its id.
+    pub fn lose(&self) -> Result<String> {
+        let subnet = self.seeded.subnets.values().next().context("no subnet")?;
+        let command = ["lose", subnet, &self.seeded.image];
+        elsewhere(&self.python, &self.seeded.endpoint, &command)
+    }
+
+    /// How many calls of an action, such as `sts.AssumeRole`, have been answered well, by its log.
+    pub fn answered(&self, action: &str) -> usize {
+        let line = format!("AWS {action} => 200");
+        self.process.log_tail(usize::MAX).matches(&line).count()
+    }
+
     /// An error with the end of its log if it has ended by itself.
     pub fn ensure_running(&mut self) -> Result<()> {
         self.process.ensure_running()

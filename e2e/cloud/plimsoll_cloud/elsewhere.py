@@ -3,6 +3,7 @@
     python -m plimsoll_cloud.elsewhere --endpoint http://127.0.0.1:4566 seed
     python -m plimsoll_cloud.elsewhere --endpoint http://127.0.0.1:4566 instances
     python -m plimsoll_cloud.elsewhere --endpoint http://127.0.0.1:4566 interrupt i-0123456789abcdef0
+    python -m plimsoll_cloud.elsewhere --endpoint http://127.0.0.1:4566 lose subnet-0123456789abcdef0 ami-0123456789abcdef0
 
 Each prints one line of JSON. What LocalStack does not have is missing from the line of `seed`: the EKS cluster, EKS
 parameters, prices, the control endpoint. It verifies neither access keys nor permissions.
@@ -29,6 +30,9 @@ def main() -> None:
     commands.add_parser("seed")
     commands.add_parser("instances")
     commands.add_parser("interrupt").add_argument("instance")
+    lose_parser = commands.add_parser("lose")
+    lose_parser.add_argument("subnet")
+    lose_parser.add_argument("image")
     arguments = parser.parse_args()
     endpoint, cluster = arguments.endpoint, arguments.cluster
     match arguments.command:
@@ -38,6 +42,8 @@ def main() -> None:
             answer = instances(endpoint)
         case "interrupt":
             answer = interrupt(endpoint, cluster, arguments.instance)
+        case "lose":
+            answer = lose(endpoint, cluster, arguments.subnet, arguments.image)
     print(json.dumps(answer), flush=True)
 
 
@@ -83,6 +89,30 @@ def interrupt(endpoint: str, cluster: str, instance: str) -> dict:
         QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"]
     )["Attributes"]
     return {"messages": int(attributes["ApproximateNumberOfMessages"])}
+
+
+def lose(endpoint: str, cluster: str, subnet: str, image: str) -> str:
+    """Launches an instance with the cluster's tags for which there is no NodeClaim; its id."""
+    tags = {
+        f"kubernetes.io/cluster/{cluster}": "owned",
+        "eks:eks-cluster-name": cluster,
+        "karpenter.sh/nodepool": "default",
+        "karpenter.k8s.aws/ec2nodeclass": "default",
+    }
+    answer = client(endpoint, "ec2").run_instances(
+        ImageId=image,
+        InstanceType="m5.large",
+        SubnetId=subnet,
+        MinCount=1,
+        MaxCount=1,
+        TagSpecifications=[
+            {
+                "ResourceType": "instance",
+                "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+            }
+        ],
+    )
+    return answer["Instances"][0]["InstanceId"]
 
 
 def seed(endpoint: str, cluster: str) -> dict:

@@ -57,13 +57,18 @@ class Throttle:
 
 
 @dataclass
-class Denial:
+class Calls:
+    """Some calls, by patterns."""
+
     principal: str = "*"
     action: str = "*"
+    resource: str = "*"
 
-    def matches(self, principal: str, action: str) -> bool:
-        return fnmatchcase(principal, self.principal) and fnmatchcase(
-            action, self.action
+    def match(self, principal: str, action: str, resources: list[str]) -> bool:
+        return (
+            fnmatchcase(principal, self.principal)
+            and fnmatchcase(action, self.action)
+            and any(fnmatchcase(one, self.resource) for one in resources or ["*"])
         )
 
 
@@ -82,7 +87,8 @@ class Faults:
         self.never_join: list[str] = []
         self.answer_delay_seconds: dict[str, float] = {}
         self.errors: list[InjectedError] = []
-        self.deny: list[Denial] = []
+        self.deny: list[Calls] = []
+        self.silent: list[Calls] = []
         self.quota: dict[str, int] = {}
 
     def set(self, values: dict) -> None:
@@ -95,7 +101,8 @@ class Faults:
             "never_join": list,
             "answer_delay_seconds": dict,
             "errors": lambda value: [InjectedError(**error) for error in value],
-            "deny": lambda value: [Denial(**denial) for denial in value],
+            "deny": lambda value: [Calls(**calls) for calls in value],
+            "silent": lambda value: [Calls(**calls) for calls in value],
             "quota": dict,
         }
         parsed = {}
@@ -123,7 +130,8 @@ class Faults:
             "never_join": self.never_join,
             "answer_delay_seconds": self.answer_delay_seconds,
             "errors": [vars(error) for error in self.errors],
-            "deny": [vars(denial) for denial in self.deny],
+            "deny": [vars(calls) for calls in self.deny],
+            "silent": [vars(calls) for calls in self.silent],
             "quota": self.quota,
         }
 
@@ -140,8 +148,11 @@ class Faults:
             default=0.0,
         )
 
-    def denies(self, principal: str, action: str) -> bool:
-        return any(denial.matches(principal, action) for denial in self.deny)
+    def denies(self, principal: str, action: str, resources: list[str]) -> bool:
+        return any(calls.match(principal, action, resources) for calls in self.deny)
+
+    def are_silent(self, principal: str, action: str, resources: list[str]) -> bool:
+        return any(calls.match(principal, action, resources) for calls in self.silent)
 
     def keeps_from_joining(self, instance_id: str, instance_type: str) -> bool:
         return any(

@@ -18,6 +18,7 @@ IDEMPOTENT = {"ec2:CreateFleet", "ec2:RunInstances", "ec2:CreateLaunchTemplate"}
 STATIC = {"ec2:DescribeInstanceTypes", "ec2:DescribeInstanceTypeOfferings"}
 # These wait for messages and keep order among themselves.
 UNLOCKED = {"sqs"}
+SILENCE_POLL_SECONDS = 0.1
 
 
 class Answer(ServiceException):
@@ -90,6 +91,10 @@ class Gate:
             self.entry.error = self.entry.error or _code(body)
         if delay := self.cloud.faults.answer_delay(self.action):
             time.sleep(delay)
+        while self.cloud.faults.are_silent(
+            self.entry.principal, self.action, self.entry.resources
+        ):
+            time.sleep(SILENCE_POLL_SECONDS)
         return status, headers, body
 
     def _admitted(self):
@@ -164,19 +169,15 @@ class Gate:
                 code, "The security token included in the request is expired", 403
             )
         if action == "sts:AssumeRole":
+            role = self.parameters.get("RoleArn", "*")
+            self._deny_by_fault(principal, [role])
             self._refusing(lambda: sessions.assume(cloud, principal, self.parameters))
             return
         checks = authorization.checks(
             cloud, principal, self.response.region, action, self.parameters
         )
         self.entry.resources = sorted({check.resource for check in checks})
-        if cloud.faults.denies(principal.arn, action):
-            self._deny(
-                principal,
-                action,
-                checks[0].resource if checks else "*",
-                "with an explicit deny in a fault",
-            )
+        self._deny_by_fault(principal, self.entry.resources)
         # Anybody may ask who they are.
         if principal.is_admin or action == "sts:GetCallerIdentity":
             return
@@ -188,6 +189,13 @@ class Gate:
                     f"denied {check.action} on {check.resource} to {principal.arn}, {reason}; keys {check.context}"
                 )
                 self._deny(principal, check.action, check.resource, reason)
+
+    def _deny_by_fault(self, principal, resources: list[str]) -> None:
+        if self.cloud.faults.denies(principal.arn, self.action, resources):
+            resource = resources[0] if resources else "*"
+            self._deny(
+                principal, self.action, resource, "with an explicit deny in a fault"
+            )
 
     def _deny(self, principal, action: str, resource: str, reason: str) -> None:
         detail = f"User: {principal.arn} is not authorized to perform: {action} on resource: {resource} {reason}"

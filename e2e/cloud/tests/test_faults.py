@@ -1,4 +1,5 @@
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import eventually, ids, refusal
@@ -112,6 +113,28 @@ def test_a_denial_counts_for_the_principals_it_names(cloud):
         refusal(cloud.controller("ec2").describe_subnets)[0] == "UnauthorizedOperation"
     )
     cloud.admin("ec2").describe_subnets()
+
+
+def test_a_denial_may_name_the_role_that_is_assumed(cloud):
+    role = cloud.ready["controller_role_arn"]
+    deny = [{"action": "sts:AssumeRole", "resource": role}]
+    cloud.control("PUT", "faults", {"deny": deny})
+    assert refusal(cloud.assume)[0] == "AccessDenied"
+    deny[0]["resource"] = "*:role/another"
+    cloud.control("PUT", "faults", {"deny": deny})
+    cloud.assume()
+
+
+def test_a_silence_ends_with_its_fault(cloud):
+    ec2, silent = cloud.admin("ec2"), [{"action": "ec2:DescribeSubnets"}]
+    cloud.control("PUT", "faults", {"silent": silent})
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(ec2.describe_subnets)
+        cloud.admin("ec2").describe_vpcs()
+        with pytest.raises(TimeoutError):
+            answer.result(timeout=0.5)
+        cloud.control("PUT", "faults", {"silent": []})
+        assert answer.result()["Subnets"]
 
 
 def test_an_answer_can_be_late(cloud):

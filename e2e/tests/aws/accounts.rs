@@ -1,6 +1,7 @@
 //! Machines of another account than the cluster's, and sessions that end before their time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use http::Method;
@@ -17,7 +18,9 @@ const ROLE: &str = "plimsoll.dev/assume-role-arn";
 const EXTERNAL_ID: &str = "plimsoll.dev/assume-role-external-id";
 const VPC: &str = "plimsoll.dev/assume-role-vpc-id";
 const REMEMBERED: &str = "plimsoll.dev/assumed-roles";
-const POLL: std::time::Duration = std::time::Duration::from_millis(200);
+const POLL: Duration = Duration::from_millis(200);
+/// Two passes of the garbage collection.
+const COLLECTED: Duration = Duration::from_mins(5);
 
 /// Pool and class of one name; the class is one of the other account.
 async fn apply_guests(aws: &AwsFixture, name: &str, changes: &[(&str, &str)]) -> Result<()> {
@@ -60,7 +63,16 @@ async fn wait_instances(
     what: &str,
     holds: impl Fn(&[Instance]) -> bool,
 ) -> Result<Vec<Instance>> {
-    let deadline = Instant::now() + PATIENCE;
+    wait_instances_within(aws, PATIENCE, what, holds).await
+}
+
+async fn wait_instances_within(
+    aws: &AwsFixture,
+    within: Duration,
+    what: &str,
+    holds: impl Fn(&[Instance]) -> bool,
+) -> Result<Vec<Instance>> {
+    let deadline = Instant::now() + within;
     loop {
         let all = aws.cloud.instances().await?;
         if holds(&all) {
@@ -68,7 +80,7 @@ async fn wait_instances(
         }
         ensure!(
             Instant::now() < deadline,
-            "no {what} within {PATIENCE:?}: {all:?}\n{}",
+            "no {what} within {within:?}: {all:?}\n{}",
             aws.fixture.cluster().dump().await
         );
         sleep(POLL).await;
@@ -288,7 +300,7 @@ async fn sessions_that_are_ended_are_renewed_at_once() -> Result<()> {
     aws.fixture.apply(abroad).await?;
     aws.fixture.wait_running(1).await?;
     // Younger ones are taken for renewed by another call.
-    sleep(std::time::Duration::from_secs(11)).await;
+    sleep(Duration::from_secs(11)).await;
     let ended: Value = aws
         .cloud
         .control(Method::POST, "expire-sessions", &Value::Null)
@@ -314,5 +326,154 @@ async fn sessions_that_are_ended_are_renewed_at_once() -> Result<()> {
     assert!((2..=6).contains(&renewed), "{renewed} sessions for two roles");
     aws.finish().await?;
     drop(controller);
+    Ok(())
+}
+
+/// An account that does not answer, or lets nobody in any more, keeps its machines, and the one at home goes on.
+#[tokio::test]
+async fn an_account_that_is_silent_or_denied_holds_up_no_other() -> Result<()> {
+    let aws = AwsFixture::start("aws-accounts-silent").await?;
+    aws.fixture.apply(aws.node_class()).await?;
+    aws.fixture.apply(pool("default")).await?;
+    apply_guests(&aws, "guests", &[]).await?;
+    let controller = aws.controller().await?;
+    let mut home = deployment("home", "default");
+    home["spec"]["template"]["spec"]["affinity"] = objects::one_per_machine("home");
+    aws.fixture.apply(home).await?;
+    aws.fixture.apply(deployment("abroad", "guests")).await?;
+    aws.fixture.wait_running(2).await?;
+    let guest = aws.cloud.ready().guest.clone();
+
+    aws.cloud
+        .set_faults(&json!({ "silent": [{ "principal": format!("*{}:assumed-role/*", guest.account) }] }))
+        .await?;
+    let begin = Instant::now();
+    aws.fixture.scale("home", 3).await?;
+    aws.fixture.wait_running(4).await?;
+    let launched = begin.elapsed().as_secs_f64();
+    // A collection of garbage goes by.
+    while !controller
+        .log_tail(usize::MAX)
+        .contains("the machines of a role could not be listed")
+    {
+        ensure!(
+            begin.elapsed() < COLLECTED,
+            "no collection\n{}",
+            controller.log_tail(20)
+        );
+        sleep(POLL).await;
+    }
+    let collected = begin.elapsed().as_secs_f64();
+    aws.fixture.scale("home", 0).await?;
+    wait_instances(&aws, "end of all machines but one", |all| {
+        let alive: Vec<_> = all.iter().filter(|i| i.state == "running").collect();
+        matches!(alive.as_slice(), [one] if one.account == guest.account)
+    })
+    .await?;
+    let claims = aws
+        .fixture
+        .wait_claims("one claim, that of the silent account", |claims| {
+            claims.len() == 1
+        })
+        .await?;
+    for claim in claims.values() {
+        assert_eq!(claim.metadata.deletion_timestamp, None, "{claim:?}");
+    }
+    eprintln!("[silent] two machines at home after {launched:.1} s, a collection after {collected:.1} s");
+    aws.cloud.set_faults(&json!({ "silent": [] })).await?;
+
+    // Once its sessions are over, the class says why there are no others.
+    aws.cloud
+        .set_faults(&json!({ "deny": [{ "action": "sts:AssumeRole", "resource": guest.role_arn }] }))
+        .await?;
+    aws.cloud
+        .control::<Value>(Method::POST, "expire-sessions", &Value::Null)
+        .await?;
+    let ready_as = |status: &'static str, says: &'static str| {
+        move |all: &BTreeMap<String, DynamicObject>| {
+            all.get("guests").is_some_and(|class| {
+                let all = class.data["status"]["conditions"].as_array();
+                let said = all.into_iter().flatten();
+                let mut said = said.filter_map(|c| c["message"].as_str());
+                conditions::find(class, "Ready").is_some_and(|c| c.status == status)
+                    && said.any(|message| message.contains(says))
+            })
+        }
+    };
+    let cluster = aws.fixture.cluster();
+    let (what, denied) = ("a class that names the fix", ready_as("False", "trust policy"));
+    cluster
+        .wait_for(what, classes(&aws).await?, PATIENCE, denied)
+        .await?;
+    aws.fixture.scale("home", 1).await?;
+    aws.fixture.wait_running(2).await?;
+    aws.cloud.set_faults(&json!({ "deny": [] })).await?;
+    let (what, granted) = ("a class that is ready again", ready_as("True", ""));
+    cluster
+        .wait_for(what, classes(&aws).await?, PATIENCE, granted)
+        .await?;
+    aws.finish().await?;
+    drop(controller);
+    Ok(())
+}
+
+/// Killed between a launch and its record, and the role is another when the next process asks: EC2 there does not know
+/// the request.
+#[tokio::test]
+async fn a_launch_under_a_role_that_is_left_meanwhile_is_neither_repeated_nor_lost() -> Result<()> {
+    let aws = AwsFixture::start("aws-accounts-left").await?;
+    apply_guests(&aws, "guests", &[]).await?;
+    // Longer than the next process takes to look for machines.
+    aws.cloud
+        .set_faults(
+            &json!({ "visibility_delay_seconds": 30, "answer_delay_seconds": { "ec2:CreateFleet": 20 } }),
+        )
+        .await?;
+    let first = aws.controller().await?;
+    aws.fixture.apply(deployment("abroad", "guests")).await?;
+    let all = wait_instances(&aws, "launch", |all| !all.is_empty()).await?;
+    let (ready, guest) = (aws.cloud.ready().clone(), aws.cloud.ready().guest.clone());
+    assert!(all.iter().all(|i| i.account == guest.account), "{all:?}");
+    first.kill()?;
+    let claims = aws.fixture.cluster().node_claims().await?;
+    ensure!(
+        claims
+            .iter()
+            .all(|claim| claim.data["status"]["providerID"].is_null()),
+        "killed too late: {claims:?}"
+    );
+
+    let changes = json!({
+        "metadata": { "annotations": { ROLE: null, VPC: null } }, "spec": { "role": ready.node_role },
+    });
+    classes(&aws)
+        .await?
+        .patch("guests", &PatchParams::default(), &Patch::Merge(changes))
+        .await?;
+    aws.cloud
+        .set_faults(&json!({ "answer_delay_seconds": {} }))
+        .await?;
+    let mut second = aws.spawn("second", &[("DISABLE_LEADER_ELECTION", "true")])?;
+    second.wait_ready(PATIENCE).await?;
+    aws.fixture.wait_running(1).await?;
+    let begin = Instant::now();
+    let all = wait_instances_within(&aws, COLLECTED, "end of the first machine", |all| {
+        let abroad = all.iter().filter(|i| i.account == guest.account);
+        abroad.clone().count() > 0 && abroad.into_iter().all(|i| i.state == "terminated")
+    })
+    .await?;
+    eprintln!(
+        "[left] the first machine ended {:.1} s after the pod ran on the second",
+        begin.elapsed().as_secs_f64()
+    );
+    assert_eq!(all.len(), 2, "{all:?}");
+    let uid = |i: &Instance| i.tags.get("plimsoll.dev/nodeclaim-uid").cloned();
+    let of: BTreeSet<_> = all.iter().map(uid).collect();
+    assert_eq!(of.len(), 2, "launched twice for one claim: {all:?}");
+    aws.cloud
+        .set_faults(&json!({ "visibility_delay_seconds": 0 }))
+        .await?;
+    aws.finish().await?;
+    drop(second);
     Ok(())
 }

@@ -47,6 +47,11 @@ async fn launch_tag_list_interrupt_and_terminate() -> Result<()> {
         &all,
     )?;
     controller.wait_ready(PATIENCE).await?;
+    assert!(
+        localstack.answered("sts.AssumeRole") > 0,
+        "{}",
+        localstack.log_tail(20)
+    );
 
     let mut class = objects::ec2_node_class(&seeded.cluster, &seeded.node_role);
     // There are no EKS parameters to look an alias up in, and no EKS to tell the service range that AL2023 needs.
@@ -61,7 +66,9 @@ async fn launch_tag_list_interrupt_and_terminate() -> Result<()> {
         .await?;
     fixture.apply(objects::pod("one", "1500m")).await?;
 
-    let running = |all: &[Instance]| all.iter().filter(|i| i.state == "running").count();
+    let is_claimed = |i: &&Instance| i.tags.contains_key("karpenter.sh/nodeclaim");
+    let is_running = |i: &&Instance| i.state == "running";
+    let running = |all: &[Instance]| all.iter().filter(is_claimed).filter(is_running).count();
     let launched = wait_instances(&localstack, "instance", |all| running(all) > 0).await?;
     assert_eq!(launched.len(), 1, "{launched:?}");
     let instance = &launched[0];
@@ -82,6 +89,8 @@ async fn launch_tag_list_interrupt_and_terminate() -> Result<()> {
         })
         .await?;
     let first = claims.keys().next().expect("there is one").clone();
+    // Only a list shows this one.
+    let lost = localstack.lose()?;
 
     // The warning ends the claim, and with it the instance; the pod gets another.
     localstack.interrupt(&instance.id)?;
@@ -90,6 +99,12 @@ async fn launch_tag_list_interrupt_and_terminate() -> Result<()> {
         .await?;
     wait_instances(&localstack, "end of the warned instance", |all| {
         all.iter().any(|i| i.id == instance.id && i.state == "terminated") && running(all) == 1
+    })
+    .await?;
+
+    let is_ended = |i: &Instance| i.id == lost && i.state == "terminated";
+    wait_instances(&localstack, "end of the instance without a claim", |all| {
+        all.iter().any(is_ended)
     })
     .await?;
 

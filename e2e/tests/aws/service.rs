@@ -399,31 +399,40 @@ async fn what_is_not_supported_is_said_in_a_condition() -> Result<()> {
         aws.fixture.apply(class).await?;
     }
     let controller = aws.controller().await?;
+    // The last is the status of the condition, and whether the class can launch.
     let expected = [
-        ("alias", "AMIsReady", "UnsupportedAlias", "Windows"),
-        ("family", "ValidationSucceeded", "UnsupportedAMIFamily", "Windows"),
+        ("alias", "AMIsReady", "UnsupportedAlias", "Windows", "False"),
+        (
+            "family",
+            "ValidationSucceeded",
+            "UnsupportedAMIFamily",
+            "Windows",
+            "False",
+        ),
         (
             "group",
             "PlacementGroupReady",
             "PlacementGroupResolutionFailed",
             "placementGroupSelector",
+            "False",
         ),
         (
             "block",
             "CapacityReservationsReady",
             "CapacityReservationsNotSupported",
             "cr-1",
+            "True",
         ),
     ];
     aws.fixture
         .cluster()
         .wait_for("four conditions", classes(&aws).await?, PATIENCE, |classes| {
-            expected.iter().all(|(class, ty, reason, says)| {
+            expected.iter().all(|(class, ty, reason, says, status)| {
                 classes.get(*class).is_some_and(|class| {
                     let found = conditions::find(class, ty);
                     found.is_some_and(|c| {
-                        c.status == "False" && c.reason == *reason && c.message.contains(says)
-                    }) && conditions::find(class, "Ready").is_some_and(|c| c.status == "False")
+                        c.status == *status && c.reason == *reason && c.message.contains(says)
+                    }) && conditions::find(class, "Ready").is_some_and(|c| c.status == *status)
                 })
             })
         })

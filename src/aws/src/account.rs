@@ -16,8 +16,9 @@ use crate::{
     credentials::{self, AssumeError, AssumeRole, Identity, TrustError, account_of},
     instances::Instances,
     launch_template::LaunchTemplates,
+    launches::VISIBLE_WITHIN,
     market::Market,
-    role::{self, EXTERNAL_ID, ExternalIds, Role, RoleError},
+    role::{self, ExternalIds, Role, RoleError},
     session_policy,
     settings::Settings,
     unavailable::Unavailable,
@@ -25,6 +26,17 @@ use crate::{
 
 /// A role that could not be assumed is tried again after this.
 const RETRY: Duration = Duration::from_secs(15);
+
+/// An account that does not answer for this long is passed over.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What an account answers, if it does so in time: one that is silent must not hold up the others.
+pub(crate) async fn in_time<T>(
+    answer: impl Future<Output = Result<T, ProviderError>>,
+) -> Result<T, ProviderError> {
+    let late = |_| Err(ProviderError::Transient(format!("no answer within {PATIENCE:?}")));
+    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(late)
+}
 
 /// Where machines are, under one identity. Names of zones, capacity and quotas differ from account to account.
 #[derive(Debug)]
@@ -41,10 +53,12 @@ pub(crate) struct Account {
     pub(crate) templates: LaunchTemplates,
     /// Locked before what is learned, and that before what is left of the reservations, where they are together.
     unavailable: Mutex<Unavailable>,
+    /// The last moment at which something may have been launched that nobody here knows of.
+    unclear: Mutex<Instant>,
 }
 
 impl Account {
-    fn new(role: Option<Role>, identity: &Identity, cluster: Cluster, isolated_vpc: bool) -> Self {
+    pub(crate) fn new(role: Option<Role>, identity: &Identity, cluster: Cluster, isolated_vpc: bool) -> Self {
         let ec2 = identity.ec2();
         let pricing = identity.pricing(pricing_region(&cluster.region));
         Self {
@@ -55,6 +69,8 @@ impl Account {
             iam: identity.iam(),
             ssm: identity.ssm(),
             unavailable: Mutex::default(),
+            // A former process may have launched until just now.
+            unclear: Mutex::new(Instant::now()),
             cluster,
             ec2,
         }
@@ -62,6 +78,20 @@ impl Account {
 
     pub(crate) fn unavailable(&self) -> MutexGuard<'_, Unavailable> {
         self.unavailable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unclear(&self) -> MutexGuard<'_, Instant> {
+        self.unclear.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A launch ended without an answer that says what it launched.
+    pub(crate) fn note_unclear(&self) {
+        *self.unclear() = Instant::now();
+    }
+
+    /// Whether EC2 shows all that was launched here: only then is a list that lacks a machine a proof that there is none.
+    pub(crate) fn shows_all(&self) -> bool {
+        self.unclear().elapsed() >= VISIBLE_WITHIN
     }
 
     /// The role's ARN, or nothing.
@@ -151,6 +181,7 @@ impl Accounts {
         *self.external_ids.lock().unwrap_or_else(PoisonError::into_inner) = all;
     }
 
+    /// At least one.
     fn external_ids_of(&self, arn: &str) -> BTreeSet<Option<String>> {
         let all = self.external_ids.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(arn).cloned().unwrap_or_else(|| [None].into())
@@ -170,27 +201,27 @@ impl Accounts {
         if let Some(known) = known(self.others().get(role), &ids) {
             return known;
         }
-        let mut tried = Err(RoleError::Unreadable(EXTERNAL_ID));
+        let mut tried = None;
         for id in &ids {
-            tried = self
-                .assume(role, id.as_deref())
-                .await
-                .map(|account| (account, id));
+            let answer = self.assume(role, id.as_deref()).await;
             // Any other failure has nothing to do with the external id.
-            if !matches!(
-                tried,
+            let is_of_id = matches!(
+                answer,
                 Err(RoleError::Denied { .. } | RoleError::NoExternalId { .. })
-            ) {
+            );
+            tried = Some((answer, id));
+            if !is_of_id {
                 break;
             }
         }
+        let (tried, id) = tried.expect("there is an external id to try, if only that of the settings");
         let mut others = self.others();
         // Two may have tried at the same time; what is known there must be known once.
         if let Some(Ok(account)) = known(others.get(role), &ids) {
             return Ok(account);
         }
         let entry = match tried {
-            Ok((account, id)) => Tried::Open(Arc::new(account), id.clone()),
+            Ok(account) => Tried::Open(Arc::new(account), id.clone()),
             Err(error) => Tried::Refused(error, Instant::now(), ids.clone()),
         };
         let answer = match &entry {

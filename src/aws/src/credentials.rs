@@ -94,6 +94,13 @@ impl Identity {
     }
 }
 
+#[cfg(test)]
+impl Identity {
+    pub(crate) fn of(config: SdkConfig, renewal: Renewal) -> Self {
+        Self { config, renewal }
+    }
+}
+
 /// The base identity and the settings of the environment.
 pub(crate) async fn base() -> Result<Identity, StartError> {
     let timeouts = TimeoutConfig::builder()
@@ -279,17 +286,10 @@ impl ProvideCredentials for AssumedRole {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
-
-    use aws_smithy_runtime_api::client::{
-        http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
-        orchestrator::{HttpRequest, HttpResponse},
-        result::ConnectorError,
-    };
-    use aws_smithy_types::body::SdkBody;
     use tokio::time::advance;
 
     use super::*;
+    use crate::fake::Aws;
 
     #[test]
     fn the_account_is_the_fifth_part_of_an_arn() {
@@ -303,100 +303,14 @@ mod tests {
         }
     }
 
-    /// Answers as STS, which opens the sessions `token-1`, `token-2` and so on, and as EC2, which refuses some.
-    #[derive(Clone, Debug, Default)]
-    struct Aws(Arc<Mutex<Books>>);
-
-    #[derive(Debug, Default)]
-    struct Books {
-        sessions: usize,
-        /// No more of them.
-        closed: bool,
-        /// Sessions up to this one are refused with the code.
-        refused: Option<(usize, &'static str)>,
-        /// Tokens in the order in which they reached EC2.
-        seen: Vec<String>,
-    }
-
-    impl Aws {
-        fn answer(&self, request: &HttpRequest) -> (u16, String) {
-            let mut books = self.0.lock().unwrap();
-            let body = String::from_utf8(request.body().bytes().unwrap_or_default().to_vec()).unwrap();
-            if books.closed {
-                let error = "<Error><Code>AccessDenied</Code><Message>not trusted</Message></Error>";
-                return (403, format!("<ErrorResponse>{error}</ErrorResponse>"));
-            }
-            if body.contains("Action=AssumeRole") {
-                books.sessions += 1;
-                let answer = format!(
-                    "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>a</AccessKeyId>\
-                     <SecretAccessKey>s</SecretAccessKey><SessionToken>token-{}</SessionToken>\
-                     <Expiration>2100-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>",
-                    books.sessions
-                );
-                return (200, answer);
-            }
-            let token = request
-                .headers()
-                .get("x-amz-security-token")
-                .unwrap_or_default()
-                .to_owned();
-            let session: usize = token.trim_start_matches("token-").parse().unwrap();
-            books.seen.push(token);
-            match books.refused {
-                Some((last, code)) if session <= last => {
-                    let error = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
-                    (
-                        403,
-                        format!("<Response><Errors>{error}</Errors><RequestID>r</RequestID></Response>"),
-                    )
-                }
-                _ => (
-                    200,
-                    "<DescribeInstancesResponse></DescribeInstancesResponse>".to_owned(),
-                ),
-            }
-        }
-
-        fn refuse(&self, last: usize, code: &'static str) {
-            self.0.lock().unwrap().refused = Some((last, code));
-        }
-
-        fn seen(&self) -> Vec<String> {
-            std::mem::take(&mut self.0.lock().unwrap().seen)
-        }
-    }
-
-    impl HttpConnector for Aws {
-        fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-            let (status, body) = self.answer(&request);
-            let response = HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body));
-            HttpConnectorFuture::ready(Ok::<_, ConnectorError>(response))
-        }
-    }
-
     async fn session_at(aws: &Aws) -> aws_sdk_ec2::Client {
-        let connector = aws.clone();
-        let renewal = Renewal::new(BEFORE_EXPIRY);
-        let keys = Credentials::new("a", "s", None, None, "test");
-        let config = SdkConfig::builder()
-            .behavior_version(BehaviorVersion::v2026_01_12())
-            .region(Region::from_static("us-east-1"))
-            .credentials_provider(SharedCredentialsProvider::new(keys))
-            .identity_cache(renewal.clone())
-            .retry_config(RetryConfig::standard())
-            .http_client(http_client_fn(move |_, _| {
-                SharedHttpConnector::new(connector.clone())
-            }))
-            .build();
         let role = AssumeRole {
             arn: "arn:aws:iam::123456789012:role/r".into(),
             external_id: Some("id".into()),
             duration: Duration::from_hours(1),
         };
-        let base = Identity { config, renewal };
-        let session = session(&base, &role, "prod", String::new()).await.unwrap();
-        session.ec2()
+        let session = session(&aws.identity(), &role, "prod", String::new()).await;
+        session.unwrap().ec2()
     }
 
     #[tokio::test(start_paused = true)]
@@ -418,7 +332,7 @@ mod tests {
     async fn a_role_that_is_taken_away_is_a_right_that_is_missing() {
         let aws = Aws::default();
         let ec2 = session_at(&aws).await;
-        aws.0.lock().unwrap().closed = true;
+        aws.close();
         let error = ec2.describe_instances().send().await.unwrap_err();
         let error = crate::error::provider_error("ec2:DescribeInstances", &error);
         assert!(

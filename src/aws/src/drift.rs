@@ -6,12 +6,14 @@ use std::{
     time::Duration,
 };
 
+use futures::future::join_all;
 use jiff::Timestamp;
 use plimsoll_api::{conditions, ec2nodeclass::EC2NodeClass, labels, nodeclaim::NodeClaim};
 use plimsoll_provider::{Drift, ProviderError};
 
 use crate::{
     AwsCloud,
+    account::in_time,
     catalogue::{Region, image_for},
     instances::{Found, State, instance_id},
     nodeclass::{HASH, HASH_VERSION},
@@ -50,9 +52,17 @@ impl AwsCloud {
                 by_role.entry(role).or_default().push(claim);
             }
         }
+        let ask = async |(role, claims): (Option<Role>, Vec<_>)| {
+            let found = self.drift_under(role.as_ref(), &claims, &classes, now);
+            let found = match role {
+                None => found.await,
+                Some(_) => in_time(found).await,
+            };
+            (role, found)
+        };
         let mut all = BTreeMap::new();
-        for (role, claims) in by_role {
-            match self.drift_under(role.as_ref(), &claims, &classes, now).await {
+        for (role, found) in join_all(by_role.into_iter().map(ask)).await {
+            match found {
                 Ok(found) => all.extend(found),
                 Err(error) if role.is_none() => return Err(error),
                 Err(error) => {

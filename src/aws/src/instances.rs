@@ -328,17 +328,7 @@ fn words(all: &[&str]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn cluster() -> Cluster {
-        Cluster {
-            name: "prod".into(),
-            region: "us-east-1".into(),
-            vpc_id: "vpc-1".into(),
-            endpoint: String::new(),
-            ca_bundle: String::new(),
-            service_cidr: None,
-        }
-    }
+    use crate::fake::cluster;
 
     fn ours() -> Found {
         Found {

@@ -5,17 +5,24 @@ mod health;
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
+use futures::future::join_all;
 use jiff::Timestamp;
 use plimsoll_api::labels;
 use plimsoll_provider::{Interruptions, ProviderError};
 use tokio::time::Instant;
 
-use crate::{AwsCloud, error::provider_error, role::Role, unavailable::Refusal};
+use crate::{
+    AwsCloud,
+    account::{Account, in_time},
+    error::provider_error,
+    role::Role,
+    unavailable::Refusal,
+};
 
 use event::{SPOT, parse};
 pub(crate) use health::Health;
@@ -149,20 +156,27 @@ impl AwsCloud {
         // Accounts that deny it, by role, and when they are asked again.
         let mut denied: BTreeMap<Option<Role>, Instant> = BTreeMap::new();
         loop {
-            let mut found = Vec::new();
-            for account in self.accounts.open() {
+            let mut asked = self.accounts.open();
+            asked.retain(|account| {
                 let again = denied.get(&account.role);
-                if again.is_some_and(|again| *again > Instant::now()) {
-                    continue;
-                }
-                match health::look(&account.ec2, Timestamp::now()).await {
+                again.is_none_or(|again| *again <= Instant::now())
+            });
+            let look = async |account: Arc<Account>| {
+                (
+                    in_time(health::look(&account.ec2, Timestamp::now())).await,
+                    account,
+                )
+            };
+            let mut found = Vec::new();
+            for (answer, account) in join_all(asked.into_iter().map(look)).await {
+                match answer {
                     Ok(there) => {
                         denied.remove(&account.role);
                         found.extend(there);
                     }
                     Err(error) => {
                         let is_denied = matches!(error, ProviderError::Denied(_));
-                        if !is_denied || again.is_none() {
+                        if !is_denied || !denied.contains_key(&account.role) {
                             let role = account.name();
                             tracing::warn!(role, %error, "the health of instances is not known, trying again");
                         }
@@ -180,7 +194,7 @@ impl AwsCloud {
     async fn read_queue(&self, queue: &Queue) -> Interruptions {
         let events = queue.receive().await;
         let taken_back = events.found.iter().filter(|e| e.kind == SPOT);
-        let notes = futures::future::join_all(taken_back.map(|e| self.note_taken_back(&e.machine_id)));
+        let notes = join_all(taken_back.map(|e| self.note_taken_back(&e.machine_id)));
         // The drains must not wait for a hint that is slow to come.
         let _ = tokio::time::timeout(HINT, notes).await;
         events

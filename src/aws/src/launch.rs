@@ -25,7 +25,7 @@ use crate::{
     launch_template::Content,
     launches::VISIBLE_WITHIN,
     nodeclass::{HASH, HASH_VERSION, PROFILE_ANNOTATION, VERSION, class_hash},
-    role::written,
+    role::Role,
     tags::{NODECLAIM, NODECLAIM_UID, launch_tags},
     unavailable::Refusal,
     user_data::{Bootstrap, user_data},
@@ -72,6 +72,7 @@ impl AwsCloud {
         }
         let class = self.ready_class(&request.claim).await?;
         let account = self.accounts.of_class(&class).await?;
+        is_ordered_from(account.role.as_ref(), &request.claim, &self.cluster.region)?;
         for attempt in 1.. {
             match self.attempt(request, &class, &account, uid).await {
                 Err(ProviderError::InsufficientCapacity(why)) if attempt < ATTEMPTS_MAX => {
@@ -133,6 +134,9 @@ impl AwsCloud {
             }
             answer => answer,
         };
+        if answer.is_err() {
+            account.note_unclear();
+        }
         let answer = match answer {
             Ok(answer) => answer,
             // A former process made another request for this claim: its machine is ours.
@@ -531,9 +535,6 @@ impl AwsCloud {
         if let Some(profile) = class.status.as_ref().and_then(|s| s.instance_profile.clone()) {
             annotations.insert(PROFILE_ANNOTATION.to_owned(), profile);
         }
-        if let Some(role) = &account.role {
-            annotations.insert(labels::ASSUMED_ROLE.to_owned(), written(role));
-        }
         Machine {
             provider_id,
             image_id: Some(offer.type_.image_id.clone()),
@@ -548,6 +549,22 @@ impl AwsCloud {
             launched,
         }
     }
+}
+
+/// Refuses to launch a claim under another role than it was ordered from. EC2 knows the token of a request only in the
+/// account it was made in, so a launch whose answer was lost would be made twice.
+fn is_ordered_from(role: Option<&Role>, claim: &NodeClaim, region: &str) -> Result<(), ProviderError> {
+    let ordered = Role::of_claim(claim, region)?;
+    if ordered.as_ref() == role {
+        return Ok(());
+    }
+    let name = |role: Option<&Role>| role.map_or("none", |role| &role.arn).to_owned();
+    // The claim goes, its machine is looked for wherever it may be, and another claim follows.
+    Err(ProviderError::InsufficientCapacity(format!(
+        "the claim was ordered when its EC2NodeClass named the role {}, and now it names {}",
+        name(ordered.as_ref()),
+        name(role)
+    )))
 }
 
 pub(crate) fn security_groups(class: &EC2NodeClass) -> Vec<String> {
@@ -587,7 +604,7 @@ mod tests {
     use plimsoll_api::ec2nodeclass::EC2NodeClassStatus;
 
     use super::*;
-    use crate::fleet::Refused;
+    use crate::{fleet::Refused, role::written};
 
     fn class(status: Option<(&str, i64)>) -> EC2NodeClass {
         let mut class = EC2NodeClass::new("default", EC2NodeClassSpec::default());
@@ -614,6 +631,35 @@ mod tests {
         assert!(matches!(readiness(&class(Some(("False", 2)))), NotReady { .. }));
         assert!(matches!(readiness(&class(Some(("Unknown", 2)))), Unknown { .. }));
         assert!(matches!(readiness(&class(None)), Unknown { .. }));
+    }
+
+    #[test]
+    fn a_claim_is_launched_where_it_was_ordered_or_not_at_all() {
+        let role = |name: &str| Role {
+            arn: format!("arn:aws:iam::210987654321:role/{name}"),
+            vpc_id: None,
+        };
+        let (one, two) = (role("one"), role("two"));
+        let claim = |ordered: Option<String>| {
+            let mut claim = NodeClaim::new("c", Default::default());
+            claim.metadata.annotations = ordered.map(|text| [(labels::ASSUMED_ROLE.to_owned(), text)].into());
+            claim
+        };
+        let launched = |role, ordered| is_ordered_from(role, &claim(ordered), "us-east-1");
+        assert_eq!(launched(None, None), Ok(()));
+        assert_eq!(launched(Some(&one), Some(written(&one))), Ok(()));
+        for (role, ordered) in [(None, Some(&one)), (Some(&one), None), (Some(&two), Some(&one))] {
+            let refused = launched(role, ordered.map(written));
+            assert!(
+                matches!(&refused, Err(ProviderError::InsufficientCapacity(_))),
+                "{refused:?}"
+            );
+        }
+        let unreadable = launched(None, Some("?".into()));
+        assert!(
+            matches!(unreadable, Err(ProviderError::Denied(_))),
+            "{unreadable:?}"
+        );
     }
 
     #[test]

@@ -7,7 +7,6 @@ mod data;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -34,6 +33,8 @@ const NAME_PREFIX: &str = "karpenter.k8s.aws/";
 /// Bytes of the hash that go into a name.
 const HASH_BYTES: usize = 16;
 
+const EXISTS: &str = "InvalidLaunchTemplateName.AlreadyExistsException";
+
 /// A template is never changed, so its first version is its content. `$Latest` could be another's.
 pub(crate) const VERSION: &str = "1";
 
@@ -55,11 +56,8 @@ struct Known {
 /// The name of a template with this content.
 pub(crate) fn name(content: &Content) -> String {
     let bytes = serde_json::to_vec(content).expect("a content has only texts for keys");
-    let mut name = NAME_PREFIX.to_owned();
-    for byte in &Sha256::digest(bytes)[..HASH_BYTES] {
-        write!(name, "{byte:02x}").expect("a String takes everything");
-    }
-    name
+    let hash = hex::encode(&Sha256::digest(bytes)[..HASH_BYTES]);
+    format!("{NAME_PREFIX}{hash}")
 }
 
 /// Whether a template is of one of these classes; None: of whichever.
@@ -110,13 +108,7 @@ impl LaunchTemplates {
 
     async fn make(&self, name: &str, content: &Content) -> Result<(), ProviderError> {
         if let Some(existing) = self.find(name).await? {
-            return match self.not_ours(&existing) {
-                None => Ok(()),
-                Some(why) => Err(ProviderError::NotOurs {
-                    provider_id: name.to_owned(),
-                    why,
-                }),
-            };
+            return self.must_be_ours(name, &existing);
         }
         let made = self
             .ec2
@@ -128,9 +120,22 @@ impl LaunchTemplates {
             .await;
         match made {
             Ok(_) => Ok(()),
-            // A replica that led before us made the same one.
-            Err(error) if code(&error) == "InvalidLaunchTemplateName.AlreadyExistsException" => Ok(()),
+            // A replica that led before us made the same one, or somebody else did.
+            Err(error) if code(&error) == EXISTS => match self.find(name).await? {
+                Some(existing) => self.must_be_ours(name, &existing),
+                None => Err(provider_error("ec2:CreateLaunchTemplate", &error)),
+            },
             Err(error) => Err(provider_error("ec2:CreateLaunchTemplate", &error)),
+        }
+    }
+
+    fn must_be_ours(&self, name: &str, template: &LaunchTemplate) -> Result<(), ProviderError> {
+        match self.not_ours(template) {
+            None => Ok(()),
+            Some(why) => Err(ProviderError::NotOurs {
+                provider_id: name.to_owned(),
+                why,
+            }),
         }
     }
 
@@ -236,8 +241,47 @@ impl LaunchTemplates {
 #[cfg(test)]
 mod tests {
     use aws_sdk_ec2::types::Tag;
+    use plimsoll_api::ec2nodeclass::EC2NodeClassSpec;
 
     use super::*;
+    use crate::fake;
+
+    /// A name says what is in a template, and not whose it is.
+    #[tokio::test(start_paused = true)]
+    async fn a_template_that_another_has_made_meanwhile_is_not_taken_for_ours() {
+        let tag = |key: &str, value: &str| format!("<item><key>{key}</key><value>{value}</value></item>");
+        let of_pool = tag(NODEPOOL, "general");
+        let (ours, another) = (
+            tag("kubernetes.io/cluster/prod", OWNED),
+            tag("kubernetes.io/cluster/test", OWNED),
+        );
+        for (tags, expected) in [
+            (format!("{of_pool}{ours}"), true),
+            (format!("{of_pool}{another}"), false),
+            (ours, false),
+        ] {
+            let aws = fake::Aws::default();
+            let templates = LaunchTemplates::new(aws.identity().ec2(), fake::cluster());
+            aws.next("DescribeLaunchTemplates", "");
+            aws.next_refused("CreateLaunchTemplate", EXISTS);
+            let item =
+                format!("<item><launchTemplateName>n</launchTemplateName><tagSet>{tags}</tagSet></item>");
+            aws.next(
+                "DescribeLaunchTemplates",
+                &format!("<launchTemplates>{item}</launchTemplates>"),
+            );
+            let made = templates
+                .make("n", &data::tests::content(EC2NodeClassSpec::default()))
+                .await;
+            match made {
+                Ok(()) => assert!(expected, "{tags}"),
+                Err(error) => assert!(
+                    !expected && matches!(error, ProviderError::NotOurs { .. }),
+                    "{error}"
+                ),
+            }
+        }
+    }
 
     #[test]
     fn a_template_is_of_the_class_of_its_tag() {

@@ -11,9 +11,12 @@ mod credentials;
 mod drift;
 mod dry_run;
 mod error;
+#[cfg(test)]
+mod fake;
 mod fleet;
 mod instances;
 mod interruption;
+mod jobs;
 mod launch;
 mod launch_template;
 mod launches;
@@ -39,6 +42,7 @@ use std::{
     },
 };
 
+use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Service};
 use kube::{Api, Client};
@@ -60,7 +64,7 @@ use plimsoll_state::typed_requirement;
 use tokio::sync::Notify;
 
 use crate::{
-    account::{Account, Accounts},
+    account::{Account, Accounts, in_time},
     catalogue::{Density, Learned, Resolver, Tenancy, Words, class_types},
     cluster::Cluster,
     credentials::Identity,
@@ -70,7 +74,7 @@ use crate::{
     launches::Launches,
     market::Goods,
     nodeclass::Classes,
-    role::{Role, RoleError},
+    role::{Role, RoleError, written},
     tags::NODECLAIM,
     unavailable::Unavailable,
 };
@@ -365,6 +369,12 @@ impl CloudProvider for AwsCloud {
         "aws"
     }
 
+    fn order_annotations(&self, class: &NodeClassReference) -> BTreeMap<String, String> {
+        let role = self.classes.role_of(&class.name);
+        let pinned = role.map(|role| (labels::ASSUMED_ROLE.to_owned(), written(&role)));
+        pinned.into_iter().collect()
+    }
+
     async fn create(&self, request: &LaunchRequest) -> Result<Machine, ProviderError> {
         self.launch(request).await
     }
@@ -429,14 +439,18 @@ impl CloudProvider for AwsCloud {
     }
 
     async fn list(&self, claims: &[Arc<NodeClaim>]) -> Result<Listing, ProviderError> {
-        let mut listing = Listing::default();
-        let home = self.accounts.home().instances.list().await?;
-        listing.machines.extend(home.iter().map(Self::listed));
-        let mut silent = BTreeSet::new();
         let classes = self.all_classes().await?;
-        for role in self.roles(claims, &classes) {
-            let listed = async { self.accounts.of(Some(&role)).await?.instances.list().await };
-            match listed.await {
+        let ask = async |role: Role| {
+            let listed = in_time(async { self.accounts.of(Some(&role)).await?.instances.list().await });
+            (listed.await, role)
+        };
+        let abroad = join_all(self.roles(claims, &classes).into_iter().map(ask));
+        let (home, abroad) = tokio::join!(self.accounts.home().instances.list(), abroad);
+        let mut listing = Listing::default();
+        listing.machines.extend(home?.iter().map(Self::listed));
+        let mut silent = BTreeSet::new();
+        for (listed, role) in abroad {
+            match listed {
                 Ok(there) => listing.machines.extend(there.iter().map(Self::listed)),
                 Err(error) => {
                     tracing::warn!(role = role.arn, %error, "the machines of a role could not be listed");
@@ -473,7 +487,7 @@ impl CloudProvider for AwsCloud {
                     .push(name.as_str().into());
             }
         }
-        let mut classes = Vec::new();
+        let mut ready = Vec::new();
         for ((name, tenancy), pools) in by_class {
             let Some(class) = self
                 .class(name)
@@ -482,18 +496,25 @@ impl CloudProvider for AwsCloud {
             else {
                 continue;
             };
-            let sold = async {
+            ready.push((class, tenancy, pools));
+        }
+        let ask = async |(class, tenancy, pools): (EC2NodeClass, _, _)| {
+            let sold = in_time(async {
                 let account = self.accounts.of_class(&class).await?;
                 let goods = account.market.goods(now).await?;
-                Ok::<_, ProviderError>((account, goods))
-            };
+                Ok((account, goods))
+            });
             match sold.await {
-                Ok((account, goods)) => classes.push((class, tenancy, pools, account, goods)),
+                Ok((account, goods)) => Some((class, tenancy, pools, account, goods)),
                 Err(error) => {
+                    let name = class.metadata.name;
                     tracing::warn!(ec2nodeclass = name, %error, "what is sold to a class is not known");
+                    None
                 }
             }
-        }
+        };
+        let classes: Vec<_> = join_all(ready.into_iter().map(ask)).await;
+        let classes: Vec<_> = classes.into_iter().flatten().collect();
         let mut words = Words::default();
         let mut types = Vec::new();
         for (at, (class, tenancy, _, account, goods)) in classes.iter().enumerate() {

@@ -126,10 +126,13 @@ impl Market {
         !self.isolated_vpc && !self.region_name.starts_with("us-gov-")
     }
 
-    /// Asks anew for what is due. True when anything changed.
+    /// Asks anew for what is due, or for everything if that has not been answered yet. True when anything changed.
     pub(crate) async fn refresh(&self, now: Timestamp) -> bool {
         let Some(mut goods) = self.known() else {
-            return false;
+            let loaded = self.goods(now).await;
+            return loaded
+                .inspect_err(|error| tracing::warn!(%error, "what is sold is not known, asking again"))
+                .is_ok();
         };
         let mut changed = false;
         if goods.types_at + TYPES_INTERVAL <= now {

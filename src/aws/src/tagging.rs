@@ -2,17 +2,19 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api,
     api::{Patch, PatchParams},
 };
-use plimsoll_api::nodeclaim::NodeClaim;
+use plimsoll_api::{labels, nodeclaim::NodeClaim};
 use plimsoll_provider::ProviderError;
 use serde_json::json;
 
 use crate::{
     AwsCloud,
+    account::PATIENCE,
     tags::{EKS_CLUSTER_NAME, NODECLAIM, Tags},
 };
 
@@ -27,14 +29,31 @@ const PAUSE: Duration = Duration::from_mins(1);
 const AT_ONCE: usize = 20;
 
 impl AwsCloud {
-    /// Names the instances that are new, after their Nodes.
+    /// Names the instances that are new, after their Nodes; those of each account at a pace of their own.
     pub(crate) async fn keep_tagged(&self, machines: &[(Arc<NodeClaim>, Arc<Node>)]) {
-        let new = machines
-            .iter()
-            .filter_map(|(claim, _)| Some((claim, wanted(claim, &self.cluster.name)?)));
+        let mut by_role: BTreeMap<Option<&String>, Vec<_>> = BTreeMap::new();
+        for (claim, _) in machines {
+            if let Some((provider_id, tags)) = wanted(claim, &self.cluster.name) {
+                let annotations = claim.metadata.annotations.as_ref();
+                let role = annotations.and_then(|a| a.get(labels::ASSUMED_ROLE));
+                by_role.entry(role).or_default().push((claim, provider_id, tags));
+            }
+        }
+        join_all(by_role.into_values().map(|new| self.tag(new))).await;
+    }
+
+    async fn tag(&self, new: Vec<(&Arc<NodeClaim>, &str, Tags)>) {
         let mut tagged = 0;
-        for (claim, (provider_id, tags)) in new {
-            match self.add_tags(claim, provider_id, tags).await {
+        for (claim, provider_id, tags) in new {
+            let added = self.add_tags(claim, provider_id, tags);
+            let Ok(answer) = tokio::time::timeout(PATIENCE, added).await else {
+                tracing::warn!(
+                    nodeclaim = claim.metadata.name,
+                    "AWS is silent, instance not tagged yet"
+                );
+                return;
+            };
+            match answer {
                 Ok(()) => self.mark_tagged(claim).await,
                 Err(error) => {
                     tracing::warn!(nodeclaim = claim.metadata.name, %error, "instance not tagged, trying again");

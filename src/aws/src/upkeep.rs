@@ -1,11 +1,13 @@
 //! What the provider does by itself while it leads.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
+use futures::{StreamExt, future::join_all};
 use jiff::Timestamp;
 use kube::{
     Api,
@@ -18,7 +20,9 @@ use tokio::time::Instant;
 
 use crate::{
     AwsCloud,
+    account::Account,
     dry_run::pools_of,
+    jobs::Jobs,
     nodeclass::{PROFILE_ANNOTATION, PassError, collect_profiles},
     role::Role,
 };
@@ -35,13 +39,34 @@ const OFFERINGS_INTERVAL: Duration = Duration::from_secs(15);
 impl AwsCloud {
     /// Reconciles EC2NodeClasses when one changes, and now and then.
     pub(crate) async fn keep_classes(&self) {
-        use futures::StreamExt;
         let mut changes = watcher(self.classes.api(), watcher::Config::default())
             .default_backoff()
             .boxed();
+        let mut passes = Jobs::new();
+        // Classes that were to be looked at again while they were.
+        let mut missed = BTreeSet::new();
         loop {
-            self.pass_over_classes().await;
-            let wait = async {
+            match self.classes.list().await {
+                Ok(classes) => {
+                    for class in classes {
+                        let name = class.metadata.name.clone().unwrap_or_default();
+                        if !passes.start(name.clone(), self.keep_class(class)) {
+                            missed.insert(name);
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "EC2NodeClasses could not be listed"),
+            }
+            let due = pin!(tokio::time::sleep(CLASSES_INTERVAL));
+            let ended_early = async {
+                loop {
+                    let (class, ()) = passes.next().await;
+                    if missed.remove(&class) {
+                        return;
+                    }
+                }
+            };
+            let changed = async {
                 loop {
                     match changes.next().await {
                         // Only what starts or changes a class is news; a failed watch is made anew by itself.
@@ -56,34 +81,26 @@ impl AwsCloud {
                 }
             };
             tokio::select! {
-                () = wait => {}
+                () = ended_early => {}
+                () = changed => {}
                 () = self.pools_changed.notified() => {}
-                () = tokio::time::sleep(CLASSES_INTERVAL) => {}
+                () = due => {}
             }
         }
     }
 
-    async fn pass_over_classes(&self) {
-        let classes = match self.classes.list().await {
-            Ok(classes) => classes,
-            Err(error) => {
-                tracing::warn!(%error, "EC2NodeClasses could not be listed");
-                return;
+    async fn keep_class(&self, class: EC2NodeClass) {
+        let name = class.metadata.name.clone();
+        // A trial launch is tens of kilobytes.
+        match Box::pin(self.pass_over_class(class)).await {
+            Ok(false) => {}
+            Ok(true) => {
+                self.changed.notify_one();
+                self.classes_changed.notify_one();
             }
-        };
-        for class in classes {
-            let name = class.metadata.name.clone();
-            // A trial launch is tens of kilobytes.
-            match Box::pin(self.pass_over_class(class)).await {
-                Ok(false) => {}
-                Ok(true) => {
-                    self.changed.notify_one();
-                    self.classes_changed.notify_one();
-                }
-                Err(PassError::Kubernetes(kube::Error::Api(status))) if status.is_conflict() => {}
-                Err(error) => {
-                    tracing::warn!(ec2nodeclass = name, %error, "pass over a class failed, trying again");
-                }
+            Err(PassError::Kubernetes(kube::Error::Api(status))) if status.is_conflict() => {}
+            Err(error) => {
+                tracing::warn!(ec2nodeclass = name, %error, "pass over a class failed, trying again");
             }
         }
     }
@@ -118,21 +135,27 @@ impl AwsCloud {
     pub(crate) async fn keep_market(&self) {
         // When each account's is due, by role.
         let mut due: BTreeMap<Option<Role>, Instant> = BTreeMap::new();
+        let mut refreshes = Jobs::new();
         loop {
             for account in self.accounts.open() {
-                let (now, market) = (Instant::now(), &account.market);
-                let at = due
-                    .entry(account.role.clone())
-                    .or_insert_with(|| now + market.rest());
-                if *at > now {
-                    continue;
+                let (role, rest) = (account.role.clone(), account.market.rest());
+                let at = due.entry(role.clone()).or_insert_with(|| Instant::now() + rest);
+                if *at <= Instant::now() {
+                    refreshes.start(role, async move {
+                        let changed = account.market.refresh(Timestamp::now()).await;
+                        (changed, account.market.rest())
+                    });
                 }
-                if market.refresh(Timestamp::now()).await {
-                    self.changed.notify_one();
-                }
-                *at = Instant::now() + market.rest();
             }
-            tokio::time::sleep(MARKET_INTERVAL).await;
+            tokio::select! {
+                (role, (changed, rest)) = refreshes.next() => {
+                    if changed {
+                        self.changed.notify_one();
+                    }
+                    due.insert(role, Instant::now() + rest);
+                }
+                () = tokio::time::sleep(MARKET_INTERVAL) => {}
+            }
         }
     }
 
@@ -178,7 +201,7 @@ impl AwsCloud {
         let used = of_classes.chain(claims.iter().filter_map(annotation)).collect();
         self.accounts.keep(&self.roles(&claims, &classes));
         let now = Timestamp::now();
-        for account in self.accounts.open() {
+        let clean = async |account: Arc<Account>| {
             let role = account.name();
             let of_role = account
                 .role
@@ -191,13 +214,14 @@ impl AwsCloud {
                 tracing::warn!(role, %error, "launch templates not collected");
             }
             if self.settings.isolated_vpc {
-                continue;
+                return;
             }
             let (iam, cluster) = (&account.iam, &account.cluster);
             if let Err(error) = collect_profiles(iam, cluster, of_role.as_deref(), &used, now).await {
                 tracing::warn!(role, %error, "instance profiles not collected");
             }
-        }
+        };
+        join_all(self.accounts.open().into_iter().map(clean)).await;
         Ok(())
     }
 }

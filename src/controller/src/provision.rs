@@ -209,7 +209,11 @@ async fn order<P: CloudProvider>(
             .node_pool(&launch.pool)
             .filter(|p| p.metadata.deletion_timestamp.is_none());
         match pool {
-            Some(pool) if wanted => order::claim(launch, pool, catalog, &plan.id),
+            Some(pool) if wanted => {
+                let class = &pool.spec.template.spec.node_class_ref;
+                let of_provider = context.provider.order_annotations(class);
+                order::claim(launch, pool, catalog, &plan.id, of_provider)
+            }
             _ => {
                 tracing::info!(plan = %plan.id, pool = %launch.pool, "launch dropped, its pods or its pool are gone");
                 return Bought::default();

@@ -19,8 +19,14 @@ use plimsoll_core::{
 };
 use plimsoll_state::typed_requirement;
 
-/// The NodeClaim of a launch. Its name is left to the API server (`generateName`).
-pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str) -> NodeClaim {
+/// The NodeClaim of a launch, with the provider's annotations. Its name is left to the API server (`generateName`).
+pub fn claim(
+    launch: &Launch,
+    pool: &NodePool,
+    catalog: &Catalog,
+    plan_id: &str,
+    of_provider: BTreeMap<String, String>,
+) -> NodeClaim {
     let template = &pool.spec.template;
     let class = &template.spec.node_class_ref;
     let pool_name = pool.metadata.name.clone().unwrap_or_default();
@@ -54,7 +60,8 @@ pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str)
     }
 
     let mut annotations = template.metadata.annotations.clone().unwrap_or_default();
-    // By this one the AWS provider finds the machine. It is never a pool's to give: who may write pools may not choose roles.
+    // By this one the AWS provider buys and finds the machine. It is never a pool's to give: who may write pools may not
+    // choose roles.
     annotations.remove(labels::ASSUMED_ROLE);
     annotations.insert(labels::NODEPOOL_HASH.into(), hash::nodepool_hash(pool));
     annotations.insert(
@@ -66,6 +73,7 @@ pub fn claim(launch: &Launch, pool: &NodePool, catalog: &Catalog, plan_id: &str)
         launch.min_values_relaxed.to_string(),
     );
     annotations.insert(labels::PLAN.into(), plan_id.into());
+    annotations.extend(of_provider);
 
     NodeClaim {
         metadata: ObjectMeta {
@@ -230,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_gives_its_claims_annotations_but_no_role() {
+    fn a_pool_gives_its_claims_annotations_and_the_provider_a_role() {
         let pool: NodePool = serde_json::from_value(serde_json::json!({
             "metadata": { "name": "p" },
             "spec": { "template": {
@@ -239,10 +247,15 @@ mod tests {
             } },
         }))
         .unwrap();
-        let made = claim(&launch(), &pool, &Catalog::default(), "plan");
-        let has = made.metadata.annotations.unwrap();
-        assert_eq!(has.get("team").map(String::as_str), Some("a"));
-        assert_eq!(has.get(labels::ASSUMED_ROLE), None);
+        for of_provider in [None, Some("role")] {
+            let annotations = of_provider.map(|role| (labels::ASSUMED_ROLE.to_owned(), role.to_owned()));
+            let annotations = annotations.into_iter().collect();
+            let made = claim(&launch(), &pool, &Catalog::default(), "plan", annotations);
+            let has = made.metadata.annotations.unwrap();
+            let value = |key: &str| has.get(key).map(String::as_str);
+            assert_eq!(value("team"), Some("a"));
+            assert_eq!(value(labels::ASSUMED_ROLE), of_provider);
+        }
     }
 
     #[test]
@@ -262,7 +275,7 @@ mod tests {
             } } },
         }))
         .unwrap();
-        let made = claim(&launch(), &pool, &Catalog::default(), "plan");
+        let made = claim(&launch(), &pool, &Catalog::default(), "plan", BTreeMap::new());
         let has = made.metadata.labels.as_ref().unwrap();
         let value = |key: &str| has.get(key).map(String::as_str);
         assert_eq!(value("team"), Some("c"));

@@ -151,6 +151,14 @@ pub trait CloudProvider: Send + Sync + 'static {
     /// Label value of metrics.
     fn name(&self) -> &'static str;
 
+    /// Annotations of a new claim of this class: what its launch must keep to, whatever the class says by then.
+    fn order_annotations(
+        &self,
+        _class: &plimsoll_api::nodepool::NodeClassReference,
+    ) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
     /// Launches the machine of a claim. A second call for the same claim UID returns the same machine.
     fn create(&self, request: &LaunchRequest) -> impl Future<Output = Result<Machine, ProviderError>> + Send;
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Write as _,
     sync::Arc,
     time::Duration,
 };
@@ -135,11 +134,7 @@ pub fn digest(spec: &PlanSpec) -> String {
         ..spec.clone()
     };
     let text = serde_json::to_vec(&timeless).expect("texts and numbers can be written as JSON");
-    let mut hex = String::with_capacity(64);
-    for byte in Sha256::digest(&text) {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
+    hex::encode(Sha256::digest(&text))
 }
 
 /// The step to take now; none when there is nothing to do, or when even one machine is more than a Plan can hold.

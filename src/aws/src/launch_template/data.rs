@@ -256,14 +256,14 @@ fn ebs(disk: &BlockDevice) -> ec2::LaunchTemplateEbsBlockDeviceRequest {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     use plimsoll_api::ec2nodeclass::{CPUOptions, ConnectionTracking, Toggle, VolumeType};
 
     use super::*;
     use crate::launch_template::name;
 
-    fn content(class: EC2NodeClassSpec) -> Content {
+    pub(in crate::launch_template) fn content(class: EC2NodeClassSpec) -> Content {
         Content {
             image_id: "ami-1".into(),
             instance_profile: "profile".into(),

@@ -3,7 +3,7 @@
 //! The name follows from region, class and role, so a crash between making and recording leaves nothing behind that the
 //! next pass would not find, and a change of the role gets a profile of its own.
 
-use std::{collections::BTreeSet, fmt::Write};
+use std::collections::BTreeSet;
 
 use aws_sdk_iam::types::{InstanceProfile, Tag};
 use jiff::Timestamp;
@@ -35,11 +35,8 @@ fn path_of_class(cluster: &Cluster, class: &EC2NodeClass) -> String {
 
 fn name_of(cluster: &Cluster, class: &EC2NodeClass, role: &str) -> String {
     let uid = class.metadata.uid.as_deref().unwrap_or_default();
-    let mut name = format!("{}_", cluster.name);
-    for byte in &Sha256::digest(format!("{}/{uid}/{role}", cluster.region))[..HASH_BYTES] {
-        write!(name, "{byte:02x}").expect("a String takes everything");
-    }
-    name
+    let hash = Sha256::digest(format!("{}/{uid}/{role}", cluster.region));
+    format!("{}_{}", cluster.name, hex::encode(&hash[..HASH_BYTES]))
 }
 
 /// IAM names a role without its path.
@@ -225,16 +222,13 @@ mod tests {
     use plimsoll_api::ec2nodeclass::EC2NodeClassSpec;
 
     use super::*;
+    use crate::fake;
 
     #[test]
     fn names_follow_from_class_and_role_and_fit() {
         let cluster = |name: &str| Cluster {
             name: name.into(),
-            region: "us-east-1".into(),
-            vpc_id: String::new(),
-            endpoint: String::new(),
-            ca_bundle: String::new(),
-            service_cidr: None,
+            ..fake::cluster()
         };
         let class = |uid: &str| {
             let mut class = EC2NodeClass::new("default", EC2NodeClassSpec::default());

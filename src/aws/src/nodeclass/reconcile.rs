@@ -174,6 +174,11 @@ impl Classes {
         }
     }
 
+    /// The role with which a class was looked at last.
+    pub(crate) fn role_of(&self, class: &str) -> Option<Role> {
+        self.memory().get(class)?.role.clone()
+    }
+
     /// One machine was launched into it.
     pub(crate) fn take_reserved(&self, id: &str) {
         if let Some(left) = self.reserved().get_mut(id) {

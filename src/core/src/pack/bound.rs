@@ -247,11 +247,11 @@ impl Terms {
             if mix.worth(&cut.values) > mix.worth(&best.values) {
                 best = cut;
             }
-            // Half for finding values, half for proving them.
-            let mut share = budget.part(50);
+            // Most for finding values, the rest for proving them.
+            let mut share = budget.part(70);
             let generated = generate(mix, &mut searches, &mix.counts, &known, &best.values, &mut share);
             budget.spend(share.spent);
-            let found = scaled(mix, &mut searches, &reserved, generated.worths, budget);
+            let found = lowered(mix, &mut searches, &reserved, generated.worths, budget);
             better(found, &mut best);
         }
         best.unit_prices

@@ -242,6 +242,7 @@ pub(super) fn generate(
     let mut center = center.to_vec();
     let mut smooth = !center.is_empty();
     let mut misses = 0;
+    let mut trusted = false;
     // What values prove when some machine holds pods worth `worst` times its price.
     let proof = |values: &[i64], worst: (i128, i128)| -> i128 {
         let worth = |(v, n): (&i64, &u32)| i128::from(*v) * i128::from(*n);
@@ -261,6 +262,7 @@ pub(super) fn generate(
         if small && !center.is_empty() && proof(&center, (1, 1)) > proof(&out.duals, (1, 1)) {
             // It would prove more than the known contents cost: a better content was overlooked.
             center.copy_from_slice(first_center);
+            trusted = false;
             smooth = misses < MISSES_MAX;
         }
         let floors: Vec<i64> = (0..mix.n_shapes())
@@ -309,6 +311,7 @@ pub(super) fn generate(
             let all_seen = queue.ratios.iter().all(|ratio| ratio.is_finite());
             let before = proof(&center, (1, 1));
             let moved = all_seen && found < columns_max && proof(&between, worst) > before;
+            trusted |= moved;
             if moved {
                 center = between
                     .iter()
@@ -371,14 +374,11 @@ pub(super) fn generate(
         if found == 0 {
             // Nothing is worth more than its price any more, so these prove themselves.
             center.clone_from(&out.duals);
+            trusted = true;
             break;
         }
     }
-    out.worths = if center.is_empty() {
-        out.duals.clone()
-    } else {
-        center
-    };
+    out.worths = if trusted { center } else { out.duals.clone() };
     out.solution = master.solution();
     out
 }

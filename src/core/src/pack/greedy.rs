@@ -112,6 +112,18 @@ impl Room<'_> {
         self.problem.topology.host_rules[class as usize].groups.is_empty()
     }
 
+    /// How free the class is: 0 where it restricts what else a machine holds, 1 where others do so, 2 where none does.
+    pub(super) fn host_rank(&self, class: u32) -> u32 {
+        let topology = &self.problem.topology;
+        let groups = &topology.host_rules[class as usize].groups;
+        let carries = |group: &u32| topology.hosts[*group as usize].carriers.contains(class as usize);
+        if groups.iter().any(carries) {
+            0
+        } else {
+            1 + u32::from(self.is_free(class))
+        }
+    }
+
     /// How many pods of the lot alone an empty machine of the shape takes.
     pub(super) fn alone(&self, shape: usize, lot: u32) -> u32 {
         if !self.lots[lot as usize]

@@ -159,11 +159,11 @@ fn realize(room: &Room<'_>, scarce: &Scarce, mix: &Mix, machines: &[Choice]) -> 
     let mut scarce = scarce.clone();
     let mut machines = machines.to_vec();
     machines.sort_unstable();
-    // Lots with rules go first, while there is a choice of machines.
+    // Lots with rules go first, while there is a choice of machines, and small ones.
     let mut lots_of_item: Vec<VecDeque<u32>> = Vec::with_capacity(mix.n_items());
     for lots in &mix.lots {
         let mut lots = lots.clone();
-        lots.sort_by_key(|lot| (room.is_free(room.lots[*lot as usize].class), *lot));
+        lots.sort_by_key(|lot| (room.host_rank(room.lots[*lot as usize].class), *lot));
         lots_of_item.push(lots.into());
     }
     let mut bins: Vec<Realized> = Vec::with_capacity(machines.len());
@@ -171,7 +171,10 @@ fn realize(room: &Room<'_>, scarce: &Scarce, mix: &Mix, machines: &[Choice]) -> 
     for (shape, pattern) in &machines {
         let offer = room.shapes[*shape as usize].offer as usize;
         let mut bin = Realized::new(room, *shape);
-        for (item, n) in pattern {
+        // What stands for many lots goes last: one of them will get on with the others.
+        let mut pattern = pattern.clone();
+        pattern.sort_by_key(|(item, _)| (mix.lots[*item as usize].len(), *item));
+        for (item, n) in &pattern {
             let mut wanted = *n;
             let lots = &mut lots_of_item[*item as usize];
             while lots.front().is_some_and(|lot| out.left[*lot as usize] == 0) {

@@ -4,7 +4,10 @@
 //! the same, cannot finish. Here contents that leave no more room and are worth no more than another one are dropped,
 //! and so is whatever cannot exceed the floor.
 
-use std::collections::BTreeMap;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use smallvec::SmallVec;
 
@@ -209,51 +212,42 @@ impl Knapsack<'_> {
 
 /// Drops states that another one beats in worth and in every active resource.
 fn undominated(mut states: Vec<State>, active: &[usize]) -> Vec<State> {
-    let differ = |r: &usize| states.windows(2).any(|pair| pair[0].room[*r] != pair[1].room[*r]);
-    let active: &Vec<usize> = &active.iter().copied().filter(differ).collect();
-    let key = |s: &State| -> SmallVec<[i64; 6]> { active.iter().map(|r| s.room[*r]).collect() };
-    states.sort_by_cached_key(|s| (std::cmp::Reverse(s.worth), std::cmp::Reverse(key(s))));
-    if active.len() > 2 {
-        return undominated_slowly(states, active);
-    }
-    // Residual rooms of better states as a staircase: the second amount falls as the first one grows.
-    let mut stairs: BTreeMap<i64, i64> = BTreeMap::new();
+    /// Groups that a state is compared with: those of which most is left.
+    const COMPARED_MAX: usize = 64;
+    let amounts = |r: usize| -> BTreeSet<i64> { states.iter().map(|s| s.room[r]).collect() };
+    let mut active: Vec<(usize, usize)> = active.iter().map(|r| (amounts(*r).len(), *r)).collect();
+    active.retain(|(n, _)| *n > 1);
+    active.sort_unstable();
+    // Residual rooms of better states are staircases over the two resources of most amounts, one for each group of
+    // states that leave the same of the others.
+    let (keyed, stairs) = active.split_at(active.len().saturating_sub(2));
+    let left = |state: &State, at: usize| stairs.get(at).map_or(0, |(_, r)| state.room[*r]);
+    states.sort_by_cached_key(|s| (Reverse(s.worth), Reverse(left(s, 0)), Reverse(left(s, 1))));
+    let mut groups: BTreeMap<Reverse<SmallVec<[i64; 4]>>, BTreeMap<i64, i64>> = BTreeMap::new();
     states.retain(|state| {
-        let first = active.first().map_or(0, |r| state.room[*r]);
-        let second = active.get(1).map_or(0, |r| state.room[*r]);
-        if stairs
-            .range(first..)
-            .next()
-            .is_some_and(|(_, other)| *other >= second)
-        {
+        let key: SmallVec<[i64; 4]> = keyed.iter().map(|(_, r)| state.room[*r]).collect();
+        let (first, second) = (left(state, 0), left(state, 1));
+        let beats = |(other, stairs): (&Reverse<SmallVec<[i64; 4]>>, &BTreeMap<i64, i64>)| {
+            other.0.iter().zip(&key).all(|(more, less)| more >= less)
+                && stairs
+                    .range(first..)
+                    .next()
+                    .is_some_and(|(_, other)| *other >= second)
+        };
+        if groups.iter().take(COMPARED_MAX).any(beats) {
             return false;
         }
-        let below: Vec<i64> = stairs
-            .range(..=first)
-            .rev()
+        let stairs = groups.entry(Reverse(key)).or_default();
+        let covered = stairs.range(..=first).rev();
+        let covered: SmallVec<[i64; 8]> = covered
             .take_while(|(_, other)| **other <= second)
             .map(|(k, _)| *k)
             .collect();
-        below.iter().for_each(|k| {
+        covered.iter().for_each(|k| {
             stairs.remove(k);
         });
         stairs.insert(first, second);
         true
     });
     states
-}
-
-/// The same for more resources, each state compared with those worth most and some that came last, which are most like it.
-fn undominated_slowly(states: Vec<State>, active: &[usize]) -> Vec<State> {
-    const COMPARED_MAX: usize = 400;
-    let mut kept: Vec<State> = Vec::with_capacity(states.len());
-    for state in states {
-        let beats = |k: &State| active.iter().all(|r| k.room[*r] >= state.room[*r]);
-        let beaten =
-            kept.iter().take(COMPARED_MAX).any(beats) || kept.iter().rev().take(COMPARED_MAX).any(beats);
-        if !beaten {
-            kept.push(state);
-        }
-    }
-    kept
 }

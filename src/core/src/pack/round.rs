@@ -267,16 +267,31 @@ fn cheapest_enough(mix: &Mix, left: &[u32], pots: &Pots) -> Option<(i64, u32)> {
         .min()
 }
 
-/// The first plan: machines bought at each of the opinions on what a pod is worth, and then at corrected ones: what
-/// had to go on a wasteful machine is worth more than it seemed, and is served earlier. The cheapest outcome.
+/// The first plan: machines bought at opinions on what a pod is worth.
 pub(super) fn first(mix: &Mix, searches: &mut Searches<'_>, opinions: &[Vec<i64>]) -> Whole {
+    let nothing = Whole {
+        left: mix.counts.clone(),
+        ..Whole::default()
+    };
+    let mut best = shopped(mix, searches, &nothing, &Pots::of(mix), opinions);
+    tighten(mix, &mut best);
+    merge(mix, &mut best);
+    best
+}
+
+/// Buys what is left at each of the opinions on what a pod is worth, and then at corrected ones: what had to go on a
+/// wasteful machine is worth more than it seemed, and is served earlier. The cheapest outcome.
+fn shopped(
+    mix: &Mix,
+    searches: &mut Searches<'_>,
+    before: &Whole,
+    pots: &Pots,
+    opinions: &[Vec<i64>],
+) -> Whole {
     let buy = |values: &[i64], searches: &mut Searches<'_>| {
-        let mut whole = Whole {
-            left: mix.counts.clone(),
-            ..Whole::default()
-        };
+        let mut whole = before.clone();
         let values: Vec<i64> = values.iter().map(|v| (*v).max(1)).collect();
-        shop(mix, searches, &values, &mut Pots::of(mix), &mut whole);
+        shop(mix, searches, &values, &mut pots.clone(), &mut whole);
         whole
     };
     let mut best: Option<(Whole, &Vec<i64>)> = None;
@@ -287,31 +302,30 @@ pub(super) fn first(mix: &Mix, searches: &mut Searches<'_>, opinions: &[Vec<i64>
         }
     }
     let Some((mut best, values)) = best else {
-        return Whole::default();
+        return before.clone();
     };
     let (mut values, mut last) = (values.clone(), best.clone());
     if mix.n_items() * mix.n_shapes() <= CORRECTED_MAX {
         for _ in 0..CORRECTIONS {
-            values = corrected(mix, &values, &last);
+            let bought = &last.machines[before.machines.len()..];
+            values = corrected(mix, &values, bought, &before.left);
             last = buy(&values, searches);
             if last.better_than(&best) {
                 best = last.clone();
             }
         }
     }
-    tighten(mix, &mut best);
-    merge(mix, &mut best);
     best
 }
 
 /// Each value moved halfway to what pods of the item cost, sharing each machine's price by worth.
-fn corrected(mix: &Mix, values: &[i64], whole: &Whole) -> Vec<i64> {
+fn corrected(mix: &Mix, values: &[i64], bought: &[Choice], counts: &[u32]) -> Vec<i64> {
     let mut costs: Vec<f64> = vec![0.0; values.len()];
-    for (shape, pattern) in &whole.machines {
+    for (shape, pattern) in bought {
         let worth = worth_of(pattern, values).max(1) as f64;
         let ratio = mix.prices[*shape as usize] as f64 / worth;
         for (item, n) in pattern {
-            costs[*item as usize] += ratio * f64::from(*n) / f64::from(mix.counts[*item as usize].max(1));
+            costs[*item as usize] += ratio * f64::from(*n) / f64::from(counts[*item as usize].max(1));
         }
     }
     let moved = |(value, ratio): (&i64, &f64)| (*value as f64 * (1.0 + ratio) / 2.0) as i64;
@@ -412,8 +426,20 @@ pub(super) fn round(
     let mut pots = Pots::of(mix);
     buy_whole(mix, generated, &mut whole, &mut pots);
     let values: Vec<i64> = generated.duals.iter().map(|v| (*v).max(1)).collect();
-    let mut best = whole.clone();
-    shop(mix, searches, &values, &mut pots.clone(), &mut best);
+    let mut nearly = whole.clone();
+    let mut nearly_pots = pots.clone();
+    buy_nearly_whole(mix, generated, &mut nearly, &mut nearly_pots);
+    let mut best = shopped(mix, searches, &whole, &pots, std::slice::from_ref(&values));
+    let nearly = shopped(
+        mix,
+        searches,
+        &nearly,
+        &nearly_pots,
+        std::slice::from_ref(&values),
+    );
+    if nearly.better_than(&best) {
+        best = nearly;
+    }
     let active = whole.left.iter().filter(|n| **n > 0).count();
     if active > DIVE_ITEMS_MAX || active == 0 {
         return best;
@@ -448,6 +474,23 @@ fn buy_whole(mix: &Mix, generated: &Generated, whole: &mut Whole, pots: &mut Pot
             }
             pots.change(mix, *shape, 1);
             whole.buy(mix, *shape, wanted);
+        }
+    }
+}
+
+/// Buys columns whose rest is nearly a whole machine, those nearest to it first.
+fn buy_nearly_whole(mix: &Mix, generated: &Generated, whole: &mut Whole, pots: &mut Pots) {
+    let mut rest: Vec<(f64, u32)> = generated
+        .solution
+        .iter()
+        .map(|(c, amount)| (amount.fract(), *c))
+        .collect();
+    rest.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    for (_, column) in rest {
+        let (shape, pattern) = &generated.columns[column as usize];
+        if trimmed(pattern, &whole.left) == *pattern && pots.admit(mix, *shape) {
+            pots.change(mix, *shape, 1);
+            whole.buy(mix, *shape, pattern.clone());
         }
     }
 }

@@ -396,8 +396,8 @@ pub(super) fn daemon(at: &At, index: usize, strings: &mut Strings) -> Result<Pla
 
 /// Search steps for a problem that says nothing of them: the more there is to buy, the more a search is worth; and what
 /// the placing of many pods takes of a second, the search for few of them may take too.
-const STEPS_MAX: u64 = 15_000;
-const STEPS_PER_POD: u64 = 2;
+const STEPS_MAX: u64 = 68_000;
+const PODS_PER_STEP: u64 = 2;
 const STEPS_OF_FEW: u64 = 80_000_000;
 const FEW: u64 = 1_000;
 
@@ -408,7 +408,7 @@ pub(super) fn policy(at: Option<&At>, pods: usize) -> Result<Policy, ProblemErro
         preferences: PreferencePolicy::Respect,
         min_values: MinValuesPolicy::Strict,
         nomination: true,
-        steps_max: STEPS_MAX + STEPS_PER_POD * pods as u64 + STEPS_OF_FEW / FEW.max(pods as u64),
+        steps_max: STEPS_MAX + pods as u64 / PODS_PER_STEP + STEPS_OF_FEW / FEW.max(pods as u64),
         types_per_launch_max: 60,
         interruption_cost: MicroDollars(0),
     };

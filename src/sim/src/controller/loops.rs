@@ -3,7 +3,10 @@
 //! Each runs when something touched it or its period has passed, never twice at a time, and starts from the
 //! index alone.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use jiff::{SignedDuration, Timestamp};
 use plimsoll_core::{
@@ -214,7 +217,7 @@ impl Controller {
         let Some(pool) = self.index.node_pool(&launch.pool) else {
             return;
         };
-        let claim = lifecycle::order::claim(launch, pool, &self.catalog, &plan.id);
+        let claim = lifecycle::order::claim(launch, pool, &self.catalog, &plan.id, BTreeMap::new());
         let pods: Vec<Arc<str>> = launch
             .pods
             .iter()

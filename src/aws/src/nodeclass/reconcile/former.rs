@@ -37,7 +37,7 @@ impl Classes {
             let cleared = async {
                 let account = self.accounts.of(Some(role)).await?;
                 if is_shared(role, self.accounts.home_id().await?, &kept) {
-                    return Ok(!account.instances.are_of_class(&name).await?);
+                    return has_left(&account, &name).await;
                 }
                 self.clear_up(&class, &account).await
             };
@@ -62,20 +62,16 @@ impl Classes {
         Ok(self.api().patch(&name, &PatchParams::default(), &patch).await?)
     }
 
-    /// Removes profiles and launch templates of a class that no claim uses there. False: not yet, for there is a machine
-    /// of the class left, which has lost its claim and which the garbage collection will end as long as it knows where.
+    /// Removes profiles and launch templates of a class that no claim uses there. False: not yet, for there may be a
+    /// machine of the class left, which has lost its claim and which the garbage collection will end as long as it knows
+    /// where.
     pub(super) async fn clear_up(
         &self,
         class: &EC2NodeClass,
         account: &Account,
     ) -> Result<bool, ProviderError> {
         let name = class.metadata.name.as_deref().unwrap_or_default();
-        if account.role.is_some() && account.instances.are_of_class(name).await? {
-            tracing::info!(
-                ec2nodeclass = name,
-                role = account.name(),
-                "machines of a class are still there"
-            );
+        if account.role.is_some() && !has_left(account, name).await? {
             return Ok(false);
         }
         // In a former account there may be a profile although the class names one itself by now.
@@ -86,6 +82,20 @@ impl Classes {
         account.templates.remove_of_class(name).await?;
         Ok(true)
     }
+}
+
+/// Whether there is certainly no machine of a class any more.
+async fn has_left(account: &Account, class: &str) -> Result<bool, ProviderError> {
+    let left = account.shows_all() && !account.instances.are_of_class(class).await?;
+    if !left {
+        let role = account.name();
+        tracing::info!(
+            ec2nodeclass = class,
+            role,
+            "machines of a class may still be there"
+        );
+    }
+    Ok(left)
 }
 
 /// Whether something else of a class may be in the account of its former role, so that profiles and templates there must
@@ -110,7 +120,21 @@ mod tests {
     use plimsoll_api::labels::ASSUMED_ROLE;
 
     use super::*;
-    use crate::role::written;
+    use crate::{fake, launches::VISIBLE_WITHIN, role::written};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_list_is_believed_once_it_shows_every_launch() {
+        let identity = fake::Aws::default().identity();
+        let account = Account::new(None, &identity, fake::cluster(), false);
+        let left = async || has_left(&account, "default").await.unwrap();
+        assert!(!left().await, "a former process may have launched until now");
+        tokio::time::advance(VISIBLE_WITHIN).await;
+        assert!(left().await);
+        account.note_unclear();
+        assert!(!left().await, "a launch was not answered");
+        tokio::time::advance(VISIBLE_WITHIN).await;
+        assert!(left().await);
+    }
 
     #[test]
     fn what_another_role_of_the_same_account_may_use_stays_there() {

@@ -46,16 +46,8 @@ impl Classes {
         let reservations = memory.reservations.as_ref();
         status.capacity_reservations = condition(&mut set, RESERVATIONS, reservations).unwrap_or_default();
         if let Some(says) = reservations::left_out(&status.capacity_reservations) {
-            // What is left may still be used, and what was found may still be bought on demand as well.
-            if status
-                .capacity_reservations
-                .iter()
-                .any(reservations::is_supported)
-            {
-                set.set_true_with_reason(RESERVATIONS, NOT_ALL, &says);
-            } else {
-                set.set_false(RESERVATIONS, NOT_ALL, &says);
-            }
+            // The class goes on without them, as one whose terms find none does.
+            set.set_true_with_reason(RESERVATIONS, NOT_ALL, &says);
         }
         let validated = self.validate(class);
         let depends_on = [

@@ -1,0 +1,148 @@
+//! AWS as unit tests need it: sessions that can be refused, and answers that are told beforehand.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig};
+use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
+use aws_smithy_runtime_api::client::{
+    http::{HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn},
+    orchestrator::{HttpRequest, HttpResponse},
+    result::ConnectorError,
+};
+use aws_smithy_types::body::SdkBody;
+use aws_types::region::Region;
+
+use crate::{cluster::Cluster, credentials::Identity, renewal::Renewal};
+
+/// Answers as STS, which opens the sessions `token-1`, `token-2` and so on, and as EC2, which refuses some and shows
+/// nothing unless it is told to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Aws(Arc<Mutex<Books>>);
+
+#[derive(Debug, Default)]
+struct Books {
+    sessions: usize,
+    /// No more of them.
+    closed: bool,
+    /// Sessions up to this one are refused with the code.
+    refused: Option<(usize, &'static str)>,
+    /// Tokens in the order in which they reached EC2.
+    seen: Vec<String>,
+    /// The next answers of EC2 by action.
+    next: BTreeMap<&'static str, VecDeque<(u16, String)>>,
+}
+
+impl Aws {
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.0.lock().unwrap()
+    }
+
+    fn answer(&self, request: &HttpRequest) -> (u16, String) {
+        let mut books = self.books();
+        let body = String::from_utf8(request.body().bytes().unwrap_or_default().to_vec()).unwrap();
+        if books.closed {
+            let error = "<Error><Code>AccessDenied</Code><Message>not trusted</Message></Error>";
+            return (403, format!("<ErrorResponse>{error}</ErrorResponse>"));
+        }
+        let action = body.split('&').find_map(|pair| pair.strip_prefix("Action="));
+        let action = action.unwrap_or_default();
+        if action == "AssumeRole" {
+            books.sessions += 1;
+            let answer = format!(
+                "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>a</AccessKeyId>\
+                 <SecretAccessKey>s</SecretAccessKey><SessionToken>token-{}</SessionToken>\
+                 <Expiration>2100-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>",
+                books.sessions
+            );
+            return (200, answer);
+        }
+        let token = request.headers().get("x-amz-security-token");
+        let token = token.unwrap_or_default().to_owned();
+        let session: usize = token.trim_start_matches("token-").parse().unwrap_or(0);
+        books.seen.push(token);
+        match books.refused {
+            Some((last, code)) if session <= last => (403, refusal(code)),
+            _ => match books.next.get_mut(action).and_then(VecDeque::pop_front) {
+                Some(told) => told,
+                None => (200, format!("<{action}Response></{action}Response>")),
+            },
+        }
+    }
+
+    /// Opens no more sessions.
+    pub(crate) fn close(&self) {
+        self.books().closed = true;
+    }
+
+    pub(crate) fn refuse(&self, last: usize, code: &'static str) {
+        self.books().refused = Some((last, code));
+    }
+
+    pub(crate) fn seen(&self) -> Vec<String> {
+        std::mem::take(&mut self.books().seen)
+    }
+
+    /// The next call of `action` is answered with this content.
+    pub(crate) fn next(&self, action: &'static str, content: &str) {
+        let answer = format!("<{action}Response>{content}</{action}Response>");
+        let mut books = self.books();
+        books.next.entry(action).or_default().push_back((200, answer));
+    }
+
+    /// The next call of `action` is refused with this code.
+    pub(crate) fn next_refused(&self, action: &'static str, code: &str) {
+        let mut books = self.books();
+        books
+            .next
+            .entry(action)
+            .or_default()
+            .push_back((400, refusal(code)));
+    }
+
+    /// Who was given keys, and no role.
+    pub(crate) fn identity(&self) -> Identity {
+        let connector = self.clone();
+        let renewal = Renewal::new(Duration::from_mins(5));
+        let keys = Credentials::new("a", "s", None, None, "test");
+        let config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(Region::from_static("us-east-1"))
+            .credentials_provider(SharedCredentialsProvider::new(keys))
+            .identity_cache(renewal.clone())
+            .retry_config(RetryConfig::standard())
+            .http_client(http_client_fn(move |_, _| {
+                SharedHttpConnector::new(connector.clone())
+            }))
+            .build();
+        Identity::of(config, renewal)
+    }
+}
+
+impl HttpConnector for Aws {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let (status, body) = self.answer(&request);
+        let response = HttpResponse::new(status.try_into().unwrap(), SdkBody::from(body));
+        HttpConnectorFuture::ready(Ok::<_, ConnectorError>(response))
+    }
+}
+
+fn refusal(code: &str) -> String {
+    let error = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
+    format!("<Response><Errors>{error}</Errors><RequestID>r</RequestID></Response>")
+}
+
+/// The cluster `prod` in `vpc-1`.
+pub(crate) fn cluster() -> Cluster {
+    Cluster {
+        name: "prod".into(),
+        region: "us-east-1".into(),
+        vpc_id: "vpc-1".into(),
+        endpoint: String::new(),
+        ca_bundle: String::new(),
+        service_cidr: None,
+    }
+}
