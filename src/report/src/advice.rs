@@ -53,6 +53,8 @@ pub struct Basis {
     waiting: Snapshot,
     catalog: Catalog,
     node_pools: BTreeMap<String, Arc<NodePool>>,
+    /// Names of machines that take no new pods: somebody may be emptying them.
+    closed: BTreeSet<String>,
     prices: PriceBasis,
 }
 
@@ -61,10 +63,14 @@ impl Basis {
         let cluster = Cluster::read(index, prices, taken);
         let catalog = fleet::catalog(index, prices);
         let named = |pool: &Arc<NodePool>| Some((pool.metadata.name.clone()?, pool.clone()));
+        let closed = index
+            .nodes()
+            .filter(|node| node.spec.as_ref().is_some_and(|s| s.unschedulable == Some(true)));
         Self {
             waiting: index.snapshot(&catalog, taken).snapshot,
             catalog,
             node_pools: index.node_pools().filter_map(named).collect(),
+            closed: closed.filter_map(|node| node.metadata.name.clone()).collect(),
             prices: savings::basis(&cluster, prices),
             cluster,
         }
@@ -74,9 +80,15 @@ impl Basis {
         &self.cluster
     }
 
-    /// Those of the named machines that the disruption budgets of their NodePools let go together now, as far as they
-    /// reach in this order. As for the controller, what has no NodeClaim is bound by none, and a NodePool that is not
-    /// ready lets nothing go.
+    /// Whether a machine takes no new pods.
+    pub fn is_closed(&self, machine: &str) -> bool {
+        self.closed.contains(machine)
+    }
+
+    /// Those of the named machines that the disruption budgets of their NodePools let go together now. The first of those
+    /// with pods go, and the first of those without: how the two are mixed makes no difference. Machines that are closed
+    /// already use the budgets up. As for the controller, what has no NodeClaim is bound by none, and a NodePool that is
+    /// not ready lets nothing go.
     pub fn within_budgets<'n>(&self, machines: impl IntoIterator<Item = &'n str>) -> BTreeSet<&'n str> {
         let snapshot = &self.waiting;
         let nodes = snapshot.nodes.iter().enumerate();
@@ -88,30 +100,46 @@ impl Basis {
             }
         }
         let mut allowed: BTreeMap<(&str, bool), u32> = BTreeMap::new();
+        let bound = |at: usize| {
+            let node = &snapshot.nodes[at];
+            node.claim.as_ref().and(node.pool.as_deref())
+        };
         let mut gone: BTreeMap<&str, u32> = BTreeMap::new();
-        let lets_go = |name: &&'n str| {
-            let Some(at) = by_name.get(name) else { return true };
-            let node = &snapshot.nodes[*at];
-            let (Some(_), Some(pool)) = (&node.claim, &node.pool) else {
-                return true;
-            };
+        for (at, node) in snapshot.nodes.iter().enumerate() {
+            // Those that leave or are not ready are no longer among what is allowed.
+            if let Some(pool) = bound(at).filter(|_| !node.leaving && !node.not_ready) {
+                *gone.entry(pool).or_default() += u32::from(self.is_closed(&node.name));
+            }
+        }
+        let mut allowance = |name: &'n str| {
+            let at = by_name.get(name)?;
+            let pool = bound(*at)?;
             let allowed = allowed.entry((pool, in_use[*at])).or_insert_with(|| {
                 let reason = if in_use[*at] {
                     DisruptionReason::Underutilized
                 } else {
                     DisruptionReason::Empty
                 };
-                let pool = snapshot.pools.iter().find(|p| p.name == *pool);
+                let pool = snapshot.pools.iter().find(|p| &*p.name == pool);
                 pool.map_or(0, |pool| {
                     allowed_disruptions(snapshot, pool, reason, self.cluster.taken)
                 })
             });
+            Some((*allowed, pool))
+        };
+        let mut machines: Vec<_> = machines.into_iter().map(|name| (allowance(name), name)).collect();
+        // What one reason lets go counts for the others too, so whoever is allowed least comes first.
+        machines.sort_by_key(|(allowance, _)| allowance.map(|(allowed, _)| allowed));
+        machines.retain(|(allowance, _)| {
+            let Some((allowed, pool)) = allowance else {
+                return true;
+            };
             let of_pool = gone.entry(pool).or_default();
             let goes = *of_pool < *allowed;
             *of_pool += u32::from(goes);
             goes
-        };
-        machines.into_iter().filter(lets_go).collect()
+        });
+        machines.into_iter().map(|(_, name)| name).collect()
     }
 }
 
@@ -223,7 +251,10 @@ impl Step<'_> {
         let cluster = &self.basis.cluster;
         let restraints = restraints::all(cluster);
         let never = |_: usize| false;
-        let pinned = restraints::pins(cluster, &restraints, never, never);
+        let mut pinned = restraints::pins(cluster, &restraints, never, never);
+        for (pinned, node) in pinned.iter_mut().zip(&cluster.snapshot.nodes) {
+            *pinned |= self.basis.is_closed(&node.name);
+        }
         let planner = Planner::new(cluster, self.policy, Spot::AsToday);
         let whole = planner.cheapest(&pinned);
         let mut gone: Vec<usize> = marked(&whole).collect();
@@ -278,6 +309,12 @@ impl Step<'_> {
             ));
         }
         notes.extend(left);
+        if !self.basis.closed.is_empty() {
+            let closed = counted(self.basis.closed.len() as u32, "machine");
+            notes.push(format!(
+                "{closed} closed to new pods: left to whoever has closed them"
+            ));
+        }
         let unclaimed = marked(arrangement)
             .filter(|node| rows[*node].node_claim.is_none())
             .count();

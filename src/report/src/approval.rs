@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use jiff::Timestamp;
 use plimsoll_api::{
     conditions,
-    plan::{Plan, PlanSpec, SUPERSEDED},
+    plan::{Plan, PlanSpec, SUPERSEDED, Settings},
     rights::Right,
 };
 use thiserror::Error;
@@ -84,6 +84,11 @@ pub enum Refusal {
     )]
     ByHand { machines: String },
     #[error(
+        "{name} removes machines that are closed to new pods already: somebody is emptying them; if nobody is, open them with \
+         `kubectl uncordon {nodes}`"
+    )]
+    Closed { name: String, nodes: String },
+    #[error(
         "the disruption budgets of NodePools let {allowed} of the {removes} machines of {name} go now, and not {first}: wait \
          until they do, or change spec.disruption.budgets; a Plan within them follows"
     )]
@@ -114,6 +119,11 @@ pub fn check(plan: &Plan, basis: &Basis, remade: Option<&PlanSpec>, now: Timesta
         return Err(Refusal::Expired { name, until });
     }
     let removes = || spec.remove.iter().map(|removal| &*removal.node);
+    let closed: Vec<&str> = removes().filter(|node| basis.is_closed(node)).collect();
+    if !closed.is_empty() {
+        let nodes = closed.join(" ");
+        return Err(Refusal::Closed { name, nodes });
+    }
     let let_go = basis.within_budgets(removes());
     if let Some(first) = removes().find(|node| !let_go.contains(node)) {
         return Err(Refusal::Budgets {
@@ -156,7 +166,7 @@ fn bought_here(spec: &PlanSpec) -> Result<(), Refusal> {
     Err(Refusal::ByHand { machines })
 }
 
-/// What is bought, filled and removed, and what it is worth.
+/// What is bought, filled and removed, what it is worth, and the settings it was planned with.
 pub fn plan_page(spec: &PlanSpec) -> String {
     let mut out = String::new();
     let mut table = Table::new([
@@ -213,6 +223,18 @@ pub fn plan_page(spec: &PlanSpec) -> String {
             out,
             "no plan for these machines and pods leads below ${}/h: this one is {gap} % above",
             bound.per_hour
+        );
+    }
+    let settings = &spec.settings;
+    let _ = writeln!(
+        out,
+        "planned with preferences {}, minimum values {}, {} search steps",
+        settings.preference_policy, settings.min_values_policy, settings.steps
+    );
+    if *settings != Settings::default() {
+        let _ = writeln!(
+            out,
+            "note: these settings are not the defaults; ask whoever runs the controller whether they chose them"
         );
     }
     for note in &spec.notes {

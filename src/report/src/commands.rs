@@ -132,7 +132,7 @@ fn add_by_hand(machines: &[&NewMachine], out: &mut String) {
 fn fill(targets: &[(String, &[String])], out: &mut String) {
     out.push_str("\n# each machine that takes pods is open only while those meant for it are evicted\n");
     for (node, _) in targets {
-        let _ = writeln!(out, "node={node}; close \"$node\"; closed=\"$closed $node\"");
+        let _ = writeln!(out, "node={node}; closed=\"$closed $node\"; close \"$node\"");
     }
     out.push('\n');
     for (node, pods) in targets {

@@ -566,6 +566,68 @@ fn a_step_keeps_to_the_disruption_budgets_of_its_node_pools() {
 }
 
 #[test]
+fn budgets_of_several_reasons_let_go_the_same_in_any_order() {
+    let mut items = with_budgets(json!([{ "nodes": "5" }, { "nodes": "2", "reasons": ["Underutilized"] }]));
+    items.retain(|item| item["kind"] != "Pod" || item["metadata"]["name"].as_str() > Some("web-2"));
+    let basis = basis(&items);
+    let names: Vec<String> = (0..6).map(|i| format!("n{i}")).collect();
+    // Three without pods, then three with.
+    let forward = basis.within_budgets(names.iter().map(String::as_str));
+    assert_eq!(forward.len(), 5, "{forward:?}");
+    assert_eq!(basis.within_budgets(forward.iter().copied().rev()), forward);
+    let backward = basis.within_budgets(names.iter().rev().map(String::as_str));
+    assert_eq!(backward.len(), 5, "{backward:?}");
+    assert_eq!(basis.within_budgets(backward.iter().copied()), backward);
+
+    // So what is advised may be carried out.
+    let spec = advice(&items).unwrap();
+    let plan = stored(spec.clone(), 1);
+    assert_eq!(check(&plan, &basis, Some(&spec), taken()), Ok(()));
+    assert!(spec.remove.len() > 3, "{:?}", spec.remove);
+}
+
+#[test]
+fn machines_that_are_closed_are_left_to_whoever_has_closed_them() {
+    let budgets = json!([{ "nodes": "2" }]);
+    let open = advice(&with_budgets(budgets.clone())).unwrap();
+    let going = open.remove[0].node.clone();
+    let mut items = with_budgets(budgets);
+    let node = items
+        .iter_mut()
+        .find(|item| item["metadata"]["name"] == *going)
+        .unwrap();
+    let unschedulable = json!({ "key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule" });
+    merge(
+        node,
+        json!({ "spec": { "unschedulable": true, "taints": [unschedulable] } }),
+    );
+    let basis = basis(&items);
+    let nodes = going.clone();
+    let refused = Refusal::Closed {
+        name: name(&open.digest),
+        nodes,
+    };
+    assert_eq!(
+        check(&stored(open.clone(), 1), &basis, Some(&open), taken()),
+        Err(refused)
+    );
+    // It uses the budget up, too.
+    let spec = advice(&items).unwrap();
+    assert_eq!(spec.machines_removed, 1);
+    assert!(
+        spec.remove[0].node != going && spec.fill.iter().all(|f| f.node != going),
+        "{spec:#?}"
+    );
+    assert!(
+        spec.notes
+            .iter()
+            .any(|n| n.starts_with("1 machine closed to new pods")),
+        "{:?}",
+        spec.notes
+    );
+}
+
+#[test]
 fn the_page_of_a_plan_shows_each_machine_and_the_money() {
     let plan = advice(&of_a_node_pool()).unwrap();
     let page = plan_page(&plan);
@@ -580,6 +642,17 @@ fn the_page_of_a_plan_shows_each_machine_and_the_money() {
     }
     let money = format!("saves ${} a month", plan.saves.per_month);
     assert!(page.contains(&money) && page.contains("% above"), "{page}");
+
+    // Whoever wrote the Plan has chosen its settings.
+    let says = "these settings are not the defaults";
+    assert!(
+        page.contains("preferences Respect, minimum values Strict, 200 search steps\n")
+            && page.contains(says),
+        "{page}"
+    );
+    let mut usual = plan;
+    usual.settings.steps = 20_000;
+    assert!(!plan_page(&usual).contains(says));
 }
 
 #[test]
