@@ -109,7 +109,7 @@ pub(crate) async fn install(fixture: &Fixture, settings: &[&str]) -> Result<Inst
 }
 
 /// A kubeconfig file with a token of a service account of the test's namespace.
-async fn account_kubeconfig(fixture: &Fixture, account: &str) -> Result<PathBuf> {
+pub(crate) async fn account_kubeconfig(fixture: &Fixture, account: &str) -> Result<PathBuf> {
     let request = TokenRequest {
         spec: Some(TokenRequestSpec {
             expiration_seconds: Some(3600),
@@ -164,28 +164,40 @@ impl Installed {
         let own = rights::listed(&kubectl(&self.kubeconfig, &list).await?);
         Ok(own.difference(&everybody).cloned().collect())
     }
+}
 
-    /// Every request was granted by the table, and nothing of the table was asked for in vain.
-    pub(crate) fn check_audit(&self, fixture: &Fixture, table: &BTreeSet<Grant>) -> Result<()> {
-        if fixture.is_attached() {
-            eprintln!("the audit log of this cluster cannot be read here");
-            return Ok(());
-        }
-        let user = format!("system:serviceaccount:{}:{RELEASE}", self.namespace);
-        let requests = rights::requests(&fixture.testbed().audit_log(), &user)?;
-        let (mut beyond, mut used) = (Vec::new(), BTreeSet::new());
-        for request in &requests {
-            let by: Vec<&Grant> = table.iter().filter(|g| request.is_granted_by(g)).collect();
-            if by.is_empty() || request.code == 403 {
-                beyond.push(request);
-            }
-            used.extend(by);
-        }
-        assert!(beyond.is_empty(), "beyond the table: {beyond:#?}");
-        let unused: Vec<&Grant> = table.iter().filter(|grant| !used.contains(grant)).collect();
+/// Every request of the controller was granted by the table, and nothing of the table was asked for in vain.
+pub(crate) fn check_audit(fixture: &Fixture, table: &BTreeSet<Grant>) -> Result<()> {
+    if let Some(unused) = unused(fixture, RELEASE, table)? {
         assert!(unused.is_empty(), "granted and never used: {unused:#?}");
-        Ok(())
     }
+    Ok(())
+}
+
+/// What the account of the test's namespace was granted and has not asked for. Everything that it asked for was granted by
+/// the table. None where the audit log cannot be read.
+pub(crate) fn unused(
+    fixture: &Fixture,
+    account: &str,
+    table: &BTreeSet<Grant>,
+) -> Result<Option<BTreeSet<Grant>>> {
+    if fixture.is_attached() {
+        eprintln!("the audit log of this cluster cannot be read here");
+        return Ok(None);
+    }
+    let user = format!("system:serviceaccount:{}:{account}", fixture.namespace());
+    let requests = rights::requests(&fixture.testbed().audit_log(), &user)?;
+    let (mut beyond, mut used) = (Vec::new(), BTreeSet::new());
+    for request in &requests {
+        let by: Vec<&Grant> = table.iter().filter(|g| request.is_granted_by(g)).collect();
+        if by.is_empty() || request.code == 403 {
+            beyond.push(request);
+        }
+        used.extend(by);
+    }
+    assert!(beyond.is_empty(), "beyond the table: {beyond:#?}");
+    let unused = table.iter().filter(|grant| !used.contains(grant));
+    Ok(Some(unused.cloned().collect()))
 }
 
 pub(crate) fn table(names: &[&str]) -> Result<BTreeSet<Grant>> {
@@ -383,7 +395,7 @@ async fn observing_beside_another_controller_reports_and_touches_nothing() -> Re
 
     let table = table(&["observe"])?;
     // In this order: asking what the account may do is a request of the account.
-    installed.check_audit(&fixture, &table)?;
+    check_audit(&fixture, &table)?;
     assert_eq!(installed.may(&fixture).await?, table);
     uninstall(&fixture).await?;
     let _karpenter = fixture.controller().await?;
@@ -451,7 +463,7 @@ async fn acting_takes_the_rights_of_the_chart_and_all_of_them() -> Result<()> {
                 .is_some_and(|r| r.data["status"]["nodes"] == 0)
         })
         .await?;
-    installed.check_audit(&fixture, &table)?;
+    check_audit(&fixture, &table)?;
     assert_eq!(installed.may(&fixture).await?, table);
     uninstall(&fixture).await?;
     // The account has gone, so another takes away what is left.

@@ -128,6 +128,17 @@ pub struct Settings {
     pub steps: i64,
 }
 
+impl Default for Settings {
+    /// What the program plans with unless it is told otherwise.
+    fn default() -> Self {
+        Self {
+            preference_policy: "Respect".to_owned(),
+            min_values_policy: "Strict".to_owned(),
+            steps: 20_000,
+        }
+    }
+}
+
 /// A machine to buy.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

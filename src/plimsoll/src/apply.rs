@@ -4,20 +4,21 @@ use std::{
     fs::OpenOptions,
     io::{IsTerminal, Write},
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
 };
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use jiff::Timestamp;
-use kube::{Api, Client};
+use kube::{Api, Client, Config as KubeConfig, config::KubeConfigOptions};
 use plimsoll_api::plan::{Plan, PlanSpec, Settings};
 use plimsoll_core::policy::Policy;
 use plimsoll_report::{
     advice::{Basis, GOOD_FOR, advise},
     approval::{check, plan_page},
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     args::{ApplyOptions, MinValues, Planning, Preferences, Source},
@@ -29,8 +30,7 @@ use crate::{
 const STEPS_MAX: u64 = 10_000_000;
 
 pub(crate) fn run(options: &ApplyOptions) -> anyhow::Result<()> {
-    let (stored, cluster) = stored(options.plan.strip_prefix("plan/").unwrap_or(&options.plan))?;
-    let plan = remade(&stored, options)?;
+    let (plan, cluster) = remade(options)?;
 
     let mut out = std::io::stdout().lock();
     write!(out, "{}", plan_page(&plan))?;
@@ -39,20 +39,25 @@ pub(crate) fn run(options: &ApplyOptions) -> anyhow::Result<()> {
         return Ok(());
     }
     drop(out);
-    same_cluster(&cluster)?;
+    let kubeconfig = pinned(&cluster)?;
     if options.yes {
-        return carry_out(&plan.commands);
+        return carry_out(&plan.commands, &kubeconfig);
     }
     if !agreed(&cluster)? {
         bail!("not carried out");
     }
     // Whoever was asked may have taken their time.
-    carry_out(&remade(&stored, options)?.commands)
+    let (plan, now) = remade(options)?;
+    if now != cluster {
+        bail!("you were asked about {cluster}, and the context is that of {now} by now; not carried out");
+    }
+    carry_out(&plan.commands, &kubeconfig)
 }
 
-/// What the cluster wants now. It is what is carried out, not what is stored, and the two must be equal: whoever may write
+/// What the cluster wants now, and its address. It is what is carried out, not what is stored, and the two must be equal: whoever may write
 /// Plans cannot have commands of theirs run by somebody else.
-fn remade(stored: &Plan, options: &ApplyOptions) -> anyhow::Result<PlanSpec> {
+fn remade(options: &ApplyOptions) -> anyhow::Result<(PlanSpec, String)> {
+    let (stored, cluster) = stored(options.plan.strip_prefix("plan/").unwrap_or(&options.plan))?;
     let read = source::read(&Source {
         from: None,
         prices: options.prices,
@@ -63,30 +68,42 @@ fn remade(stored: &Plan, options: &ApplyOptions) -> anyhow::Result<PlanSpec> {
     }
     let basis = Basis::read(&read.index, &read.prices, read.taken);
     let remade = advise(&basis, &settings(&stored.spec.settings)?, GOOD_FOR);
-    check(stored, remade.as_ref(), Timestamp::now())?;
-    remade.context("there is nothing to do")
+    check(&stored, &basis, remade.as_ref(), Timestamp::now())?;
+    Ok((remade.context("there is nothing to do")?, cluster))
 }
 
-/// Fails unless kubectl speaks to the cluster that the Plan was read from.
-fn same_cluster(cluster: &str) -> anyhow::Result<()> {
-    let asked = Command::new("kubectl")
-        .args([
-            "config",
-            "view",
-            "--minify",
-            "-o",
-            "jsonpath={.clusters[0].cluster.server}",
-        ])
-        .output()
-        .context("cannot run kubectl; the commands of a plan need it (--dry-run prints them)")?;
-    let of_kubectl = String::from_utf8_lossy(&asked.stdout);
-    let of_kubectl = of_kubectl.trim().trim_end_matches('/');
-    if !of_kubectl.is_empty() && of_kubectl != cluster.trim_end_matches('/') {
+/// kubectl's configuration for this cluster and no other: a context that somebody chooses meanwhile does not send the commands
+/// elsewhere. Fails where kubectl speaks to another cluster.
+fn pinned(cluster: &str) -> anyhow::Result<String> {
+    let options = KubeConfigOptions::default();
+    let (config, of_kubectl) = match runtime()?.block_on(KubeConfig::from_kubeconfig(&options)) {
+        Ok(_) => kubectl_config()?,
+        // In a pod both take the service account, kubectl where its configuration is empty.
+        Err(_) => (String::new(), KubeConfig::incluster()?.cluster_url.to_string()),
+    };
+    if of_kubectl.trim_end_matches('/') != cluster.trim_end_matches('/') {
         bail!(
             "the Plan is of {cluster}, but kubectl speaks to {of_kubectl}; set KUBECONFIG or the context for both"
         );
     }
-    Ok(())
+    Ok(config)
+}
+
+/// The current context of kubectl, complete, and the address of its cluster.
+fn kubectl_config() -> anyhow::Result<(String, String)> {
+    let asked = Command::new("kubectl")
+        .args(["config", "view", "--minify", "--flatten", "--raw", "-o", "json"])
+        .output()
+        .context("cannot run kubectl; the commands of a plan need it (--dry-run prints them)")?;
+    if !asked.status.success() {
+        let why = String::from_utf8_lossy(&asked.stderr);
+        bail!("kubectl does not say which cluster it speaks to: {}", why.trim());
+    }
+    let config: serde_json::Value =
+        serde_json::from_slice(&asked.stdout).context("the output of kubectl config view")?;
+    let server = config["clusters"][0]["cluster"]["server"].as_str();
+    let server = server.context("the current context of kubectl has no cluster")?;
+    Ok((config.to_string(), server.to_owned()))
 }
 
 /// The Plan of this name, and the address of the cluster it is of.
@@ -124,11 +141,18 @@ fn agreed(cluster: &str) -> anyhow::Result<bool> {
     Ok(answer.trim() == "yes")
 }
 
-/// Runs the script from a file that only this user can read or change.
-fn carry_out(commands: &str) -> anyhow::Result<()> {
-    let script = Script::write(commands).context("cannot write the commands to a file")?;
+/// Runs the script from a file that only this user can read or change, on the cluster of the kubeconfig.
+fn carry_out(commands: &str, kubeconfig: &str) -> anyhow::Result<()> {
+    // Ctrl-C reaches the script too, which puts things in order; its files must be there until it has.
+    let runtime = runtime()?;
+    let _within = runtime.enter();
+    let _held = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let script = OwnFile::write("sh", commands).context("cannot write the commands to a file")?;
+    let kubeconfig =
+        OwnFile::write("kubeconfig", kubeconfig).context("cannot write kubectl's configuration to a file")?;
     let status = Command::new("sh")
-        .arg(script.path())
+        .arg(&script.0)
+        .env("KUBECONFIG", &kubeconfig.0)
         .status()
         .context("cannot run sh")?;
     if !status.success() {
@@ -137,27 +161,25 @@ fn carry_out(commands: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A file that goes away.
-struct Script(PathBuf);
+/// A file that only this user can read, and that goes away.
+struct OwnFile(PathBuf);
 
-impl Script {
-    fn write(text: &str) -> std::io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("plimsoll-apply-{}.sh", std::process::id()));
+impl OwnFile {
+    fn write(extension: &str, text: &str) -> std::io::Result<Self> {
+        let name = format!("plimsoll-apply-{}.{extension}", std::process::id());
+        let path = std::env::temp_dir().join(name);
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&path)?;
+        let own = Self(path);
         file.write_all(text.as_bytes())?;
-        Ok(Self(path))
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
+        Ok(own)
     }
 }
 
-impl Drop for Script {
+impl Drop for OwnFile {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }

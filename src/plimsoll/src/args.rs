@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
-use plimsoll_api::duration::GoDuration;
+use plimsoll_api::{duration::GoDuration, plan::Settings};
 use plimsoll_report::Subject;
 
 /// A node autoscaler for Kubernetes on AWS that plans before it acts.
@@ -251,7 +251,7 @@ pub(crate) struct Planning {
     #[arg(long, env = "MIN_VALUES_POLICY", default_value = "Strict")]
     pub(crate) min_values_policy: MinValues,
     /// Search steps after the first plan. Counted, not timed: the same input gives the same plan anywhere.
-    #[arg(long, env = "PLAN_STEPS", default_value_t = 20_000)]
+    #[arg(long, env = "PLAN_STEPS", default_value_t = Settings::default().steps.unsigned_abs())]
     pub(crate) steps: u64,
 }
 
@@ -292,4 +292,23 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<GoDuration>()
         .map(|d| d.as_duration())
         .map_err(|error| format!("{error}; write it like 1s or 500ms"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_settings_of_plans_have_the_defaults_of_the_options() {
+        let args = Args::parse_from(["plimsoll", "plan"]);
+        let Command::Plan(PlanOptions { planning, .. }) = args.command else {
+            panic!("{args:?}")
+        };
+        let settings = Settings {
+            preference_policy: format!("{:?}", planning.preference_policy),
+            min_values_policy: format!("{:?}", planning.min_values_policy),
+            steps: planning.steps.cast_signed(),
+        };
+        assert_eq!(settings, Settings::default());
+    }
 }

@@ -77,7 +77,10 @@ pub(crate) async fn kubeconfig() -> anyhow::Result<KubeConfig> {
         let why = error
             .source()
             .map_or_else(|| error.to_string(), ToString::to_string);
-        anyhow!("no cluster: {why}; set KUBECONFIG, or run inside one with a service account")
+        anyhow!(
+            "no cluster: {why}; set KUBECONFIG and choose one of its contexts (`kubectl config use-context NAME`), or run \
+             inside one with a service account"
+        )
     })
 }
 

@@ -23,6 +23,7 @@ mod tests {
 
     use plimsoll_api::rights::{Scope, rules, with_group};
     use plimsoll_controller::MODES;
+    use plimsoll_report::approval;
     use serde_json::json;
 
     use super::*;
@@ -62,6 +63,7 @@ mod tests {
                 &yaml(&rights(mode, None)),
             );
         }
+        check("charts/plimsoll/rights/approver.yaml", &yaml(&approval::rights()));
         check("charts/plimsoll/rights/kwok.yaml", &yaml(&plimsoll_kwok::RIGHTS));
         #[cfg(feature = "aws")]
         check("charts/plimsoll/rights/aws.yaml", &yaml(&plimsoll_aws::RIGHTS));
@@ -103,6 +105,7 @@ mod tests {
         for (name, rights) in [
             ("observe", observe.as_slice()),
             ("advise", &more(Mode::Advise)),
+            ("approver", &approval::rights()),
             ("automate", &more(Mode::Automate)),
             ("kwok", &plimsoll_kwok::RIGHTS),
             #[cfg(feature = "aws")]

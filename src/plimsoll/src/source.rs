@@ -38,8 +38,12 @@ pub(crate) fn read(source: &Source) -> anyhow::Result<Read> {
     let (dump, mut caveats) = match &source.from {
         Some(path) => (from_file(path)?, Vec::new()),
         None => runtime()?.block_on(async {
-            let client = Client::try_from(kubeconfig().await.context(NO_FILE)?)?;
-            live::dump(&client).await
+            let config = kubeconfig().await.context(NO_FILE)?;
+            let address = config.cluster_url.to_string();
+            let read = live::dump(&Client::try_from(config)?).await;
+            read.with_context(|| {
+                format!("the cluster at {address} (whether it answers: `kubectl cluster-info`)")
+            })
         })?,
     };
     caveats.extend(

@@ -10,6 +10,7 @@ mod stand_in;
 
 use std::{
     os::unix::fs::PermissionsExt,
+    path::Path,
     process::{Command, Output},
 };
 
@@ -34,7 +35,7 @@ fn cluster() -> Vec<Value> {
     let amounts = json!({ "cpu": "3920m", "memory": "14800Mi", "pods": "58" });
     let pool = json!({
         "apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": { "name": "default", "uid": "pool" },
-        "spec": { "disruption": { "consolidateAfter": "30s" }, "template": { "spec": {
+        "spec": { "disruption": { "consolidateAfter": "30s", "budgets": [{ "nodes": "100%" }] }, "template": { "spec": {
             "requirements": [{ "key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"] }],
             "nodeClassRef": { "group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default" } } } },
         "status": { "conditions": [{ "type": "Ready", "status": "True", "reason": "Ready", "message": "",
@@ -48,7 +49,7 @@ fn cluster() -> Vec<Value> {
                 "topology.kubernetes.io/zone": "us-east-1a", "karpenter.sh/nodepool": "default",
                 "karpenter.sh/capacity-type": "on-demand" } },
             "spec": { "providerID": format!("aws:///us-east-1a/i-{i}") },
-            "status": { "capacity": amounts, "allocatable": amounts, "conditions": [] },
+            "status": { "capacity": amounts, "allocatable": amounts, "conditions": [{ "type": "Ready", "status": "True" }] },
         })
     };
     let pod = |i: usize| {
@@ -127,15 +128,20 @@ fn answer(items: &[Value], plan: &Plan, target: &str) -> Answer {
     )
 }
 
-/// A kubectl that writes down what it is asked, and fails where it is told to. All nodes are there, evicted pods are away at
-/// once, and nothing waits.
+/// A kubectl that writes down what it is asked and of which cluster, and fails where it is told to. All nodes are there, and
+/// evicted pods are away at once. After a drain the pod $WAITS waits. With the first node that is
+/// closed, the kubeconfig $TURNS becomes another cluster's.
 const KUBECTL: &str = r#"#!/bin/sh
 echo "$@" >>"$ASKED"
+grep -o 'http://[^"]*' "$KUBECONFIG" >>"$ASKED.clusters"
 case "$*" in
 $FAILS) exit 1 ;;
 esac
 case "$1 $2" in
+"config view") cat "$KUBECONFIG" ;;
+"cordon "*) [ -z "$TURNS" ] || sed -i 's|http://127.0.0.1:[0-9]*|http://127.0.0.1:1|' "$TURNS" ;;
 "get node") echo "node/$3" ;;
+"get pods") ! grep -q '^drain ' "$ASKED" || echo "$WAITS" ;;
 "get pod") grep -q -- "/pods/$5/eviction" "$ASKED" || echo "uid-of-$5" ;;
 esac
 "#;
@@ -148,27 +154,38 @@ struct World {
 
 impl World {
     fn new(test: &str, items: Vec<Value>, plan: Plan) -> Self {
+        let name = plan.metadata.name.clone().unwrap();
+        Self::answering(test, &name, move |_, target| answer(&items, &plan, target))
+    }
+
+    /// With an API server that answers like this, by the directory of the test and the target of the request.
+    fn answering(
+        test: &str,
+        plan: &str,
+        answer: impl Fn(&Path, &str) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         let scratch = Scratch::new(test);
-        let plan_name = plan.metadata.name.clone().unwrap();
-        let server = ApiServer::start(&scratch, move |_, target, _| answer(&items, &plan, target));
+        let directory = scratch.0.clone();
+        let server = ApiServer::start(&scratch, move |_, target, _| answer(&directory, target));
         // What ends machines outside of the cluster writes down what it is asked too.
-        for program in ["kubectl", "aws"] {
-            let file = scratch.write(program, KUBECTL);
+        // What the script waits for is there at once, or never.
+        for (program, does) in [("kubectl", KUBECTL), ("aws", KUBECTL), ("sleep", "#!/bin/sh\n")] {
+            let file = scratch.write(program, does);
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         Self {
             scratch,
             server,
-            plan: format!("plan/{plan_name}"),
+            plan: format!("plan/{plan}"),
         }
     }
 
     fn apply(&self, args: &[&str]) -> Output {
-        self.apply_where(args, "no call")
+        self.apply_where(args, &[])
     }
 
-    /// The same where calls of kubectl that match the pattern fail.
-    fn apply_where(&self, args: &[&str], fails: &str) -> Output {
+    /// The same where kubectl behaves like this.
+    fn apply_where(&self, args: &[&str], behaves: &[(&str, &str)]) -> Output {
         let path = format!("{}:{}", self.scratch.0.display(), std::env::var("PATH").unwrap());
         Command::new(env!("CARGO_BIN_EXE_plimsoll"))
             .arg("apply")
@@ -177,7 +194,10 @@ impl World {
             .env("PATH", path)
             .env("ASKED", self.scratch.0.join("asked"))
             .env("TMPDIR", &self.scratch.0)
-            .env("FAILS", fails)
+            .env("FAILS", "no call")
+            .env("WAITS", "")
+            .env("TURNS", "")
+            .envs(behaves.iter().copied())
             .stdin(std::process::Stdio::null())
             .output()
             .unwrap()
@@ -240,7 +260,8 @@ fn a_plan_that_holds_is_shown_and_carried_out_in_its_order() {
         .map(|e| e.unwrap().file_name())
         .collect();
     assert!(
-        left.iter().all(|name| !name.to_string_lossy().ends_with(".sh")),
+        left.iter()
+            .all(|name| !name.to_string_lossy().starts_with("plimsoll-apply")),
         "{left:?}"
     );
     let asked = world.server.asked.lock().unwrap();
@@ -262,7 +283,7 @@ fn a_call_that_fails_ends_no_machine_and_leaves_none_closed() {
     ];
     for (n, fails) in calls.iter().enumerate() {
         let world = World::new(&format!("apply-fails-{n}"), cluster(), stored(spec.clone()));
-        let output = world.apply_where(&[&world.plan, "--yes"], fails);
+        let output = world.apply_where(&[&world.plan, "--yes"], &[("FAILS", fails)]);
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(
             !output.status.success() && error.contains("stopped"),
@@ -283,6 +304,99 @@ fn a_call_that_fails_ends_no_machine_and_leaves_none_closed() {
             );
         }
     }
+}
+
+#[test]
+fn all_commands_go_to_the_cluster_of_the_plan() {
+    let spec = spec_at(&cluster(), Timestamp::now());
+    let world = World::new("apply-turns", cluster(), stored(spec.clone()));
+    let kubeconfig = world.server.kubeconfig.display().to_string();
+    let own = std::fs::read_to_string(&kubeconfig).unwrap();
+    let done = world.apply_where(&[&world.plan, "--yes"], &[("TURNS", &kubeconfig)]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_ne!(std::fs::read_to_string(&kubeconfig).unwrap(), own);
+    let of = std::fs::read_to_string(world.scratch.0.join("asked.clusters")).unwrap();
+    // With the quotation mark at its end: one address may begin like another.
+    assert!(
+        of.lines().count() > 10 && of.lines().all(|of| own.contains(&format!("{of}\""))),
+        "{of}"
+    );
+
+    // The context changes between the look at the cluster and the first command.
+    let (plan, items) = (stored(spec.clone()), cluster());
+    let name = plan.metadata.name.clone().unwrap();
+    let world = World::answering("apply-turned", &name, move |scratch, target| {
+        for file in std::fs::read_dir(scratch)
+            .unwrap()
+            .map(|file| file.unwrap().path())
+        {
+            if target.starts_with("/api/v1/pods") && file.to_string_lossy().contains("kubeconfig-") {
+                let text = std::fs::read_to_string(&file).unwrap();
+                std::fs::write(&file, text.replace("http://127.0.0.1", "http://127.0.0.2")).unwrap();
+            }
+        }
+        answer(&items, &plan, target)
+    });
+    world.refuses(&[&world.plan, "--yes"], "but kubectl speaks to http://127.0.0.2");
+
+    // One that does not say where it speaks to.
+    let world = World::new("apply-mute", cluster(), stored(spec));
+    let output = world.apply_where(&[&world.plan, "--yes"], &[("FAILS", "config view *")]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && error.contains("does not say which cluster"),
+        "{error}"
+    );
+    assert_eq!(world.asked(), [""; 0]);
+}
+
+#[test]
+fn a_machine_whose_pods_find_no_node_is_not_ended() {
+    let spec = spec_at(&cluster(), Timestamp::now());
+    let world = World::new("apply-waits", cluster(), stored(spec));
+    let output = world.apply_where(&[&world.plan, "--yes"], &[("WAITS", "pod/late")]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && error.contains("1 more pods wait for a node"),
+        "{error}"
+    );
+    let asked = world.asked();
+    let count = |verb: &str| asked.iter().filter(|a| a.starts_with(verb)).count();
+    assert_eq!((count("drain "), count("delete ")), (1, 0), "{asked:#?}");
+}
+
+/// What it does to the cluster is what makes the cluster want something else: half a step would be worse than all of it.
+#[test]
+fn a_plan_that_is_superseded_while_it_is_carried_out_is_carried_out_to_its_end() {
+    let spec = spec_at(&cluster(), Timestamp::now());
+    let plan = stored(spec.clone());
+    let Some(Change::Status(superseded)) = changes(std::slice::from_ref(&plan), None, Timestamp::now()).pop()
+    else {
+        panic!("the Plan is superseded")
+    };
+    let name = plan.metadata.name.clone().unwrap();
+    let world = World::answering("apply-meanwhile", &name, move |scratch, target| {
+        let begun =
+            std::fs::read_to_string(scratch.join("asked")).is_ok_and(|asked| asked.contains("cordon "));
+        answer(&cluster(), if begun { &superseded } else { &plan }, target)
+    });
+    let done = world.apply(&[&world.plan, "--yes"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let asked = world.asked();
+    for removal in &spec.remove {
+        let end = format!(
+            "delete nodeclaim {} --ignore-not-found",
+            removal.node_claim.as_ref().unwrap()
+        );
+        assert!(asked.contains(&end), "{asked:#?}");
+    }
+    // Not a second time.
+    let again = world.apply(&[&world.plan, "--yes"]);
+    let error = String::from_utf8_lossy(&again.stderr);
+    assert!(
+        error.contains("is superseded") && world.asked() == asked,
+        "{error}"
+    );
 }
 
 #[test]
@@ -318,6 +432,25 @@ fn a_plan_that_does_not_hold_is_refused() {
         &[&world.plan, "--yes"],
         "is superseded: the cluster wants nothing any more",
     );
+
+    let mut closed = cluster();
+    let pool = closed.last_mut().unwrap();
+    pool["spec"]["disruption"]["budgets"] = json!([{ "nodes": "1" }]);
+    let world = World::new("apply-budgets", closed, stored(spec.clone()));
+    world.refuses(
+        &[&world.plan, "--yes"],
+        &format!("let 1 of the {} machines of {own} go now", spec.remove.len()),
+    );
+
+    // Somebody empties it already.
+    let mut emptied = cluster();
+    let going = &spec.remove[0].node;
+    let node = emptied
+        .iter_mut()
+        .find(|item| item["metadata"]["name"] == **going);
+    node.unwrap()["spec"]["unschedulable"] = json!(true);
+    let world = World::new("apply-closed", emptied, stored(spec.clone()));
+    world.refuses(&[&world.plan, "--yes"], &format!("`kubectl uncordon {going}`"));
 
     let mut moved = cluster();
     moved.retain(|item| item["metadata"]["name"] != "web-5");

@@ -256,6 +256,27 @@ fn what_cannot_be_done_is_said_once_with_the_fix() {
         );
         assert!(output.stdout.is_empty(), "{args:?}");
     }
+    // Nobody listens on port 1.
+    let config = |context: &str| {
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": context,
+            "clusters": [{ "name": "a", "cluster": { "server": "https://127.0.0.1:1" } }],
+            "users": [{ "name": "a", "user": {} }],
+            "contexts": [{ "name": "a", "context": { "cluster": "a", "user": "a" } }],
+        });
+        scratch.write(context, config.to_string())
+    };
+    for (context, says) in [
+        (
+            "a",
+            "the cluster at https://127.0.0.1:1/ (whether it answers: `kubectl cluster-info`): cannot list nodes",
+        ),
+        ("b", "failed to load current context: b"),
+    ] {
+        let output = plimsoll(Some(&config(context)), &["report"]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(says), "{error}");
+    }
     let absent = scratch.0.join("absent");
     for command in ["report", "snapshot"] {
         let output = plimsoll(Some(&absent), &[command]);
@@ -263,7 +284,9 @@ fn what_cannot_be_done_is_said_once_with_the_fix() {
         assert!(!output.status.success() && error.contains("--from"), "{error}");
         assert_eq!(error.matches("No such file").count(), 1, "{error}");
         assert!(
-            error.contains("no cluster: ") && error.contains("set KUBECONFIG"),
+            error.contains("no cluster: ")
+                && error.contains("set KUBECONFIG")
+                && error.contains("use-context"),
             "{error}"
         );
     }

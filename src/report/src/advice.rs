@@ -1,6 +1,10 @@
 //! What a person could approve now, as the spec of a Plan: one step, complete and small enough to be read.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -11,10 +15,11 @@ use plimsoll_api::{
 };
 use plimsoll_core::{
     catalog::{Catalog, MicroDollars},
+    disrupt::allowed_disruptions,
     plan::Plan,
     policy::Policy,
     provision::provision,
-    snapshot::Snapshot,
+    snapshot::{DisruptionReason, Place, Snapshot},
 };
 use plimsoll_state::Index;
 use sha2::{Digest as _, Sha256};
@@ -48,6 +53,8 @@ pub struct Basis {
     waiting: Snapshot,
     catalog: Catalog,
     node_pools: BTreeMap<String, Arc<NodePool>>,
+    /// Names of machines that take no new pods: somebody may be emptying them.
+    closed: BTreeSet<String>,
     prices: PriceBasis,
 }
 
@@ -56,10 +63,14 @@ impl Basis {
         let cluster = Cluster::read(index, prices, taken);
         let catalog = fleet::catalog(index, prices);
         let named = |pool: &Arc<NodePool>| Some((pool.metadata.name.clone()?, pool.clone()));
+        let closed = index
+            .nodes()
+            .filter(|node| node.spec.as_ref().is_some_and(|s| s.unschedulable == Some(true)));
         Self {
             waiting: index.snapshot(&catalog, taken).snapshot,
             catalog,
             node_pools: index.node_pools().filter_map(named).collect(),
+            closed: closed.filter_map(|node| node.metadata.name.clone()).collect(),
             prices: savings::basis(&cluster, prices),
             cluster,
         }
@@ -67,6 +78,68 @@ impl Basis {
 
     pub fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// Whether a machine takes no new pods.
+    pub fn is_closed(&self, machine: &str) -> bool {
+        self.closed.contains(machine)
+    }
+
+    /// Those of the named machines that the disruption budgets of their NodePools let go together now. The first of those
+    /// with pods go, and the first of those without: how the two are mixed makes no difference. Machines that are closed
+    /// already use the budgets up. As for the controller, what has no NodeClaim is bound by none, and a NodePool that is
+    /// not ready lets nothing go.
+    pub fn within_budgets<'n>(&self, machines: impl IntoIterator<Item = &'n str>) -> BTreeSet<&'n str> {
+        let snapshot = &self.waiting;
+        let nodes = snapshot.nodes.iter().enumerate();
+        let by_name: BTreeMap<&str, usize> = nodes.map(|(at, node)| (&*node.name, at)).collect();
+        let mut in_use = vec![false; snapshot.nodes.len()];
+        for pod in snapshot.pods.iter().filter(|pod| !pod.daemon && !pod.terminating) {
+            if let Place::Bound(node) | Place::Assigned(node) = pod.place {
+                in_use[node.0 as usize] = true;
+            }
+        }
+        let mut allowed: BTreeMap<(&str, bool), u32> = BTreeMap::new();
+        let bound = |at: usize| {
+            let node = &snapshot.nodes[at];
+            node.claim.as_ref().and(node.pool.as_deref())
+        };
+        let mut gone: BTreeMap<&str, u32> = BTreeMap::new();
+        for (at, node) in snapshot.nodes.iter().enumerate() {
+            // Those that leave or are not ready are no longer among what is allowed.
+            if let Some(pool) = bound(at).filter(|_| !node.leaving && !node.not_ready) {
+                *gone.entry(pool).or_default() += u32::from(self.is_closed(&node.name));
+            }
+        }
+        let mut allowance = |name: &'n str| {
+            let at = by_name.get(name)?;
+            let pool = bound(*at)?;
+            let allowed = allowed.entry((pool, in_use[*at])).or_insert_with(|| {
+                let reason = if in_use[*at] {
+                    DisruptionReason::Underutilized
+                } else {
+                    DisruptionReason::Empty
+                };
+                let pool = snapshot.pools.iter().find(|p| &*p.name == pool);
+                pool.map_or(0, |pool| {
+                    allowed_disruptions(snapshot, pool, reason, self.cluster.taken)
+                })
+            });
+            Some((*allowed, pool))
+        };
+        let mut machines: Vec<_> = machines.into_iter().map(|name| (allowance(name), name)).collect();
+        // What one reason lets go counts for the others too, so whoever is allowed least comes first.
+        machines.sort_by_key(|(allowance, _)| allowance.map(|(allowed, _)| allowed));
+        machines.retain(|(allowance, _)| {
+            let Some((allowed, pool)) = allowance else {
+                return true;
+            };
+            let of_pool = gone.entry(pool).or_default();
+            let goes = *of_pool < *allowed;
+            *of_pool += u32::from(goes);
+            goes
+        });
+        machines.into_iter().map(|(_, name)| name).collect()
     }
 }
 
@@ -178,24 +251,42 @@ impl Step<'_> {
         let cluster = &self.basis.cluster;
         let restraints = restraints::all(cluster);
         let never = |_: usize| false;
-        let pinned = restraints::pins(cluster, &restraints, never, never);
+        let mut pinned = restraints::pins(cluster, &restraints, never, never);
+        for (pinned, node) in pinned.iter_mut().zip(&cluster.snapshot.nodes) {
+            *pinned |= self.basis.is_closed(&node.name);
+        }
         let planner = Planner::new(cluster, self.policy, Spot::AsToday);
         let whole = planner.cheapest(&pinned);
         let mut gone: Vec<usize> = marked(&whole).collect();
-        if gone.len() > MACHINES_MAX {
+        let all = gone.len();
+        let name = |node: &usize| &*cluster.snapshot.nodes[*node].name;
+        let may_go = self.basis.within_budgets(gone.iter().map(name)).len();
+        if all > MACHINES_MAX || may_go < all {
             let moves = moves::moves(cluster, &whole);
             let rows = savings::nodes(cluster, &restraints, &whole, &moves.to_kept);
             // Stable, so that equals keep their order.
             gone.sort_by(|a, b| idle(&rows[*b]).total_cmp(&idle(&rows[*a])));
+            let may_go = self.basis.within_budgets(gone.iter().map(name));
+            gone.retain(|node| may_go.contains(name(node)));
+        }
+        if gone.is_empty() {
+            return None;
         }
         STEPS.into_iter().find_map(|most| {
-            if gone.len() <= most {
-                return self.moved(&restraints, &whole, 0);
+            if all <= most && gone.len() == all {
+                return self.moved(&restraints, &whole, None);
             }
-            let chosen = &gone[..most];
+            let chosen = &gone[..most.min(gone.len())];
             let kept: Vec<bool> = (0..pinned.len()).map(|node| !chosen.contains(&node)).collect();
             let part = planner.cheapest(&kept);
-            self.moved(&restraints, &part, gone.len() - marked(&part).count())
+            let left = counted((all - marked(&part).count()) as u32, "machine");
+            let why = if gone.len() < all {
+                ": the disruption budgets of their NodePools let no more go at once"
+            } else {
+                ""
+            };
+            let left = format!("{left} that could go are left for plans that follow{why}");
+            self.moved(&restraints, &part, Some(left))
         })
     }
 
@@ -203,7 +294,7 @@ impl Step<'_> {
         &self,
         restraints: &[restraints::Restraint],
         arrangement: &Arrangement,
-        left: usize,
+        left: Option<String>,
     ) -> Option<PlanSpec> {
         let cluster = &self.basis.cluster;
         let moves = moves::moves(cluster, arrangement);
@@ -217,9 +308,12 @@ impl Step<'_> {
                 "{waiting} wait for a place that nothing can be bought for"
             ));
         }
-        if left > 0 {
-            let left = counted(left as u32, "machine");
-            notes.push(format!("{left} that could go are left for plans that follow"));
+        notes.extend(left);
+        if !self.basis.closed.is_empty() {
+            let closed = counted(self.basis.closed.len() as u32, "machine");
+            notes.push(format!(
+                "{closed} closed to new pods: left to whoever has closed them"
+            ));
         }
         let unclaimed = marked(arrangement)
             .filter(|node| rows[*node].node_claim.is_none())

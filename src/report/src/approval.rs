@@ -5,14 +5,69 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use jiff::Timestamp;
 use plimsoll_api::{
     conditions,
-    plan::{Plan, PlanSpec, SUPERSEDED},
+    plan::{Plan, PlanSpec, SUPERSEDED, Settings},
+    rights::Right,
 };
 use thiserror::Error;
 
 use crate::{
-    advice,
+    advice::{self, Basis},
+    kinds::KINDS,
     table::{Align, Table},
 };
+
+/// What a person needs to carry out Plans: to look at the cluster as the planner does, and to do what the commands do.
+pub fn rights() -> Vec<Right> {
+    let read = KINDS.map(|kind| Right::cluster(kind.group, kind.plural, &["list"], kind.use_));
+    read.into_iter().chain(ACTS).collect()
+}
+
+const ACTS: [Right; 9] = [
+    Right::cluster(
+        "plimsoll.dev",
+        "plans",
+        &["get", "list"],
+        "the plan that is approved",
+    ),
+    Right::cluster(
+        "karpenter.sh",
+        "nodeclaims",
+        &["create", "get", "patch", "watch"],
+        "buys machines, and waits until they are ready",
+    ),
+    Right::cluster(
+        "karpenter.sh",
+        "nodeclaims",
+        &["delete", "get", "watch"],
+        "ends machines, and waits until they are gone",
+    ),
+    Right::cluster(
+        "",
+        "nodes",
+        &["get", "patch"],
+        "closes machines that go, and opens those that take pods",
+    ),
+    Right::cluster("", "nodes", &["delete", "watch"], "machines without a NodeClaim"),
+    Right::cluster(
+        "apps",
+        "daemonsets",
+        &["get"],
+        "whose pods stay when a machine is emptied",
+    ),
+    Right::cluster("", "pods", &["get"], "a pod is evicted by its UID"),
+    Right::cluster(
+        "",
+        "namespaces",
+        &["get"],
+        "kubectl asks for it where a pod is gone already",
+    ),
+    Right::cluster(
+        "",
+        "pods/eviction",
+        &["create"],
+        "moves that respect PodDisruptionBudgets",
+    ),
+];
 
 /// Why a Plan is not carried out.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -28,12 +83,27 @@ pub enum Refusal {
          Plan after that says what can go"
     )]
     ByHand { machines: String },
+    #[error(
+        "{name} removes machines that are closed to new pods already: somebody is emptying them; if nobody is, open them with \
+         `kubectl uncordon {nodes}`"
+    )]
+    Closed { name: String, nodes: String },
+    #[error(
+        "the disruption budgets of NodePools let {allowed} of the {removes} machines of {name} go now, and not {first}: wait \
+         until they do, or change spec.disruption.budgets; a Plan within them follows"
+    )]
+    Budgets {
+        name: String,
+        removes: usize,
+        allowed: usize,
+        first: String,
+    },
     #[error("{name} no longer holds: the cluster as it is now wants {wants}; see `kubectl get plans`")]
     Stale { name: String, wants: String },
 }
 
-/// Whether a Plan may be carried out. `remade` is what the cluster, looked at again, wants.
-pub fn check(plan: &Plan, remade: Option<&PlanSpec>, now: Timestamp) -> Result<(), Refusal> {
+/// Whether a Plan may be carried out. `basis` is the cluster, looked at again, and `remade` what it wants.
+pub fn check(plan: &Plan, basis: &Basis, remade: Option<&PlanSpec>, now: Timestamp) -> Result<(), Refusal> {
     let name = plan.metadata.name.clone().unwrap_or_default();
     let spec = &plan.spec;
     if advice::digest(spec) != spec.digest || advice::name(&spec.digest) != name {
@@ -47,6 +117,21 @@ pub fn check(plan: &Plan, remade: Option<&PlanSpec>, now: Timestamp) -> Result<(
     if now >= spec.good_until.0 {
         let until = spec.good_until.0;
         return Err(Refusal::Expired { name, until });
+    }
+    let removes = || spec.remove.iter().map(|removal| &*removal.node);
+    let closed: Vec<&str> = removes().filter(|node| basis.is_closed(node)).collect();
+    if !closed.is_empty() {
+        let nodes = closed.join(" ");
+        return Err(Refusal::Closed { name, nodes });
+    }
+    let let_go = basis.within_budgets(removes());
+    if let Some(first) = removes().find(|node| !let_go.contains(node)) {
+        return Err(Refusal::Budgets {
+            name,
+            removes: spec.remove.len(),
+            allowed: let_go.len(),
+            first: first.to_owned(),
+        });
     }
     match remade {
         Some(remade) if remade.digest == spec.digest => bought_here(remade),
@@ -81,7 +166,7 @@ fn bought_here(spec: &PlanSpec) -> Result<(), Refusal> {
     Err(Refusal::ByHand { machines })
 }
 
-/// What is bought, filled and removed, and what it is worth.
+/// What is bought, filled and removed, what it is worth, and the settings it was planned with.
 pub fn plan_page(spec: &PlanSpec) -> String {
     let mut out = String::new();
     let mut table = Table::new([
@@ -138,6 +223,18 @@ pub fn plan_page(spec: &PlanSpec) -> String {
             out,
             "no plan for these machines and pods leads below ${}/h: this one is {gap} % above",
             bound.per_hour
+        );
+    }
+    let settings = &spec.settings;
+    let _ = writeln!(
+        out,
+        "planned with preferences {}, minimum values {}, {} search steps",
+        settings.preference_policy, settings.min_values_policy, settings.steps
+    );
+    if *settings != Settings::default() {
+        let _ = writeln!(
+            out,
+            "note: these settings are not the defaults; ask whoever runs the controller whether they chose them"
         );
     }
     for note in &spec.notes {

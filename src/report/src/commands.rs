@@ -14,6 +14,10 @@ use crate::{
 /// Label on NodeClaims that the script makes, so that it can wait for them.
 const BOUGHT_BY: &str = "plimsoll.dev/bought-by";
 
+/// Buys one machine: the claim follows on standard input. One of this name, bought by a run that was interrupted, is taken
+/// for it.
+const BUY: &str = "kubectl apply --server-side -f -";
+
 /// What the commands are made of.
 const FUNCTIONS: &str = include_str!("commands.sh");
 
@@ -128,7 +132,7 @@ fn add_by_hand(machines: &[&NewMachine], out: &mut String) {
 fn fill(targets: &[(String, &[String])], out: &mut String) {
     out.push_str("\n# each machine that takes pods is open only while those meant for it are evicted\n");
     for (node, _) in targets {
-        let _ = writeln!(out, "node={node}; close \"$node\"; closed=\"$closed $node\"");
+        let _ = writeln!(out, "node={node}; closed=\"$closed $node\"; close \"$node\"");
     }
     out.push('\n');
     for (node, pods) in targets {
@@ -177,7 +181,7 @@ fn node_claim(machine: &NewMachine, pool: &NodePool, name: &str, run: &str, out:
     });
     let _ = writeln!(
         out,
-        "# {} pods are meant for it\nkubectl create -f - <<'EOF'\n{claim:#}\nEOF",
+        "# {} pods are meant for it\n{BUY} <<'EOF'\n{claim:#}\nEOF",
         machine.pods
     );
 }

@@ -14,16 +14,18 @@ close() {
   ! there "$1" || kubectl cordon "$1"
 }
 
-# Closes a node that is to go; it is opened again if it does not come to that.
+# Closes a node that is to go; it is opened again if it does not come to that. Noted first: the call may be interrupted.
 leave() {
-  close "$1"
   leaving="$leaving $1 "
+  close "$1"
 }
 
-# Drains a node, unless somebody has removed it, as an autoscaler does with what is empty.
+# Drains a node, unless somebody has removed it, as an autoscaler does with what is empty, and waits until its pods have
+# nodes. What is drained stays closed from then on, also where its ending fails.
 empty() {
   ! there "$1" || kubectl drain "$1" --ignore-daemonsets --delete-emptydir-data --timeout=15m || ! there "$1" ||
     stop "node $1 cannot be drained"
+  settle
   leaving="${leaving%% "$1" *} ${leaving#* "$1" }"
 }
 
@@ -38,9 +40,13 @@ node_of() {
   kubectl get nodeclaim "$1" -o jsonpath='{.status.nodeName}'
 }
 
-# The UID of a pod, NAMESPACE/POD; nothing where there is none. One of the same name may follow it.
+# A field of a pod: of_pod NAMESPACE/POD FIELD; nothing where there is none. One of the same name may follow it.
+of_pod() {
+  kubectl get pod -n "${1%/*}" "${1#*/}" --ignore-not-found -o jsonpath="{$2}"
+}
+
 uid_of() {
-  kubectl get pod -n "${1%/*}" "${1#*/}" --ignore-not-found -o jsonpath='{.metadata.uid}'
+  of_pod "$1" .metadata.uid
 }
 
 # Evicts this very pod: evict NAMESPACE/POD UID. A disruption budget may refuse until another pod is ready again.
@@ -56,6 +62,20 @@ evict() {
   done
 }
 
+# Waits until what was evicted has nodes again: no more pods wait than before.
+settle() {
+  # Whoever owns the pods has made them again by then.
+  sleep 2
+  tries=0
+  while now=$(waiting) || stop "cannot see which pods wait"; [ "$now" -gt "$before" ]; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 120 ] || stop "$((now - before)) more pods wait for a node than before"
+    sleep 1
+  done
+  # Pods that waited before and have nodes by now make no room for those that follow.
+  before=$now
+}
+
 # Opens a node to what is evicted for it, and closes it again: fill NODE NAMESPACE/POD...
 fill() {
   node=$1
@@ -63,8 +83,9 @@ fill() {
   kubectl uncordon "$node"
   evicted=''
   for pod; do
-    uid=$(uid_of "$pod") || stop "cannot see pod $pod"
-    if [ -n "$uid" ]; then
+    uid=$(uid_of "$pod") && on=$(of_pod "$pod" .spec.nodeName) || stop "cannot see pod $pod"
+    # What is on this node was brought there by a run that was interrupted, and has kept its name.
+    if [ -n "$uid" ] && [ "$on" != "$node" ]; then
       evict "$pod" "$uid"
       evicted="$evicted $pod=$uid"
     fi
@@ -77,14 +98,7 @@ fill() {
       sleep 1
     done
   done
-  # Whoever owns the pods has made them again by then.
-  sleep 2
-  tries=0
-  while now=$(waiting) || stop "cannot see which pods wait"; [ "$now" -gt "$before" ]; do
-    tries=$((tries + 1))
-    [ "$tries" -lt 120 ] || stop "$((now - before)) more pods wait for a node than before"
-    sleep 1
-  done
+  settle
   kubectl cordon "$node"
 }
 

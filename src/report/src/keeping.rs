@@ -26,7 +26,8 @@ pub enum Change {
     Status(Box<Plan>),
 }
 
-/// What brings the Plans that exist to what `advice` says, in this order.
+/// What brings the Plans that exist to what `advice` says, in this order: what no longer holds is said first, so that a
+/// crash or a call that fails between two of them leaves one Plan to approve, or none, never two.
 pub fn changes(known: &[Plan], advice: Option<PlanSpec>, now: Timestamp) -> Vec<Change> {
     let mut changes = Vec::new();
     let wanted = advice.map(|spec| Plan::new(&name(&spec.digest), spec));
@@ -38,7 +39,14 @@ pub fn changes(known: &[Plan], advice: Option<PlanSpec>, now: Timestamp) -> Vec<
     let held = wanted
         .as_ref()
         .and_then(|w| known.iter().find(|p| name_of(p) == name_of(w)));
-    match (wanted.clone(), held) {
+    let others = known
+        .iter()
+        .filter(|plan| held.is_none_or(|held| name_of(held) != name_of(plan)));
+    let (mut old, current): (Vec<&Plan>, Vec<&Plan>) = others.partition(|plan| is_superseded(plan));
+    for plan in &current {
+        changes.push(Change::Status(Box::new(superseded(plan, wanted.as_ref(), now))));
+    }
+    match (wanted, held) {
         (Some(wanted), Some(held)) if is_good(held, &wanted, now) => {
             changes.push(Change::Status(Box::new(holding(held.clone(), now))));
         }
@@ -47,13 +55,6 @@ pub fn changes(known: &[Plan], advice: Option<PlanSpec>, now: Timestamp) -> Vec<
             changes.push(Change::Create(Box::new(holding(wanted, now))));
         }
         (None, _) => {}
-    }
-    let others = known
-        .iter()
-        .filter(|plan| held.is_none_or(|held| name_of(held) != name_of(plan)));
-    let (mut old, current): (Vec<&Plan>, Vec<&Plan>) = others.partition(|plan| is_superseded(plan));
-    for plan in &current {
-        changes.push(Change::Status(Box::new(superseded(plan, wanted.as_ref(), now))));
     }
     old.sort_by_key(|plan| (Reverse(plan.spec.made_at.0), name_of(plan)));
     let room = SUPERSEDED_MAX.saturating_sub(current.len());

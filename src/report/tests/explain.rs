@@ -148,7 +148,19 @@ fn a_waiting_pod_gets_its_reason_with_numbers_and_a_fix() {
         "spec": { "selector": { "matchLabels": { "app": "proxy" } },
             "template": { "metadata": { "labels": { "app": "proxy" } }, "spec": { "containers": web } } } });
     let cases = [
-        ("NoPools", "", vec![waiting(json!({}))]),
+        (
+            "NoPools",
+            "there is no NodePool that is ready",
+            vec![waiting(json!({}))],
+        ),
+        (
+            "NoPools",
+            "there is no NodePool that is ready",
+            vec![
+                pool(json!({ "status": { "conditions": [] } })),
+                waiting(json!({})),
+            ],
+        ),
         (
             "Unsupported",
             "persistentvolumeclaim n/data does not exist",
@@ -329,7 +341,7 @@ fn a_machine_that_stays_says_why() {
         ),
         (
             "Nominated",
-            "",
+            "Node is nominated for a pending pod",
             promised,
             with(with(machine(), pool(json!({}))), unseen),
         ),

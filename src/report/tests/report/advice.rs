@@ -10,9 +10,16 @@ use plimsoll_report::{
 
 use super::*;
 
+fn basis_at(items: &[Value], now: Timestamp) -> Basis {
+    Basis::read(&read(items).index, &Prices::Aws, now)
+}
+
+fn basis(items: &[Value]) -> Basis {
+    basis_at(items, taken())
+}
+
 fn advice_at(items: &[Value], now: Timestamp) -> Option<PlanSpec> {
-    let dump = read(items);
-    advise(&Basis::read(&dump.index, &Prices::Aws, now), &policy(), GOOD_FOR)
+    advise(&basis_at(items, now), &policy(), GOOD_FOR)
 }
 
 fn advice(items: &[Value]) -> Option<PlanSpec> {
@@ -112,7 +119,7 @@ fn pods_that_wait_come_first() {
         "{saves} and {price}"
     );
     assert_eq!(
-        plan.commands.matches("kubectl create -f -").count() as i32,
+        plan.commands.matches("kubectl apply --server-side -f -").count() as i32,
         plan.machines_bought
     );
     assert!(!plan.commands.contains("\nfill ") && !plan.commands.contains("\nempty "));
@@ -414,42 +421,210 @@ fn only_what_the_cluster_still_wants_is_carried_out() {
     let (spec, other) = (numbered(1), numbered(2));
     let plan = after(&[], changes(&[], Some(spec.clone()), taken())).remove(0);
     let own = name(&spec.digest);
-    assert_eq!(check(&plan, Some(&spec), taken()), Ok(()));
+    let basis = basis(&half_empty());
+    assert_eq!(check(&plan, &basis, Some(&spec), taken()), Ok(()));
     let stale = |wants: &str| {
         Err(Refusal::Stale {
             name: own.clone(),
             wants: wants.to_owned(),
         })
     };
-    assert_eq!(check(&plan, Some(&other), taken()), stale(&name(&other.digest)));
-    assert_eq!(check(&plan, None, taken()), stale("nothing"));
+    assert_eq!(
+        check(&plan, &basis, Some(&other), taken()),
+        stale(&name(&other.digest))
+    );
+    assert_eq!(check(&plan, &basis, None, taken()), stale("nothing"));
     let until = spec.good_until.0;
     let expired = Refusal::Expired {
         name: own.clone(),
         until,
     };
-    assert_eq!(check(&plan, Some(&spec), until), Err(expired));
+    assert_eq!(check(&plan, &basis, Some(&spec), until), Err(expired));
 
     let mut altered = plan.clone();
     altered.spec.commands.push_str("kubectl delete namespace shop\n");
     assert_eq!(
-        check(&altered, Some(&spec), taken()),
+        check(&altered, &basis, Some(&spec), taken()),
         Err(Refusal::Altered(own.clone()))
     );
     // One that was altered together with its digest has another name.
     altered.spec.digest = digest(&altered.spec);
-    assert_eq!(check(&altered, Some(&spec), taken()), Err(Refusal::Altered(own)));
+    assert_eq!(
+        check(&altered, &basis, Some(&spec), taken()),
+        Err(Refusal::Altered(own))
+    );
 
     let plans = after(
         std::slice::from_ref(&plan),
         changes(std::slice::from_ref(&plan), Some(other.clone()), taken()),
     );
-    let refusal = check(&plans[0], Some(&spec), taken()).unwrap_err().to_string();
+    let refusal = check(&plans[0], &basis, Some(&spec), taken())
+        .unwrap_err()
+        .to_string();
     let says = format!(
         "is superseded: {} is what the cluster wants now",
         name(&other.digest)
     );
     assert!(refusal.ends_with(&says), "{refusal}");
+}
+
+#[test]
+fn what_no_longer_holds_is_said_before_what_holds_now() {
+    let (first, second) = (numbered(1), numbered(2));
+    let mut plans = after(&[], changes(&[], Some(first.clone()), taken()));
+    // Also where the Plan that is wanted now has expired, and is made anew under its name.
+    let mut stood = stored(second.clone(), 7);
+    stood.spec.good_until.0 = taken();
+    plans.push(stood);
+    for known in [&plans[..1], &plans[..]] {
+        let changes = changes(known, Some(second.clone()), taken());
+        for calls in 0..=changes.len() {
+            let plans = after(known, changes[..calls].to_vec());
+            let good = |p: &&Plan| !is_superseded(p) && p.spec.good_until.0 > taken();
+            let approvable = plans.iter().filter(good).count();
+            let expected = usize::from(calls == 0 || calls == changes.len());
+            assert_eq!(approvable, expected, "after {calls} of {changes:#?}");
+        }
+    }
+}
+
+/// Six machines of a NodePool with these budgets, and their claims.
+fn with_budgets(budgets: Value) -> Vec<Value> {
+    let mut items = of_a_node_pool();
+    merge(
+        items.last_mut().unwrap(),
+        json!({ "spec": { "disruption": { "budgets": budgets } } }),
+    );
+    let ready = ["Launched", "Registered", "Initialized"].map(|kind| {
+        json!({ "type": kind, "status": "True", "reason": kind, "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z" })
+    });
+    let nodes: Vec<Value> = items.iter().filter(|i| i["kind"] == "Node").cloned().collect();
+    items.extend(nodes.iter().map(|node| {
+        let name = node["metadata"]["name"].as_str().unwrap();
+        json!({
+            "apiVersion": "karpenter.sh/v1", "kind": "NodeClaim",
+            "metadata": { "name": format!("claim-{name}"), "uid": name, "labels": { "karpenter.sh/nodepool": "default" } },
+            "spec": { "requirements": [], "nodeClassRef": {
+                "group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default" } },
+            "status": { "providerID": node["spec"]["providerID"], "nodeName": name, "conditions": ready },
+        })
+    }));
+    items
+}
+
+#[test]
+fn a_step_keeps_to_the_disruption_budgets_of_its_node_pools() {
+    let open = advice(&with_budgets(json!([{ "nodes": "100%" }]))).unwrap();
+    assert!(open.machines_removed > 2);
+    let says = "the disruption budgets of their NodePools let no more go at once";
+    assert!(!open.notes.iter().any(|n| n.contains(says)), "{:?}", open.notes);
+
+    let two = advice(&with_budgets(json!([{ "nodes": "2" }]))).unwrap();
+    assert_eq!(two.machines_removed, 2);
+    assert!(two.notes.iter().any(|n| n.ends_with(says)), "{:?}", two.notes);
+    // Each reason has budgets of its own; these machines are in use.
+    let of_empty = json!([{ "nodes": "0", "reasons": ["Empty"] }]);
+    assert_eq!(
+        advice(&with_budgets(of_empty)).map(|p| p.remove),
+        Some(open.remove.clone())
+    );
+    let of_used = json!([{ "nodes": "0", "reasons": ["Underutilized"] }]);
+    assert_eq!(advice(&with_budgets(of_used)), None);
+    // What leaves already uses a budget up.
+    let mut leaving = with_budgets(json!([{ "nodes": "2" }]));
+    let node = leaving.iter_mut().find(|item| item["kind"] == "Node").unwrap();
+    merge(
+        node,
+        json!({ "status": { "conditions": [{ "type": "Ready", "status": "False" }] } }),
+    );
+    assert_eq!(advice(&leaving).unwrap().machines_removed, 1);
+
+    // A Plan of before the budgets were tightened.
+    let plan = stored(open.clone(), 1);
+    let refused = |budgets: Value, allowed: usize| {
+        let refusal = check(&plan, &basis(&with_budgets(budgets)), None, taken()).unwrap_err();
+        let Refusal::Budgets {
+            removes,
+            allowed: found,
+            ..
+        } = &refusal
+        else {
+            panic!("{refusal}")
+        };
+        assert_eq!((*removes, *found), (open.remove.len(), allowed));
+        refusal.to_string()
+    };
+    assert!(refused(json!([{ "nodes": "2" }]), 2).contains("change spec.disruption.budgets"));
+    // Closed on weekdays for an hour from midnight, and it is midnight on a Friday.
+    refused(
+        json!([{ "nodes": "0", "schedule": "0 0 * * mon-fri", "duration": "1h" }]),
+        0,
+    );
+    let basis = basis(&with_budgets(json!([{ "nodes": "100%" }])));
+    assert_eq!(check(&plan, &basis, Some(&open), taken()), Ok(()));
+}
+
+#[test]
+fn budgets_of_several_reasons_let_go_the_same_in_any_order() {
+    let mut items = with_budgets(json!([{ "nodes": "5" }, { "nodes": "2", "reasons": ["Underutilized"] }]));
+    items.retain(|item| item["kind"] != "Pod" || item["metadata"]["name"].as_str() > Some("web-2"));
+    let basis = basis(&items);
+    let names: Vec<String> = (0..6).map(|i| format!("n{i}")).collect();
+    // Three without pods, then three with.
+    let forward = basis.within_budgets(names.iter().map(String::as_str));
+    assert_eq!(forward.len(), 5, "{forward:?}");
+    assert_eq!(basis.within_budgets(forward.iter().copied().rev()), forward);
+    let backward = basis.within_budgets(names.iter().rev().map(String::as_str));
+    assert_eq!(backward.len(), 5, "{backward:?}");
+    assert_eq!(basis.within_budgets(backward.iter().copied()), backward);
+
+    // So what is advised may be carried out.
+    let spec = advice(&items).unwrap();
+    let plan = stored(spec.clone(), 1);
+    assert_eq!(check(&plan, &basis, Some(&spec), taken()), Ok(()));
+    assert!(spec.remove.len() > 3, "{:?}", spec.remove);
+}
+
+#[test]
+fn machines_that_are_closed_are_left_to_whoever_has_closed_them() {
+    let budgets = json!([{ "nodes": "2" }]);
+    let open = advice(&with_budgets(budgets.clone())).unwrap();
+    let going = open.remove[0].node.clone();
+    let mut items = with_budgets(budgets);
+    let node = items
+        .iter_mut()
+        .find(|item| item["metadata"]["name"] == *going)
+        .unwrap();
+    let unschedulable = json!({ "key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule" });
+    merge(
+        node,
+        json!({ "spec": { "unschedulable": true, "taints": [unschedulable] } }),
+    );
+    let basis = basis(&items);
+    let nodes = going.clone();
+    let refused = Refusal::Closed {
+        name: name(&open.digest),
+        nodes,
+    };
+    assert_eq!(
+        check(&stored(open.clone(), 1), &basis, Some(&open), taken()),
+        Err(refused)
+    );
+    // It uses the budget up, too.
+    let spec = advice(&items).unwrap();
+    assert_eq!(spec.machines_removed, 1);
+    assert!(
+        spec.remove[0].node != going && spec.fill.iter().all(|f| f.node != going),
+        "{spec:#?}"
+    );
+    assert!(
+        spec.notes
+            .iter()
+            .any(|n| n.starts_with("1 machine closed to new pods")),
+        "{:?}",
+        spec.notes
+    );
 }
 
 #[test]
@@ -467,6 +642,17 @@ fn the_page_of_a_plan_shows_each_machine_and_the_money() {
     }
     let money = format!("saves ${} a month", plan.saves.per_month);
     assert!(page.contains(&money) && page.contains("% above"), "{page}");
+
+    // Whoever wrote the Plan has chosen its settings.
+    let says = "these settings are not the defaults";
+    assert!(
+        page.contains("preferences Respect, minimum values Strict, 200 search steps\n")
+            && page.contains(says),
+        "{page}"
+    );
+    let mut usual = plan;
+    usual.settings.steps = 20_000;
+    assert!(!plan_page(&usual).contains(says));
 }
 
 #[test]

@@ -54,9 +54,12 @@ fn the_script_sends_each_pod_that_moves_to_its_machine_once() {
     sorted.sort();
     moves.sort();
     assert!(!moves.is_empty() && sorted == moves, "{sorted:?} and {moves:?}");
-    let bought = script.matches("kubectl create -f -").count();
+    let bought = script.matches("kubectl apply --server-side -f -").count();
     assert_eq!(bought as u32, report.reachable.nodes_bought);
-    let closed = script.matches("closed=\"$closed $node\"").count();
+    // Noted before it is closed, so that an interruption finds it.
+    let closed = script
+        .matches("closed=\"$closed $node\"; close \"$node\"")
+        .count();
     assert_eq!(closed, script.matches("\nfill \"").count());
 
     // What nobody inside the cluster can buy has no name to send pods to.

@@ -138,7 +138,7 @@ fn of_a_node_pool() -> Vec<Value> {
         .for_each(|node| merge(node, of_pool.clone()));
     items.push(json!({
         "apiVersion": "karpenter.sh/v1", "kind": "NodePool", "metadata": { "name": "default", "uid": "pool" },
-        "spec": { "disruption": { "consolidateAfter": "30s" }, "template": { "spec": {
+        "spec": { "disruption": { "consolidateAfter": "30s", "budgets": [{ "nodes": "100%" }] }, "template": { "spec": {
             "requirements": [{ "key": "kubernetes.io/arch", "operator": "In", "values": ["amd64"] }],
             "nodeClassRef": { "group": "karpenter.k8s.aws", "kind": "EC2NodeClass", "name": "default" } } } },
         "status": { "conditions": [{ "type": "Ready", "status": "True", "reason": "Ready", "message": "",
