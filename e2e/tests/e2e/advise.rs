@@ -173,6 +173,12 @@ async fn a_plan_is_kept_with_no_right_to_act_and_carried_out_by_a_person() -> Re
     let installed = install(&fixture, &["mode=advise", "settings.reportInterval=1s"]).await?;
     let rights = doctor(&fixture, "rights")?;
     assert!(rights.iter().all(|(verdict, _)| verdict == "pass"), "{rights:#?}");
+    // The approver's role is not its own.
+    let security = doctor(&fixture, "security")?;
+    assert!(
+        !security.is_empty() && security.iter().all(|(verdict, _)| verdict != "fail"),
+        "{security:#?}"
+    );
     let approver = Approver::new(&fixture).await?;
     let _karpenter = fixture.controller().await?;
     fixture.apply(objects::node_class()).await?;

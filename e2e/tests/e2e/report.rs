@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep};
 
 /// Kinds of a dump, as docs/report.md has them for a cluster with Karpenter.
 const KINDS: [&str; 2] = [
-    "nodes,pods,poddisruptionbudgets,daemonsets,namespaces,pv,pvc,storageclasses,csinodes",
+    "nodes,pods,poddisruptionbudgets,daemonsets,namespaces,persistentvolumeclaims,persistentvolumes,storageclasses,csinodes,\
+     volumeattachments",
     "nodepools,nodeclaims",
 ];
 /// Pods of each of the two Deployments, at first and after they have been scaled in.
@@ -66,9 +67,13 @@ pub(crate) fn per_hour(report: &Value, field: &str) -> f64 {
     cost["per_hour"].as_f64().unwrap()
 }
 
-/// The report without what differs from one look to the next.
+/// The report without what differs from one look to the next, and from a look to a file, which does not say of what the
+/// cluster has none.
 fn without_time(mut report: Value) -> Value {
     report["taken"].take();
+    if let Some(notes) = report["notes"].as_array_mut() {
+        notes.retain(|note| !note.as_str().is_some_and(|note| note.contains(" in the file; ")));
+    }
     report
 }
 

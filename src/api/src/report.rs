@@ -152,6 +152,9 @@ pub struct Restraint {
     pub kind: String,
     /// The budget, workload or node.
     pub subject: String,
+    /// Whom to ask, where the subject does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// Dollars it costs; absent when that was not planned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub per_month: Option<String>,

@@ -18,6 +18,7 @@ use plimsoll_report::{
     advice::{Basis, GOOD_FOR, advise},
     approval::{check, plan_page},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -39,7 +40,7 @@ pub(crate) fn run(options: &ApplyOptions) -> anyhow::Result<()> {
         return Ok(());
     }
     drop(out);
-    let kubeconfig = pinned(&cluster)?;
+    let kubeconfig = pinned(&cluster, options.context.as_deref())?;
     if options.yes {
         return carry_out(&plan.commands, &kubeconfig);
     }
@@ -54,12 +55,14 @@ pub(crate) fn run(options: &ApplyOptions) -> anyhow::Result<()> {
     carry_out(&plan.commands, &kubeconfig)
 }
 
-/// What the cluster wants now, and its address. It is what is carried out, not what is stored, and the two must be equal: whoever may write
-/// Plans cannot have commands of theirs run by somebody else.
+/// What the cluster wants now, and its address. It is what is carried out, not what is stored, and the two must be equal:
+/// whoever may write Plans cannot have commands of theirs run by somebody else.
 fn remade(options: &ApplyOptions) -> anyhow::Result<(PlanSpec, String)> {
-    let (stored, cluster) = stored(options.plan.strip_prefix("plan/").unwrap_or(&options.plan))?;
+    let name = options.plan.strip_prefix("plan/").unwrap_or(&options.plan);
+    let (stored, cluster) = stored(name, options.context.as_deref())?;
     let read = source::read(&Source {
         from: None,
+        context: options.context.clone(),
         prices: options.prices,
     })?;
     let mut err = std::io::stderr().lock();
@@ -72,15 +75,17 @@ fn remade(options: &ApplyOptions) -> anyhow::Result<(PlanSpec, String)> {
     Ok((remade.context("there is nothing to do")?, cluster))
 }
 
-/// kubectl's configuration for this cluster and no other: a context that somebody chooses meanwhile does not send the commands
-/// elsewhere. Fails where kubectl speaks to another cluster.
-fn pinned(cluster: &str) -> anyhow::Result<String> {
-    let options = KubeConfigOptions::default();
-    let (config, of_kubectl) = match runtime()?.block_on(KubeConfig::from_kubeconfig(&options)) {
-        Ok(_) => kubectl_config()?,
-        // In a pod both take the service account, kubectl where its configuration is empty.
-        Err(_) => (String::new(), KubeConfig::incluster()?.cluster_url.to_string()),
-    };
+/// kubectl's configuration for this cluster and no other: a context that somebody chooses meanwhile does not send the
+/// commands elsewhere. Fails where kubectl speaks to another cluster.
+fn pinned(cluster: &str, context: Option<&str>) -> anyhow::Result<String> {
+    let current = KubeConfigOptions::default();
+    let (config, of_kubectl) =
+        if context.is_some() || runtime()?.block_on(KubeConfig::from_kubeconfig(&current)).is_ok() {
+            kubectl_config(context)?
+        } else {
+            // In a pod both take the service account, kubectl where its configuration is empty.
+            (String::new(), KubeConfig::incluster()?.cluster_url.to_string())
+        };
     if of_kubectl.trim_end_matches('/') != cluster.trim_end_matches('/') {
         bail!(
             "the Plan is of {cluster}, but kubectl speaks to {of_kubectl}; set KUBECONFIG or the context for both"
@@ -89,10 +94,11 @@ fn pinned(cluster: &str) -> anyhow::Result<String> {
     Ok(config)
 }
 
-/// The current context of kubectl, complete, and the address of its cluster.
-fn kubectl_config() -> anyhow::Result<(String, String)> {
+/// This context of kubectl, or its current one, complete, and the address of its cluster.
+fn kubectl_config(context: Option<&str>) -> anyhow::Result<(String, String)> {
     let asked = Command::new("kubectl")
         .args(["config", "view", "--minify", "--flatten", "--raw", "-o", "json"])
+        .args(context.map(|name| format!("--context={name}")))
         .output()
         .context("cannot run kubectl; the commands of a plan need it (--dry-run prints them)")?;
     if !asked.status.success() {
@@ -102,14 +108,14 @@ fn kubectl_config() -> anyhow::Result<(String, String)> {
     let config: serde_json::Value =
         serde_json::from_slice(&asked.stdout).context("the output of kubectl config view")?;
     let server = config["clusters"][0]["cluster"]["server"].as_str();
-    let server = server.context("the current context of kubectl has no cluster")?;
+    let server = server.context("the context of kubectl has no cluster")?;
     Ok((config.to_string(), server.to_owned()))
 }
 
 /// The Plan of this name, and the address of the cluster it is of.
-fn stored(name: &str) -> anyhow::Result<(Plan, String)> {
+fn stored(name: &str, context: Option<&str>) -> anyhow::Result<(Plan, String)> {
     runtime()?.block_on(async {
-        let config = kubeconfig().await?;
+        let config = kubeconfig(context).await?;
         let cluster = config.cluster_url.to_string();
         let plans = Api::<Plan>::all(Client::try_from(config)?);
         let found = plans.get_opt(name).await.context("cannot read Plans")?;
@@ -141,24 +147,51 @@ fn agreed(cluster: &str) -> anyhow::Result<bool> {
     Ok(answer.trim() == "yes")
 }
 
-/// Runs the script from a file that only this user can read or change, on the cluster of the kubeconfig.
+/// Runs the script from a file that only this user can read or change, on the cluster of the kubeconfig. Signals are the
+/// script's, which puts things in order; its files are there until it has.
 fn carry_out(commands: &str, kubeconfig: &str) -> anyhow::Result<()> {
-    // Ctrl-C reaches the script too, which puts things in order; its files must be there until it has.
     let runtime = runtime()?;
     let _within = runtime.enter();
-    let _held = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let [mut interrupt, mut terminate, mut hangup] = [
+        signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?,
+        signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?,
+        signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?,
+    ];
     let script = OwnFile::write("sh", commands).context("cannot write the commands to a file")?;
     let kubeconfig =
         OwnFile::write("kubeconfig", kubeconfig).context("cannot write kubectl's configuration to a file")?;
-    let status = Command::new("sh")
+    let mut child = Command::new("sh")
         .arg(&script.0)
         .env("KUBECONFIG", &kubeconfig.0)
-        .status()
+        .spawn()
         .context("cannot run sh")?;
+    let pid = Pid::from_raw(child.id().cast_signed()).context("sh has no process id")?;
+    let mut ended = tokio::task::spawn_blocking(move || child.wait());
+    let status = runtime.block_on(async {
+        loop {
+            tokio::select! {
+                status = &mut ended => return status,
+                // The terminal has sent it to the script as well.
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => pass_on(pid, Signal::TERM),
+                _ = hangup.recv() => pass_on(pid, Signal::HUP),
+            }
+        }
+    });
+    let status = status?.context("cannot wait for sh")?;
     if !status.success() {
         bail!("stopped ({status}); what is done stays done, and the next Plan starts from there");
     }
     Ok(())
+}
+
+fn pass_on(script: Pid, signal: Signal) {
+    // One that has ended needs none, and where nobody reads any more nothing is to be said.
+    let _ = kill_process(script, signal);
+    let _ = writeln!(
+        std::io::stderr(),
+        "stopping once the command that runs now has ended"
+    );
 }
 
 /// A file that only this user can read, and that goes away.

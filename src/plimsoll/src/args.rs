@@ -46,6 +46,9 @@ pub(crate) struct ApplyOptions {
     /// Do not ask.
     #[arg(long, conflicts_with = "dry_run")]
     pub(crate) yes: bool,
+    /// The cluster of this context of the kubeconfig, not of the current one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
     /// The price list the controller was told to use. Default: that of the cluster's NodePools, else AWS's.
     #[arg(long, value_name = "LIST")]
     pub(crate) prices: Option<PriceList>,
@@ -53,6 +56,9 @@ pub(crate) struct ApplyOptions {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct DoctorOptions {
+    /// The cluster of this context of the kubeconfig, not of the current one.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
     /// Whose rights are looked for. Default: the mode of the installation, else observe.
     #[arg(long)]
     pub(crate) mode: Option<Mode>,
@@ -85,6 +91,9 @@ pub(crate) struct SnapshotOptions {
     /// Reduce this file instead of reading the cluster of KUBECONFIG; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     pub(crate) from: Option<PathBuf>,
+    /// The cluster of this context of the kubeconfig, not of the current one.
+    #[arg(long, value_name = "NAME", conflicts_with = "from")]
+    pub(crate) context: Option<String>,
     /// Where to write it. Default: standard output.
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
@@ -97,6 +106,9 @@ pub(crate) struct Source {
     /// a snapshot; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     pub(crate) from: Option<PathBuf>,
+    /// The cluster of this context of the kubeconfig, not of the current one.
+    #[arg(long, value_name = "NAME", conflicts_with = "from")]
+    pub(crate) context: Option<String>,
     /// The price list. Default: that of the cluster's NodePools, else AWS's.
     #[arg(long, value_name = "LIST")]
     pub(crate) prices: Option<PriceList>,

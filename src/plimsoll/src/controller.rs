@@ -3,11 +3,16 @@
 use std::{
     error::Error,
     hash::{BuildHasher, RandomState},
+    net::IpAddr,
     sync::Arc,
 };
 
 use anyhow::{Context, anyhow, bail};
-use kube::Config as KubeConfig;
+use hyper_util::client::proxy::matcher::Matcher;
+use kube::{
+    Config as KubeConfig,
+    config::{InferConfigError, KubeConfigOptions},
+};
 use plimsoll_controller::{Config, LeaderElection, LogFilter};
 use plimsoll_core::{
     catalog::MicroDollars,
@@ -33,7 +38,7 @@ pub(crate) fn run(options: ControllerOptions) -> anyhow::Result<()> {
         tracing::warn!("{line}");
     }
     runtime()?.block_on(async {
-        let kubeconfig = kubeconfig().await?;
+        let kubeconfig = kubeconfig(None).await?;
         let config = config(&options, &kubeconfig);
         let stop = CancellationToken::new();
         stop_on_signal(stop.clone())?;
@@ -71,17 +76,55 @@ pub(crate) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     built.context("cannot start the async runtime")
 }
 
-pub(crate) async fn kubeconfig() -> anyhow::Result<KubeConfig> {
-    KubeConfig::infer().await.map_err(|error| {
-        // Its words hold those of its cause, and those the words of theirs.
-        let why = error
-            .source()
-            .map_or_else(|| error.to_string(), ToString::to_string);
-        anyhow!(
-            "no cluster: {why}; set KUBECONFIG and choose one of its contexts (`kubectl config use-context NAME`), or run \
-             inside one with a service account"
-        )
-    })
+/// The cluster of this context; without one that of the kubeconfig's current context, or the one this runs in.
+pub(crate) async fn kubeconfig(context: Option<&str>) -> anyhow::Result<KubeConfig> {
+    let mut config = match context {
+        Some(name) => {
+            let options = KubeConfigOptions {
+                context: Some(name.to_owned()),
+                ..KubeConfigOptions::default()
+            };
+            let found = KubeConfig::from_kubeconfig(&options).await;
+            found.map_err(|why| {
+                anyhow!("--context {name}: {why}; `kubectl config get-contexts` lists those there are")
+            })?
+        }
+        None => KubeConfig::infer().await.map_err(no_cluster)?,
+    };
+    go_round_proxy(&mut config);
+    Ok(config)
+}
+
+fn no_cluster(error: InferConfigError) -> anyhow::Error {
+    // Its words hold those of its cause, and those the words of theirs.
+    let why = error
+        .source()
+        .map_or_else(|| error.to_string(), ToString::to_string);
+    anyhow!(
+        "no cluster: {why}; set KUBECONFIG and choose one of its contexts (--context NAME), or run inside one with a \
+         service account"
+    )
+}
+
+/// kube takes the proxy of HTTPS_PROXY for every cluster, as kubectl does not: none for those of NO_PROXY, nor for this
+/// machine.
+fn go_round_proxy(config: &mut KubeConfig) {
+    let set = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let of_environment = ["HTTPS_PROXY", "https_proxy"].iter().find_map(set);
+    let proxy = config.proxy_url.as_ref();
+    // The one of the kubeconfig is meant for this cluster.
+    if of_environment.and_then(|value| value.parse().ok()).as_ref() != proxy {
+        return;
+    }
+    let host = config
+        .cluster_url
+        .host()
+        .unwrap_or_default()
+        .trim_matches(['[', ']']);
+    let is_here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    if is_here || Matcher::from_env().intercept(&config.cluster_url).is_none() {
+        config.proxy_url = None;
+    }
 }
 
 pub(crate) fn policy(planning: &Planning) -> Policy {

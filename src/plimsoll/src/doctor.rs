@@ -1,9 +1,6 @@
 //! `plimsoll doctor`: asks the cluster what the checkup needs to know.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::Write,
-};
+use std::{collections::BTreeMap, io::Write};
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
@@ -14,7 +11,6 @@ use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
     core::v1::{Container, EnvVar, Pod},
     networking::v1::NetworkPolicy,
-    rbac::v1::{ClusterRole, PolicyRule},
 };
 use kube::{
     Api, Client, ResourceExt,
@@ -27,13 +23,15 @@ use plimsoll_api::{
 };
 use plimsoll_report::{
     aws,
-    checkup::{Facts, Installation, KindFact, RightFact, Verdict, checkup, checkup_text},
+    checkup::{Autoscalers, Facts, Installation, KindFact, RightFact, Verdict, checkup, checkup_text},
+    kinds::KINDS,
 };
 use serde::Deserialize;
 
 use crate::{
     args::{DoctorOptions, Mode, Provider},
     controller::{kubeconfig, runtime},
+    granted::{Account, beyond, title},
     rights::rights,
     source,
 };
@@ -70,7 +68,7 @@ pub(crate) fn run(options: &DoctorOptions) -> anyhow::Result<()> {
 }
 
 async fn facts(options: &DoctorOptions) -> anyhow::Result<Facts> {
-    let config = kubeconfig().await?;
+    let config = kubeconfig(options.context.as_deref()).await?;
     let mut reviewed = config.clone();
     reviewed.auth_info.impersonate.clone_from(&options.as_user);
     let default_namespace = config.default_namespace.clone();
@@ -96,7 +94,12 @@ async fn facts(options: &DoctorOptions) -> anyhow::Result<Facts> {
         let acts = installed.filter(|_| mode == Mode::Automate)?;
         provider(&acts.provider)
     });
-    facts.rights = review(&Client::try_from(reviewed)?, mode, provider, &namespace).await;
+    let reviewed = Client::try_from(reviewed)?;
+    facts.rights = if options.mode.is_none() && installed.is_none() {
+        review_reader(&reviewed).await
+    } else {
+        review(&reviewed, mode, provider, &namespace).await
+    };
     facts.kinds = kinds(&client, mode, provider).await;
     facts.autoscalers = autoscalers(&client).await;
     let pools = Api::<NodePool>::all(client.clone())
@@ -138,26 +141,50 @@ async fn server(client: &Client, facts: &mut Facts) -> anyhow::Result<()> {
 
 /// Asks for each right alone, as the API server will judge it when it is used.
 async fn review(client: &Client, mode: Mode, provider: Option<Provider>, namespace: &str) -> Vec<RightFact> {
-    let api = Api::<SelfSubjectAccessReview>::all(client.clone());
     let mode = mode.of_controller();
     let mut facts = Vec::new();
     for right in rights(mode, provider) {
         for (verb, name) in right.each() {
-            let asked = question(&right, verb, name, namespace);
-            let answer = api.create(&PostParams::default(), &asked).await;
             let place = match right.scope {
                 Scope::Cluster => String::new(),
                 Scope::OwnNamespace => format!(" in namespace {namespace}"),
             };
             facts.push(RightFact {
-                mode: mode.name(),
+                of: format!("mode {}", mode.name()),
                 what: format!("{verb} {}{place}", title(right.resource, right.group, name)),
                 why: right.why,
-                allowed: answer.ok().and_then(|a| a.status).map(|status| status.allowed),
+                needed: true,
+                fix: "grant it; the rules are in the chart, a file for each mode and provider under rights/",
+                allowed: is_allowed(client, &right, verb, name, namespace).await,
             });
         }
     }
     facts
+}
+
+/// The rights of who only asks for reports and plans: what is needed on a cluster without an installation.
+async fn review_reader(client: &Client) -> Vec<RightFact> {
+    let mut facts = Vec::new();
+    for kind in &KINDS {
+        let right = Right::cluster(kind.group, kind.plural, &["list"], kind.use_);
+        facts.push(RightFact {
+            of: "reports".to_owned(),
+            what: format!("list {}", title(kind.plural, kind.group, "")),
+            why: kind.use_,
+            needed: kind.needed,
+            fix: "kubectl apply -f docs/reader-role.yaml, and bind that ClusterRole to the account",
+            allowed: is_allowed(client, &right, "list", "", "").await,
+        });
+    }
+    facts
+}
+
+/// None: the API server does not say.
+async fn is_allowed(client: &Client, right: &Right, verb: &str, name: &str, namespace: &str) -> Option<bool> {
+    let api = Api::<SelfSubjectAccessReview>::all(client.clone());
+    let asked = question(right, verb, name, namespace);
+    let answer = api.create(&PostParams::default(), &asked).await.ok()?;
+    answer.status.map(|status| status.allowed)
 }
 
 fn question(right: &Right, verb: &str, name: &str, namespace: &str) -> SelfSubjectAccessReview {
@@ -178,20 +205,6 @@ fn question(right: &Right, verb: &str, name: &str, namespace: &str) -> SelfSubje
         },
         ..SelfSubjectAccessReview::default()
     }
-}
-
-fn title(resource: &str, group: &str, name: &str) -> String {
-    let group = if group.is_empty() {
-        String::new()
-    } else {
-        format!(" ({group})")
-    };
-    let name = if name.is_empty() {
-        String::new()
-    } else {
-        format!(" {name}")
-    };
-    format!("{resource}{name}{group}")
 }
 
 /// The provider an installation names, if this program has it.
@@ -243,16 +256,21 @@ async fn kinds(client: &Client, mode: Mode, provider: Option<Provider>) -> Vec<K
     facts
 }
 
-async fn autoscalers(client: &Client) -> Option<BTreeMap<&'static str, usize>> {
+async fn autoscalers(client: &Client) -> Option<Autoscalers> {
     let pods = Api::<Pod>::all(client.clone());
-    let mut found = BTreeMap::new();
+    let mut found = Autoscalers::new();
     for (name, labels) in AUTOSCALERS {
         let running = ListParams::default()
             .labels(labels)
             .fields("status.phase=Running");
-        let count = pods.list_metadata(&running).await.ok()?.items.len();
-        if count > 0 {
-            let known: &mut usize = found.entry(name).or_default();
+        let mut by_namespace: BTreeMap<String, usize> = BTreeMap::new();
+        for pod in pods.list_metadata(&running).await.ok()? {
+            *by_namespace
+                .entry(pod.namespace().unwrap_or_default())
+                .or_default() += 1;
+        }
+        for (namespace, count) in by_namespace {
+            let known = found.entry((name, namespace)).or_default();
             *known = count.max(*known);
         }
     }
@@ -265,10 +283,11 @@ async fn installations(client: &Client) -> Option<Vec<Installation>> {
     let mut found = Vec::new();
     for deployment in deployments {
         let namespace = deployment.namespace().unwrap_or_default();
-        let instance = deployment.labels().get("app.kubernetes.io/instance").cloned();
         let Some(spec) = deployment.spec else { continue };
         let labels = spec.template.metadata.and_then(|m| m.labels).unwrap_or_default();
-        let containers = spec.template.spec.map(|s| s.containers).unwrap_or_default();
+        let pod = spec.template.spec.unwrap_or_default();
+        let account = pod.service_account_name.as_deref().unwrap_or("default");
+        let containers = pod.containers;
         let variables: Vec<&EnvVar> = containers.iter().flat_map(|c| c.env.iter().flatten()).collect();
         let value = |name: &str| variables.iter().find(|v| v.name == name)?.value.clone();
         let mode = value("MODE").unwrap_or_else(|| "observe".to_owned());
@@ -281,7 +300,16 @@ async fn installations(client: &Client) -> Option<Vec<Installation>> {
             from_secrets: from_secrets(&containers),
             network_policies: policies(client, &namespace, &labels).await,
             replicas: spec.replicas.unwrap_or(1),
-            rules_beyond: beyond(client, &mode, &provider, instance.as_deref()).await,
+            rights_beyond: match table(&mode, &provider) {
+                Some(table) => {
+                    let account = Account {
+                        namespace: &namespace,
+                        name: account,
+                    };
+                    beyond(client, &account, &table).await
+                }
+                None => None,
+            },
             namespace,
             mode,
             provider,
@@ -312,6 +340,14 @@ fn from_secrets(containers: &[Container]) -> Vec<String> {
     found
 }
 
+/// The rights of a mode and provider by their names, if this program knows them.
+fn table(mode: &str, provider_name: &str) -> Option<Vec<Right>> {
+    let mut modes = plimsoll_controller::MODES.into_iter();
+    let mode = modes.find(|m| m.name() == mode)?;
+    let known = provider(provider_name);
+    (known.is_some() || provider_name.is_empty()).then(|| rights(mode, known))
+}
+
 /// NetworkPolicies that select pods with these labels.
 async fn policies(client: &Client, namespace: &str, labels: &BTreeMap<String, String>) -> Option<usize> {
     let api = Api::<NetworkPolicy>::namespaced(client.clone(), namespace);
@@ -323,60 +359,4 @@ async fn policies(client: &Client, namespace: &str, labels: &BTreeMap<String, St
         plain && wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
     };
     Some(policies.items.iter().filter(selects).count())
-}
-
-/// What the ClusterRole of an installation holds beyond the table of its mode.
-async fn beyond(
-    client: &Client,
-    mode: &str,
-    provider_name: &str,
-    instance: Option<&str>,
-) -> Option<Vec<String>> {
-    let mode = plimsoll_controller::MODES
-        .into_iter()
-        .find(|m| m.name() == mode)?;
-    let labels = format!(
-        "app.kubernetes.io/name=plimsoll,app.kubernetes.io/instance={}",
-        instance?
-    );
-    let roles = Api::<ClusterRole>::all(client.clone());
-    let roles = roles.list(&ListParams::default().labels(&labels)).await.ok()?;
-    if roles.items.is_empty() {
-        return None;
-    }
-    let provider = provider(provider_name);
-    if provider.is_none() && !provider_name.is_empty() {
-        return None;
-    }
-    let mut table = BTreeSet::new();
-    for right in rights(mode, provider) {
-        for (verb, name) in right.each() {
-            table.insert(format!("{verb} {}", title(right.resource, right.group, name)));
-        }
-    }
-    let rules = roles.items.iter().flat_map(|r| r.rules.iter().flatten());
-    let granted: BTreeSet<String> = rules.flat_map(granted).collect();
-    Some(granted.difference(&table).cloned().collect())
-}
-
-/// One line for each thing a rule grants, in the words of [`title`].
-fn granted(rule: &PolicyRule) -> Vec<String> {
-    let none = [String::new()];
-    let (groups, names) = (rule.api_groups.as_deref(), rule.resource_names.as_deref());
-    let names = names.filter(|n| !n.is_empty()).unwrap_or(&none);
-    let mut lines = Vec::new();
-    for group in groups.unwrap_or(&none) {
-        for resource in rule.resources.iter().flatten() {
-            for (verb, name) in rule.verbs.iter().flat_map(|v| names.iter().map(move |n| (v, n))) {
-                lines.push(format!("{verb} {}", title(resource, group, name)));
-            }
-        }
-    }
-    lines.extend(
-        rule.non_resource_urls
-            .iter()
-            .flatten()
-            .map(|path| format!("path {path}")),
-    );
-    lines
 }

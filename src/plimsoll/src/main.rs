@@ -9,6 +9,7 @@ mod crds;
 mod doctor;
 mod explain;
 mod gates;
+mod granted;
 mod inert;
 mod live;
 mod pack;
@@ -18,7 +19,7 @@ mod rights;
 mod snapshot;
 mod source;
 
-use std::process::ExitCode;
+use std::{error::Error, io::ErrorKind, process::ExitCode};
 
 use clap::Parser;
 
@@ -39,9 +40,24 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has seen enough, like `head`.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = |cause: &(dyn Error + 'static)| {
+        let of_json = cause
+            .downcast_ref::<serde_json::Error>()
+            .and_then(|e| e.io_error_kind());
+        of_json.or_else(|| Some(cause.downcast_ref::<std::io::Error>()?.kind()))
+    };
+    error
+        .chain()
+        .filter_map(kind)
+        .any(|kind| kind == ErrorKind::BrokenPipe)
 }

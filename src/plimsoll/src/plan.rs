@@ -29,6 +29,10 @@ struct Planned {
 pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<()> {
     let mut read = source::read(&options.source)?;
     let planned = plan(options, &read, None)?;
+    // Not among what is printed: that may be for a program.
+    for caveat in &read.caveats {
+        writeln!(std::io::stderr(), "note: {caveat}")?;
+    }
     let mut out = std::io::stdout().lock();
     if let Some(path) = &options.what_if {
         let changes = what_if(path).with_context(|| path.display().to_string())?;
@@ -70,9 +74,6 @@ pub(crate) fn run(options: &PlanOptions) -> anyhow::Result<()> {
     }
     write!(out, "{}", plan_text(snapshot, plan, report))?;
     writeln!(out, "{}", plan_summary(plan, &catalog.price_source))?;
-    for caveat in &read.caveats {
-        writeln!(out, "note: {caveat}")?;
-    }
     Ok(())
 }
 

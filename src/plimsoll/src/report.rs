@@ -27,7 +27,10 @@ pub(crate) fn run(options: &ReportOptions) -> anyhow::Result<()> {
         write(path, &html(&report))?;
     }
     if let Some(path) = &options.commands {
-        write(path, &commands(&report, &read.index))?;
+        write(
+            path,
+            &commands(&report, &read.index, options.source.context.as_deref()),
+        )?;
     }
     let mut out = std::io::stdout().lock();
     if options.json {

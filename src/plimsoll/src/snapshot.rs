@@ -26,7 +26,7 @@ pub(crate) fn run(options: &SnapshotOptions) -> anyhow::Result<()> {
             let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
             snapshot::from_file(file).with_context(|| path.display().to_string())?
         }
-        None => (from_cluster()?, None),
+        None => (from_cluster(options.context.as_deref())?, None),
     };
     let taken = taken.unwrap_or_else(Timestamp::now);
     if let Some(path) = &options.output {
@@ -43,9 +43,9 @@ pub(crate) fn run(options: &SnapshotOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn from_cluster() -> anyhow::Result<Redactor> {
+fn from_cluster(context: Option<&str>) -> anyhow::Result<Redactor> {
     runtime()?.block_on(async {
-        let client = Client::try_from(kubeconfig().await.context(source::NO_FILE)?)?;
+        let client = Client::try_from(kubeconfig(context).await.context(source::NO_FILE)?)?;
         let mut redactor = Redactor::default();
         let missing = live::each_object(&client, |kind, object| {
             snapshot::take(&mut redactor, &kind.api_version(), kind.kind, object);

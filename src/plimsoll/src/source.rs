@@ -36,9 +36,13 @@ pub(crate) struct Read {
 /// Reads the cluster and the prices that fit it.
 pub(crate) fn read(source: &Source) -> anyhow::Result<Read> {
     let (dump, mut caveats) = match &source.from {
-        Some(path) => (from_file(path)?, Vec::new()),
+        Some(path) => {
+            let dump = from_file(path)?;
+            let absent = dump.absent();
+            (dump, absent)
+        }
         None => runtime()?.block_on(async {
-            let config = kubeconfig().await.context(NO_FILE)?;
+            let config = kubeconfig(source.context.as_deref()).await.context(NO_FILE)?;
             let address = config.cluster_url.to_string();
             let read = live::dump(&Client::try_from(config)?).await;
             read.with_context(|| {

@@ -129,8 +129,9 @@ fn answer(items: &[Value], plan: &Plan, target: &str) -> Answer {
 }
 
 /// A kubectl that writes down what it is asked and of which cluster, and fails where it is told to. All nodes are there, and
-/// evicted pods are away at once. After a drain the pod $WAITS waits. With the first node that is
-/// closed, the kubeconfig $TURNS becomes another cluster's.
+/// evicted pods are away at once; until then they are on the node $ON. After a drain the pod $WAITS waits. With the first node
+/// that is closed, the kubeconfig $TURNS becomes another cluster's. A drain sends $SIGNAL to plimsoll, which starts the shell
+/// that starts this, and ends once plimsoll has said so in the file $SAYS.
 const KUBECTL: &str = r#"#!/bin/sh
 echo "$@" >>"$ASKED"
 grep -o 'http://[^"]*' "$KUBECONFIG" >>"$ASKED.clusters"
@@ -141,8 +142,16 @@ case "$1 $2" in
 "config view") cat "$KUBECONFIG" ;;
 "cordon "*) [ -z "$TURNS" ] || sed -i 's|http://127.0.0.1:[0-9]*|http://127.0.0.1:1|' "$TURNS" ;;
 "get node") echo "node/$3" ;;
+"get nodeclaim") echo "node-of-$3" ;;
+"drain "*)
+  [ -z "$SIGNAL" ] || kill -s "$SIGNAL" "$(awk '/^PPid:/ { print $2 }' "/proc/$PPID/status")"
+  until [ -z "$SIGNAL" ] || grep -q stopping "$SAYS"; do :; done ;;
 "get pods") ! grep -q '^drain ' "$ASKED" || echo "$WAITS" ;;
-"get pod") grep -q -- "/pods/$5/eviction" "$ASKED" || echo "uid-of-$5" ;;
+"get pod")
+  case "$*" in
+  *.spec.nodeName*) echo "$ON" ;;
+  *) grep -q -- "/pods/$5/eviction" "$ASKED" || echo "uid-of-$5" ;;
+  esac ;;
 esac
 "#;
 
@@ -186,8 +195,13 @@ impl World {
 
     /// The same where kubectl behaves like this.
     fn apply_where(&self, args: &[&str], behaves: &[(&str, &str)]) -> Output {
+        self.command(args).envs(behaves.iter().copied()).output().unwrap()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
         let path = format!("{}:{}", self.scratch.0.display(), std::env::var("PATH").unwrap());
-        Command::new(env!("CARGO_BIN_EXE_plimsoll"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+        command
             .arg("apply")
             .args(args)
             .env("KUBECONFIG", &self.server.kubeconfig)
@@ -197,10 +211,21 @@ impl World {
             .env("FAILS", "no call")
             .env("WAITS", "")
             .env("TURNS", "")
-            .envs(behaves.iter().copied())
-            .stdin(std::process::Stdio::null())
-            .output()
+            .env("ON", "")
+            .env("SIGNAL", "")
+            .stdin(std::process::Stdio::null());
+        command
+    }
+
+    /// Neither commands nor kubectl's configuration are left behind.
+    fn left_no_files(&self) {
+        let names = std::fs::read_dir(&self.scratch.0)
             .unwrap()
+            .map(|e| e.unwrap().file_name());
+        let left: Vec<_> = names
+            .filter(|n| n.to_string_lossy().starts_with("plimsoll-apply"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 
     /// What kubectl was asked to change.
@@ -255,15 +280,7 @@ fn a_plan_that_holds_is_shown_and_carried_out_in_its_order() {
         let claim = removal.node_claim.as_ref().unwrap();
         assert!(at(&drained) < at(&format!("delete nodeclaim {claim} --ignore-not-found")));
     }
-    let left: Vec<_> = std::fs::read_dir(&world.scratch.0)
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
-    assert!(
-        left.iter()
-            .all(|name| !name.to_string_lossy().starts_with("plimsoll-apply")),
-        "{left:?}"
-    );
+    world.left_no_files();
     let asked = world.server.asked.lock().unwrap();
     assert!(asked.iter().all(|line| line.starts_with("GET ")), "{asked:#?}");
 }
@@ -306,6 +323,74 @@ fn a_call_that_fails_ends_no_machine_and_leaves_none_closed() {
     }
 }
 
+/// The second run of one that was interrupted.
+#[test]
+fn a_pod_that_is_where_it_is_meant_to_be_is_not_evicted() {
+    let spec = spec_at(&cluster(), Timestamp::now());
+    let filled = spec
+        .commands
+        .lines()
+        .find_map(|line| line.strip_prefix("fill \"$(node_of "));
+    let (claim, pods) = filled.unwrap().split_once(")\" ").unwrap();
+    let pods: Vec<&str> = pods.split_whitespace().collect();
+    let evictions = |name: &str, on: &str| {
+        let world = World::new(name, cluster(), stored(spec.clone()));
+        let done = world.apply_where(&[&world.plan, "--yes"], &[("ON", on)]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let mut asked = world.asked();
+        asked.retain(|asked| asked.contains("/eviction"));
+        asked
+    };
+    let elsewhere = evictions("apply-elsewhere", "another");
+    let there = evictions("apply-there", &format!("node-of-{claim}"));
+    let of_these = |evictions: &[String]| {
+        let paths = pods.iter().filter_map(|pod| pod.split_once('/'));
+        let paths = paths.map(|(namespace, name)| format!("/{namespace}/pods/{name}/eviction"));
+        paths
+            .filter(|path| evictions.iter().any(|e| e.contains(path)))
+            .count()
+    };
+    assert!(
+        !pods.is_empty() && of_these(&elsewhere) == pods.len(),
+        "{elsewhere:#?}"
+    );
+    assert_eq!(
+        (of_these(&there), there.len()),
+        (0, elsewhere.len() - pods.len()),
+        "{there:#?}"
+    );
+}
+
+#[test]
+fn a_run_that_is_terminated_leaves_nothing_closed_and_no_kubeconfig() {
+    let spec = spec_at(&cluster(), Timestamp::now());
+    for sent in ["TERM", "HUP"] {
+        let world = World::new(&format!("apply-{sent}"), cluster(), stored(spec.clone()));
+        let says = world.scratch.write("says", "");
+        let status = world
+            .command(&[&world.plan, "--yes"])
+            .envs([("SIGNAL", sent.as_ref()), ("SAYS", says.as_os_str())])
+            .stderr(std::fs::File::create(&says).unwrap())
+            .status()
+            .unwrap();
+        let error = std::fs::read_to_string(&says).unwrap();
+        assert!(
+            !status.success() && error.contains("stopped (exit status: 143)"),
+            "{error}"
+        );
+        let asked = world.asked();
+        assert!(!asked.iter().any(|a| a.starts_with("delete ")), "{asked:#?}");
+        let last = |verb: &str, node: &str| asked.iter().rposition(|a| *a == format!("{verb} {node}"));
+        for removal in &spec.remove {
+            assert!(
+                last("cordon", &removal.node) < last("uncordon", &removal.node),
+                "{asked:#?}"
+            );
+        }
+        world.left_no_files();
+    }
+}
+
 #[test]
 fn all_commands_go_to_the_cluster_of_the_plan() {
     let spec = spec_at(&cluster(), Timestamp::now());
@@ -338,6 +423,20 @@ fn all_commands_go_to_the_cluster_of_the_plan() {
         answer(&items, &plan, target)
     });
     world.refuses(&[&world.plan, "--yes"], "but kubectl speaks to http://127.0.0.2");
+
+    // The one that is named, by kubectl too.
+    let world = World::new("apply-context", cluster(), stored(spec.clone()));
+    let done = world.apply(&[&world.plan, "--yes", "--context", "c"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let all = std::fs::read_to_string(world.scratch.0.join("asked")).unwrap();
+    let views: Vec<_> = all
+        .lines()
+        .filter(|line| line.starts_with("config view "))
+        .collect();
+    assert!(
+        !views.is_empty() && views.iter().all(|v| v.ends_with(" --context=c")),
+        "{views:?}"
+    );
 
     // One that does not say where it speaks to.
     let world = World::new("apply-mute", cluster(), stored(spec));

@@ -29,6 +29,10 @@ fn rules(file: &str) -> Vec<Value> {
 struct Cluster {
     environment: Vec<Value>,
     rules: Vec<Value>,
+    /// Bindings besides the chart's: for the cluster, and of namespaces.
+    bindings: [Vec<Value>; 2],
+    /// Whether there is an installation at all.
+    installed: bool,
     /// Kinds that are served, by group.
     kinds: Vec<(&'static str, &'static str, Vec<&'static str>)>,
     /// A resource the account may do nothing with.
@@ -45,6 +49,8 @@ fn automate(provider: &str, node_class: (&'static str, &'static str, &'static st
             json!({ "name": "POD_NAME", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }),
         ],
         rules: [rules("automate"), rules(provider)].concat(),
+        bindings: [Vec::new(), Vec::new()],
+        installed: true,
         kinds: vec![
             ("karpenter.sh", "v1", vec!["nodepools", "nodeclaims"]),
             ("plimsoll.dev", "v1alpha1", vec!["reports"]),
@@ -52,6 +58,15 @@ fn automate(provider: &str, node_class: (&'static str, &'static str, &'static st
         ],
         denied: "",
     }
+}
+
+/// Of a ClusterRole to a service account of the namespace plimsoll.
+fn binding(name: &str, role: &str, account: &str) -> Value {
+    json!({
+        "metadata": { "name": name, "namespace": "plimsoll" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role },
+        "subjects": [{ "kind": "ServiceAccount", "namespace": "plimsoll", "name": account }],
+    })
 }
 
 fn on_aws() -> Cluster {
@@ -76,16 +91,40 @@ impl Cluster {
             ),
             ("GET", "/apis/apps/v1/deployments") => list(
                 "apps/v1",
-                json!([{
-                    "metadata": { "name": "plimsoll", "namespace": "plimsoll", "labels": labels },
-                    "spec": { "replicas": 2, "selector": {}, "template": {
-                        "metadata": { "labels": labels },
-                        "spec": { "containers": [{ "name": "controller", "env": self.environment }] } } },
-                }]),
+                if self.installed {
+                    json!([{
+                        "metadata": { "name": "plimsoll", "namespace": "plimsoll", "labels": labels },
+                        "spec": { "replicas": 2, "selector": {}, "template": {
+                            "metadata": { "labels": labels },
+                            "spec": { "serviceAccountName": "plimsoll",
+                                "containers": [{ "name": "controller", "env": self.environment }] } } },
+                    }])
+                } else {
+                    json!([])
+                },
             ),
-            ("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles") => list(
+            ("GET", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings") => list(
                 "rbac.authorization.k8s.io/v1",
-                json!([{ "metadata": { "name": "plimsoll", "labels": labels }, "rules": self.rules }]),
+                json!([&[binding("plimsoll", "plimsoll", "plimsoll")], &*self.bindings[0]].concat()),
+            ),
+            ("GET", "/apis/rbac.authorization.k8s.io/v1/rolebindings") => {
+                list("rbac.authorization.k8s.io/v1", json!(self.bindings[1]))
+            }
+            ("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles/plimsoll") => (
+                200,
+                json!({ "metadata": { "name": "plimsoll" }, "rules": self.rules }),
+            ),
+            ("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles/cluster-admin") => (
+                200,
+                json!({ "metadata": { "name": "cluster-admin" }, "rules": [
+                    { "apiGroups": ["*"], "resources": ["*"], "verbs": ["*"] },
+                    { "nonResourceURLs": ["*"], "verbs": ["*"] }] }),
+            ),
+            ("GET", "/apis/rbac.authorization.k8s.io/v1/clusterroles/reader-of-secrets") => (
+                200,
+                json!({ "metadata": { "name": "reader-of-secrets" }, "rules": [
+                    { "apiGroups": [""], "resources": ["secrets"], "verbs": ["get"] },
+                    { "apiGroups": [""], "resources": ["pods"], "verbs": ["list"] }] }),
             ),
             ("GET", "/apis/networking.k8s.io/v1/namespaces/plimsoll/networkpolicies") => list(
                 "networking.k8s.io/v1",
@@ -170,7 +209,7 @@ fn an_installation_with_the_rights_of_its_provider_passes() {
         );
         for passes in [
             "3. plimsoll: mode automate",
-            "7. plimsoll: its ClusterRole holds nothing beyond",
+            "7. plimsoll: its account is granted nothing beyond",
             node_class,
         ] {
             assert_eq!(saying(&findings, passes).0, "pass", "{provider}: {passes}");
@@ -189,7 +228,7 @@ fn an_adviser_is_held_against_the_table_of_its_mode() {
     for passes in [
         "rights of mode advise",
         "3. plimsoll: mode advise",
-        "7. plimsoll: its ClusterRole holds nothing beyond",
+        "7. plimsoll: its account is granted nothing beyond",
         "plans.plimsoll.dev v1alpha1",
     ] {
         assert_eq!(saying(&findings, passes).0, "pass", "{passes}");
@@ -210,7 +249,76 @@ fn rights_beyond_those_of_the_provider_are_named() {
     assert!(!healthy);
     let (verdict, says) = saying(&findings, "7. plimsoll");
     assert_eq!(verdict, "fail");
-    assert!(says.ends_with("table of its mode: list secrets"), "{says}");
+    assert!(
+        says.ends_with(
+            "table of its mode: list secrets (by ClusterRoleBinding plimsoll, ClusterRole plimsoll)"
+        ),
+        "{says}"
+    );
+}
+
+#[test]
+fn what_other_bindings_grant_the_account_is_named() {
+    let mut cluster = on_aws();
+    // One of somebody else, and one that every cluster is made with.
+    let mut everybody = binding("system:basic-user", "cluster-admin", "");
+    everybody["metadata"]["labels"] = json!({ "kubernetes.io/bootstrapping": "rbac-defaults" });
+    everybody["subjects"] = json!([{ "kind": "Group", "name": "system:authenticated" }]);
+    let other = binding("plimsoll-approvers", "cluster-admin", "somebody");
+    cluster.bindings[0] = vec![everybody.clone(), other];
+    let (healthy, findings) = cluster.doctor("doctor-others");
+    assert!(healthy, "{findings:#?}");
+
+    everybody["metadata"]["labels"].take();
+    for (test, at, more, named) in [
+        (
+            "admin",
+            0,
+            binding("helper", "cluster-admin", "plimsoll"),
+            "* * (*), path * (by ClusterRoleBinding helper, ClusterRole cluster-admin)",
+        ),
+        (
+            "everybody",
+            0,
+            everybody,
+            "* * (*), path * (by ClusterRoleBinding system:basic-user, ClusterRole cluster-admin)",
+        ),
+        (
+            "secrets",
+            1,
+            binding("helper", "reader-of-secrets", "plimsoll"),
+            "get secrets (by RoleBinding plimsoll/helper, ClusterRole reader-of-secrets)",
+        ),
+    ] {
+        let mut cluster = on_aws();
+        cluster.bindings[at].push(more);
+        let (healthy, findings) = cluster.doctor(&format!("doctor-{test}"));
+        assert!(!healthy);
+        assert_eq!(saying(&findings, "3. plimsoll").0, "fail", "{test}");
+        let (verdict, says) = saying(&findings, "7. plimsoll");
+        assert_eq!(verdict, "fail", "{test}");
+        assert!(says.ends_with(&format!("table of its mode: {named}")), "{says}");
+    }
+}
+
+#[test]
+fn who_has_installed_nothing_needs_the_rights_of_reports_alone() {
+    let mut cluster = on_aws();
+    cluster.installed = false;
+    cluster.denied = "leases";
+    let (healthy, findings) = cluster.doctor("doctor-reader");
+    assert!(healthy, "{findings:#?}");
+    assert_eq!(saying(&findings, "has all 12 rights of reports").0, "pass");
+
+    cluster.denied = "poddisruptionbudgets";
+    let (healthy, findings) = cluster.doctor("doctor-no-budgets");
+    assert!(healthy, "{findings:#?}");
+    assert_eq!(saying(&findings, "may not list poddisruptionbudgets").0, "warn");
+
+    cluster.denied = "nodes";
+    let (healthy, findings) = cluster.doctor("doctor-no-nodes");
+    assert!(!healthy);
+    assert_eq!(saying(&findings, "may not list nodes").0, "fail");
 }
 
 #[test]

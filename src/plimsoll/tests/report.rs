@@ -10,7 +10,8 @@ mod stand_in;
 
 use std::{
     collections::BTreeMap,
-    process::{Command, Output},
+    path::Path,
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -141,6 +142,120 @@ fn a_live_cluster_and_its_dump_give_the_same_report_with_reads_alone() {
     assert!(asked.len() > 10, "{asked:?}");
     let writes: Vec<_> = asked.iter().filter(|line| !line.starts_with("GET ")).collect();
     assert!(writes.is_empty(), "{writes:?}");
+}
+
+#[test]
+fn a_context_that_is_named_is_read_instead_of_the_current_one() {
+    let scratch = Scratch::new("context");
+    let items = cluster();
+    let server = ApiServer::start(&scratch, move |_, target, _| page(&items, target));
+    let own = std::fs::read_to_string(&server.kubeconfig).unwrap();
+    let mut config: Value = serde_json::from_str(&own).unwrap();
+    // Nobody listens on port 1.
+    config["clusters"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "name": "dead", "cluster": { "server": "http://127.0.0.1:1" } }));
+    config["contexts"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "name": "dead", "context": { "cluster": "dead", "user": "u" } }));
+    config["current-context"] = "dead".into();
+    let kubeconfig = scratch.write("two", config.to_string());
+    let script = scratch.0.join("moves.sh");
+    let commands: [&[&str]; 4] = [
+        &["report", "--commands", script.to_str().unwrap()],
+        &["plan"],
+        &["explain", "node/n0"],
+        &["snapshot"],
+    ];
+    for command in commands {
+        let current = plimsoll(Some(&kubeconfig), command);
+        assert!(!current.status.success(), "{command:?}");
+        text(&plimsoll(
+            Some(&kubeconfig),
+            &[command, &["--context", "c"]].concat(),
+        ));
+    }
+    let script = std::fs::read_to_string(script).unwrap();
+    assert!(script.contains("kubectl --context 'c' "), "{script}");
+
+    // This API server does not tell its version, but it is the one that is asked.
+    let checked = plimsoll(Some(&kubeconfig), &["doctor", "--context", "c"]);
+    let error = String::from_utf8_lossy(&checked.stderr);
+    assert!(error.contains("GET /version: missing field"), "{error}");
+
+    let output = plimsoll(Some(&kubeconfig), &["report", "--context", "other"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("--context other: ") && error.contains("`kubectl config get-contexts`"),
+        "{error}"
+    );
+    let output = plimsoll(Some(&kubeconfig), &["report", "--context", "c", "--from", "-"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        error.contains("'--context <NAME>' cannot be used with '--from <FILE>'"),
+        "{error}"
+    );
+}
+
+/// As kubectl does.
+#[test]
+fn the_proxy_of_the_environment_is_taken_but_for_what_is_exempt() {
+    let scratch = Scratch::new("proxy");
+    let items = cluster();
+    let server = ApiServer::start(&scratch, move |_, target, _| page(&items, target));
+    let config: Value = serde_json::from_str(&std::fs::read_to_string(&server.kubeconfig).unwrap()).unwrap();
+    let address = config["clusters"][0]["cluster"]["server"].as_str().unwrap();
+    let report = |kubeconfig: &Path, exempt: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plimsoll"));
+        command
+            .arg("report")
+            .env("KUBECONFIG", kubeconfig)
+            .env("HTTPS_PROXY", address);
+        command
+            .env_remove("https_proxy")
+            .env_remove("no_proxy")
+            .env("NO_PROXY", exempt);
+        command.output().unwrap()
+    };
+    // Of this machine.
+    text(&report(&server.kubeconfig, ""));
+
+    let mut elsewhere = config.clone();
+    elsewhere["clusters"][0]["cluster"]["server"] = "https://api.cluster.invalid".into();
+    let elsewhere = scratch.write("elsewhere", elsewhere.to_string());
+    let tunnels = || {
+        let asked = server.asked.lock().unwrap();
+        asked
+            .iter()
+            .filter(|line| *line == "CONNECT api.cluster.invalid:443")
+            .count()
+    };
+    assert!(!report(&elsewhere, ".cluster.invalid").status.success());
+    assert_eq!(tunnels(), 0);
+    assert!(!report(&elsewhere, "other.invalid").status.success());
+    assert!(tunnels() > 0);
+}
+
+#[test]
+fn who_reads_no_further_is_no_error() {
+    let scratch = Scratch::new("pipe");
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": cluster() });
+    let dump = scratch.write("dump.json", list.to_string());
+    for command in [&["report", "--from"][..], &["report", "--json", "--from"]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_plimsoll"))
+            .args(command)
+            .arg(&dump)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        let error = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() && !error.contains("error"), "{error}");
+    }
 }
 
 #[test]
@@ -286,7 +401,7 @@ fn what_cannot_be_done_is_said_once_with_the_fix() {
         assert!(
             error.contains("no cluster: ")
                 && error.contains("set KUBECONFIG")
-                && error.contains("use-context"),
+                && error.contains("--context NAME"),
             "{error}"
         );
     }

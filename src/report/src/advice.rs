@@ -398,6 +398,7 @@ impl Step<'_> {
         let saves = Cost::from(saves).per_month;
         let worth = if saves < 0.0 { "costs" } else { "saves" };
         let script = Script {
+            context: None,
             head: format!(
                 "# {run}: {} nodes go, {} are bought; {worth} {} a month.",
                 content.remove.len(),

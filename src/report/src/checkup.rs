@@ -1,7 +1,10 @@
 //! What `plimsoll doctor` found, judged: each point passes, fails, or cannot be seen from here; what does not pass says
 //! what to do. Facts come in, findings go out.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use serde::Serialize;
@@ -52,10 +55,14 @@ pub struct Finding {
 /// A right, and whether the account has it. None: the API server did not say.
 #[derive(Clone, Debug)]
 pub struct RightFact {
-    pub mode: &'static str,
+    /// What they are for together: `mode observe`, `reports`.
+    pub of: String,
     /// `list nodes`, `update leases.coordination.k8s.io in plimsoll`.
     pub what: String,
     pub why: &'static str,
+    /// Nothing can be done without it; otherwise something is lost.
+    pub needed: bool,
+    pub fix: &'static str,
     pub allowed: Option<bool>,
 }
 
@@ -86,9 +93,12 @@ pub struct Installation {
     pub from_secrets: Vec<String>,
     pub network_policies: Option<usize>,
     pub replicas: i32,
-    /// Rules of the bound ClusterRole that are not in the table of its mode.
-    pub rules_beyond: Option<Vec<String>>,
+    /// What its account is granted beyond the table of its mode, and by which binding. None: cannot be seen.
+    pub rights_beyond: Option<Vec<String>>,
 }
+
+/// Pods of other autoscalers that run, by name of the program and namespace.
+pub type Autoscalers = BTreeMap<(&'static str, String), usize>;
 
 /// All that was found out.
 #[derive(Clone, Debug, Default)]
@@ -103,8 +113,8 @@ pub struct Facts {
     pub prices_of: Option<Date>,
     pub rights: Vec<RightFact>,
     pub kinds: Vec<KindFact>,
-    /// Pods of other autoscalers that run, by name of the program. None: pods could not be listed.
-    pub autoscalers: Option<BTreeMap<&'static str, usize>>,
+    /// None: pods could not be listed.
+    pub autoscalers: Option<Autoscalers>,
     /// None: Deployments could not be listed.
     pub installations: Option<Vec<Installation>>,
 }
@@ -190,29 +200,30 @@ fn cluster(facts: &Facts) -> Vec<Finding> {
     found
 }
 
-/// One line for each mode whose rights are there in full, and one for each right that is missing.
+/// One line for rights that are there in full, and one for each right that is missing.
 fn rights(facts: &Facts) -> Vec<Finding> {
-    let mut modes: BTreeMap<&str, Vec<&RightFact>> = BTreeMap::new();
+    let mut groups: BTreeMap<&str, Vec<&RightFact>> = BTreeMap::new();
     for right in &facts.rights {
-        modes.entry(right.mode).or_default().push(right);
+        groups.entry(&right.of).or_default().push(right);
     }
     let mut found = Vec::new();
-    for (mode, rights) in modes.iter().rev() {
+    for (of, rights) in groups.iter().rev() {
         let missing: Vec<_> = rights.iter().filter(|r| r.allowed != Some(true)).collect();
         if missing.is_empty() {
-            let says = format!("the account has all {} rights of mode {mode}", rights.len());
+            let says = format!("the account has all {} rights of {of}", rights.len());
             found.push(finding("rights", Verdict::Pass, says, ""));
         }
         for right in missing {
             let (verdict, word) = match right.allowed {
-                Some(_) => (Verdict::Fail, "may not"),
+                Some(_) if right.needed => (Verdict::Fail, "may not"),
+                Some(_) => (Verdict::Warn, "may not"),
                 None => (Verdict::Unseen, "perhaps may not"),
             };
             found.push(finding(
                 "rights",
                 verdict,
-                format!("mode {mode}: {word} {}: {}", right.what, right.why),
-                "grant it; the rules are in the chart, a file for each mode and provider under rights/",
+                format!("{of}: {word} {}: {}", right.what, right.why),
+                right.fix,
             ));
         }
     }
@@ -258,11 +269,13 @@ fn kinds(facts: &Facts) -> Vec<Finding> {
 }
 
 fn neighbours(facts: &Facts) -> Vec<Finding> {
-    let acts = facts
+    let acting: BTreeSet<&str> = facts
         .installations
         .iter()
         .flatten()
-        .any(|i| i.mode == "automate" && i.replicas > 0);
+        .filter(|i| i.mode == "automate" && i.replicas > 0)
+        .map(|i| i.namespace.as_str())
+        .collect();
     let Some(autoscalers) = &facts.autoscalers else {
         let fix = "kubectl get pods -A | grep -E 'karpenter|autoscaler'";
         return vec![finding(
@@ -280,22 +293,31 @@ fn neighbours(facts: &Facts) -> Vec<Finding> {
             "",
         )];
     }
-    let judge = |(name, pods): (&&'static str, &usize)| {
-        let says = format!("{name} runs ({pods} pods)");
-        match (acts, *name) {
-            (false, _) => finding(
+    let judge = |((name, namespace), pods): (&(&'static str, String), &usize)| {
+        let says = format!("{name} runs in namespace {namespace} ({pods} pods)");
+        match *name {
+            _ if acting.is_empty() => finding(
                 "neighbours",
                 Verdict::Pass,
                 format!("{says}; plimsoll only looks"),
                 "",
             ),
-            (true, "karpenter") => finding(
+            // The Lease is of the namespace.
+            "karpenter" if acting.iter().all(|of| of == namespace) => finding(
                 "neighbours",
                 Verdict::Warn,
-                format!("{says}; it waits for the Lease that plimsoll holds, if its namespace is the same"),
+                format!("{says}; it waits for the Lease that plimsoll holds"),
                 "scale Karpenter's Deployment to zero",
             ),
-            (true, _) => finding(
+            "karpenter" => finding(
+                "neighbours",
+                Verdict::Fail,
+                format!(
+                    "{says} and plimsoll acts elsewhere, each with a Lease of its own: both buy and end machines"
+                ),
+                "scale Karpenter's Deployment to zero; who is to wait for its Lease runs in its namespace",
+            ),
+            _ => finding(
                 "neighbours",
                 Verdict::Fail,
                 format!("{says} and plimsoll acts too: they undo each other's work"),
@@ -360,7 +382,7 @@ fn nine_points(of: &Installation) -> Vec<Finding> {
     } else {
         format!("; from Secrets come {}", of.from_secrets.join(", "))
     };
-    let beyond = of.rules_beyond.as_ref().map(|rules| rules.join("; "));
+    let beyond = of.rights_beyond.as_ref().map(|rights| rights.join("; "));
     vec![
         point(
             1,
@@ -378,10 +400,13 @@ fn nine_points(of: &Installation) -> Vec<Finding> {
         ),
         point(
             3,
-            of.rules_beyond.as_ref().map(Vec::is_empty),
+            of.rights_beyond.as_ref().map(Vec::is_empty),
             format!("mode {}, with the rights of that mode and no more", of.mode),
-            format!("whether mode {} has only its own rights is not sure", of.mode),
-            "helm upgrade with the chart's roles",
+            match &of.rights_beyond {
+                Some(_) => format!("mode {}, with rights beyond that mode: see 7", of.mode),
+                None => format!("whether mode {} has only its own rights is not sure", of.mode),
+            },
+            "see 7",
         ),
         point(
             4,
@@ -406,13 +431,13 @@ fn nine_points(of: &Installation) -> Vec<Finding> {
         ),
         point(
             7,
-            of.rules_beyond.as_ref().map(Vec::is_empty),
-            "its ClusterRole holds nothing beyond the table of its mode".into(),
+            of.rights_beyond.as_ref().map(Vec::is_empty),
+            "its account is granted nothing beyond the table of its mode".into(),
             beyond.map_or_else(
-                || "its ClusterRole could not be compared with the table of its mode".to_owned(),
-                |rules| format!("its ClusterRole holds more than the table of its mode: {rules}"),
+                || "what its account is granted could not be compared with the table of its mode".to_owned(),
+                |rights| format!("its account is granted more than the table of its mode: {rights}"),
             ),
-            "helm upgrade with the chart's roles; look who else edits them",
+            "helm upgrade brings the chart's own roles back; delete what else binds the account",
         ),
         point(
             8,

@@ -104,6 +104,8 @@ pub struct Cluster {
     pub arm64_types: BTreeMap<Arc<str>, Vec<TypeId>>,
     /// What kept machines from being priced, and how many of them.
     pub unpriced: BTreeMap<String, u32>,
+    /// Machines of which no label says how they were bought.
+    pub(crate) taken_as_on_demand: u32,
 }
 
 impl Cluster {
@@ -160,6 +162,7 @@ impl Cluster {
             pools_made_up: fleet.pools_made_up,
             arm64_types: fleet.arm64_types,
             unpriced: fleet.unpriced,
+            taken_as_on_demand: fleet.taken_as_on_demand,
         }
     }
 

@@ -25,6 +25,8 @@ const FUNCTIONS: &str = include_str!("commands.sh");
 pub(crate) struct Script<'a> {
     /// Comments at its beginning.
     pub(crate) head: String,
+    /// The context that kubectl is to take, where it is not the current one.
+    pub(crate) context: Option<&'a str>,
     /// Names the machines that it buys, and the label on them.
     pub(crate) run: &'a str,
     pub(crate) buy: Vec<&'a NewMachine>,
@@ -33,8 +35,8 @@ pub(crate) struct Script<'a> {
     pub(crate) remove: Vec<&'a NodeRow>,
 }
 
-/// The moves of a report as a script.
-pub fn commands(report: &SavingsReport, index: &Index) -> String {
+/// The moves of a report as a script, for the cluster of this context, or of whichever is the current one when it runs.
+pub fn commands(report: &SavingsReport, index: &Index, context: Option<&str>) -> String {
     let of = |action: Action| report.nodes.iter().filter(move |n| n.action == action);
     let script = Script {
         head: format!(
@@ -44,6 +46,7 @@ pub fn commands(report: &SavingsReport, index: &Index) -> String {
             dollars(report.reachable.saves.per_month),
             report.taken
         ),
+        context,
         run: &format!("report-{:x}", report.taken.as_second()),
         buy: report.new_machines.iter().collect(),
         fill: of(Action::Keep).filter(|n| !n.takes.is_empty()).collect(),
@@ -62,8 +65,9 @@ impl Script<'_> {
         let run = self.run;
         let mut out = format!(
             "#!/bin/sh\nset -eu\n{}\n\
-             # Pods move by eviction, so disruption budgets hold. Read it before you run it.\n\n{FUNCTIONS}\n",
-            self.head
+             # Pods move by eviction, so disruption budgets hold. Read it before you run it.\n\n{}{FUNCTIONS}\n",
+            self.head,
+            self.context.map_or_else(String::new, kubectl)
         );
         let mut targets: Vec<(String, &[String])> = Vec::new();
         let mut by_hand: Vec<&NewMachine> = Vec::new();
@@ -106,6 +110,12 @@ impl Script<'_> {
         }
         out
     }
+}
+
+/// kubectl with this context.
+fn kubectl(context: &str) -> String {
+    let quoted = context.replace('\'', r"'\''");
+    format!("kubectl() {{\n  command kubectl --context '{quoted}' \"$@\"\n}}\n\n")
 }
 
 fn add_by_hand(machines: &[&NewMachine], out: &mut String) {

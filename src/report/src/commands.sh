@@ -115,8 +115,9 @@ release() {
   bought=''
 }
 
-# However it ends, nothing stays closed or held back that is not gone.
+# However it ends, nothing stays closed or held back that is not gone; a second Ctrl-C does not cut it short.
 tidy() {
+  trap '' INT TERM HUP
   set +e
   closed="$closed $leaving"
   open_all

@@ -8,6 +8,7 @@ use std::{
     io::{BufRead, BufReader, Read},
 };
 
+use crate::kinds::{KINDS, kubectl_get};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node},
@@ -52,8 +53,8 @@ pub enum DumpError {
     #[error("holds a document without `kind`; a Kubernetes object says its apiVersion and kind")]
     Kind,
     #[error(
-        "holds no Kubernetes object that reports are made from; write it with `kubectl get \
-         nodes,pods,poddisruptionbudgets,daemonsets,namespaces -A -o json`"
+        "holds no Kubernetes object that reports are made from; write it with `{}`",
+        kubectl_get()
     )]
     Empty,
     #[error("holds nothing that can be read: {0}")]
@@ -72,6 +73,8 @@ pub struct Dump {
     pub taken: Option<Timestamp>,
     /// Objects taken in.
     pub objects: u32,
+    /// Of each of [`KINDS`].
+    pub(crate) of_kinds: [u32; KINDS.len()],
     /// Objects of kinds that no plan looks at.
     pub skipped: u32,
     /// Objects that could not be read, and why.
@@ -181,8 +184,31 @@ impl Dump {
         self.take_as(api_version, kind, object);
     }
 
+    /// What a file without objects of a kind leaves open: it does not say whether the cluster has none.
+    pub fn absent(&self) -> Vec<String> {
+        let kinds = KINDS
+            .iter()
+            .zip(self.of_kinds)
+            .filter(|(_, objects)| *objects == 0);
+        kinds
+            .map(|(kind, _)| {
+                format!(
+                    "no {} in the file; where the cluster has some: {}",
+                    kind.resource(),
+                    kind.use_
+                )
+            })
+            .collect()
+    }
+
     /// Takes in one object of a known kind: items of the API server's lists do not repeat it.
     pub fn take_as(&mut self, api_version: &str, kind: &str, object: &RawValue) {
+        let known = KINDS
+            .iter()
+            .position(|k| k.kind == kind && k.api_version() == api_version);
+        if let Some(at) = known {
+            self.of_kinds[at] += 1;
+        }
         match (api_version, kind) {
             ("v1", "Pod") => self.apply::<Pod>(object),
             ("v1", "Node") => self.apply::<Node>(object),

@@ -74,6 +74,8 @@ pub(crate) struct Fleet {
     pub(crate) pools_made_up: Vec<Arc<str>>,
     pub(crate) arm64_types: BTreeMap<Arc<str>, Vec<TypeId>>,
     pub(crate) unpriced: BTreeMap<String, u32>,
+    /// Machines of which no label says how they were bought.
+    pub(crate) taken_as_on_demand: u32,
 }
 
 /// Gives every machine Karpenter's labels and a price, and makes up a pool for each group of machines without one.
@@ -83,8 +85,9 @@ pub(crate) fn matched(
     prices: &Prices,
     reprice: impl FnOnce(&mut Catalog),
 ) -> Fleet {
+    let mut taken_as_on_demand = 0;
     for node in &mut snapshot.nodes {
-        translate(&mut node.labels);
+        taken_as_on_demand += u32::from(translate(&mut node.labels) == Bought::NotSaid);
     }
     let offline = matches!(prices, Prices::Aws);
     let mut catalog = catalog(index, prices);
@@ -109,6 +112,7 @@ pub(crate) fn matched(
         pools_made_up: arm64_types.keys().cloned().collect(),
         arm64_types,
         unpriced,
+        taken_as_on_demand,
     }
 }
 
@@ -150,14 +154,25 @@ pub(crate) fn group(node_labels: &Labels) -> Option<&Arc<str>> {
     GROUP_LABELS.iter().find_map(|key| node_labels.get(*key))
 }
 
+/// Whether the labels of a machine tell its capacity type.
+#[derive(PartialEq, Eq)]
+enum Bought {
+    Said,
+    NotSaid,
+}
+
 /// Adds Karpenter's capacity type label, and the region, where another label says the same.
-fn translate(node_labels: &mut Labels) {
+fn translate(node_labels: &mut Labels) -> Bought {
+    let mut bought = Bought::Said;
     if !node_labels.contains_key(labels::CAPACITY_TYPE) {
         let of_mark = CAPACITY_TYPE_MARKS
             .iter()
             .find(|(key, value, _)| node_labels.get(*key).is_some_and(|v| &**v == *value));
         // AWS's default, and what kops and self-managed groups run without saying so.
         let capacity_type = of_mark.map_or(labels::CAPACITY_ON_DEMAND, |(_, _, t)| t);
+        if of_mark.is_none() {
+            bought = Bought::NotSaid;
+        }
         node_labels.insert(labels::CAPACITY_TYPE.into(), capacity_type.into());
     }
     if !node_labels.contains_key(labels::REGION)
@@ -166,6 +181,7 @@ fn translate(node_labels: &mut Labels) {
         let region = region.into();
         node_labels.insert(labels::REGION.into(), region);
     }
+    bought
 }
 
 fn price(node: &Node, catalog: &Catalog) -> Result<plimsoll_core::catalog::MicroDollars, String> {

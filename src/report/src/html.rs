@@ -8,7 +8,7 @@ use crate::{
     money::{cores, counted, dollars, gib, percent, thousands},
     savings::{Action, NodeRow, SavingsReport},
     spending::Spend,
-    terminal::{is_worth_a_line, label},
+    terminal::{alone, label, shown},
 };
 use plots::{BOXES_MAX, Colours, Machine, bar, escape};
 
@@ -295,11 +295,8 @@ fn restraints(report: &SavingsReport, out: &mut String) {
                 thousands(kind.nodes.into()),
                 dollars(kind.per_month)
             );
-            let rows = report
-                .restraints
-                .iter()
-                .filter(|r| r.kind == kind.kind && r.per_month.is_some_and(is_worth_a_line));
-            for r in rows.take(ROWS_MAX / 2) {
+            let rows: Vec<_> = report.restraints.iter().filter(|r| shown(r, kind.kind)).collect();
+            for r in rows.iter().take(ROWS_MAX / 2) {
                 let owner = r.owner().map_or(String::new(), |o| {
                     format!(" <span class=soft>of {}</span>", escape(&o))
                 });
@@ -314,7 +311,14 @@ fn restraints(report: &SavingsReport, out: &mut String) {
                     escape(&r.subject),
                     thousands(r.pods.into()),
                     thousands(r.nodes.into()),
-                    dollars(r.per_month.unwrap_or_default())
+                    alone(r)
+                );
+            }
+            if rows.len() > ROWS_MAX / 2 {
+                let more = rows.len() - ROWS_MAX / 2;
+                let _ = write!(
+                    out,
+                    "<tr class=one><td>… and {more} more: <code>--csv restraints</code><td class=wide><td class=wide><td></tr>"
                 );
             }
         }

@@ -104,7 +104,7 @@ pub const KINDS: [Kind; 12] = [
         "drains do not wait for volumes to be detached",
     ),
     kind(
-        "karpenter.sh",
+        KARPENTER,
         "v1",
         "NodePool",
         "nodepools",
@@ -112,7 +112,7 @@ pub const KINDS: [Kind; 12] = [
         "what may be bought is guessed from the machines that exist",
     ),
     kind(
-        "karpenter.sh",
+        KARPENTER,
         "v1",
         "NodeClaim",
         "nodeclaims",
@@ -148,6 +148,22 @@ impl Kind {
             format!("{}.{}", self.plural, self.group)
         }
     }
+}
+
+/// What the group of Karpenter's kinds is called: not every cluster has them.
+const KARPENTER: &str = "karpenter.sh";
+
+/// The command that writes all of them; where they are not installed, the second half says so and writes nothing.
+pub fn kubectl_get() -> String {
+    let plurals = |karpenter: bool| {
+        let kinds = KINDS.iter().filter(|kind| (kind.group == KARPENTER) == karpenter);
+        kinds.map(|kind| kind.plural).collect::<Vec<_>>().join(",")
+    };
+    format!(
+        "kubectl get {} -A -o json; kubectl get {} -o json",
+        plurals(false),
+        plurals(true)
+    )
 }
 
 /// The ClusterRole that lets an account make reports and plans, and nothing else.

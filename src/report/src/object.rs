@@ -97,6 +97,7 @@ fn restraints(report: &SavingsReport) -> Vec<Restraint> {
     let row = |r: &crate::savings::RestraintRow| Restraint {
         kind: format!("{:?}", r.kind),
         subject: short(&r.subject),
+        owner: r.owner().map(|owner| short(&owner)),
         per_month: r.per_month.map(|m| format!("{m:.2}")),
         fix: r.kind.fix().to_owned(),
     };

@@ -1,6 +1,15 @@
 //! Whole-cluster plans: which machines could go, and what would have to be bought for their pods.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    panic,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 use plimsoll_api::labels;
 use plimsoll_core::{
@@ -19,12 +28,55 @@ use crate::cluster::{Cluster, WorkloadId};
 /// Plans keep machines whose pods are proven to be worth at least this share of the price, in percent; the last one
 /// keeps none. The cheapest of them counts.
 const KEEP_AT_PERCENT: [i128; 4] = [80, 93, 99, i128::MAX];
-/// From this many pods on only the plan that keeps nothing is made: the others take as long each and find little more.
-const LADDER_PODS_MAX: usize = 20_000;
+/// A cluster with more pods is large: only the plan that keeps nothing is made, because the others take as long each and
+/// find little more, …
+const LARGE_PODS: usize = 20_000;
+/// … and it is searched for this part of the steps, each of which takes longer there and finds less.
+const LARGE_STEPS_PART: u64 = 4;
 /// A plan that costs at most this much more than the cheapest, in thousandths, is preferred when it moves fewer pods.
 const CALM_PERMILLE: i64 = 10;
 /// Rounds in which machines of pods that found no place are kept after all.
 const ROUNDS_MAX: usize = 4;
+
+/// Plans made at the same time: each holds the cluster once more.
+const AT_ONCE: usize = 2;
+
+/// The results of independent work, in the order of the jobs.
+pub(crate) fn side_by_side<J: Sync, T: Send>(jobs: &[J], work: impl Fn(&J) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let take_turns = || {
+        let mut done = Vec::new();
+        while let at = next.fetch_add(1, Ordering::Relaxed)
+            && let Some(job) = jobs.get(at)
+        {
+            done.push((at, work(job)));
+        }
+        done
+    };
+    let mut done = thread::scope(|scope| {
+        let others: Vec<_> = (1..AT_ONCE).map(|_| scope.spawn(take_turns)).collect();
+        let mut done = take_turns();
+        for other in others {
+            done.extend(other.join().unwrap_or_else(|why| panic::resume_unwind(why)));
+        }
+        done
+    });
+    done.sort_unstable_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+fn is_large(cluster: &Cluster) -> bool {
+    cluster.pods.len() > LARGE_PODS
+}
+
+/// How long each plan of a cluster is searched.
+pub(crate) fn steps(cluster: &Cluster, policy: &Policy) -> u64 {
+    if is_large(cluster) {
+        policy.steps_max / LARGE_STEPS_PART
+    } else {
+        policy.steps_max
+    }
+}
 
 /// Which pods may run on spot machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +103,7 @@ pub(crate) struct Arrangement {
 /// The snapshot a family of plans starts from.
 pub(crate) struct Planner<'a> {
     pub(crate) cluster: &'a Cluster,
-    policy: &'a Policy,
+    policy: Policy,
     base: Snapshot,
     catalog: Cow<'a, Catalog>,
 }
@@ -121,7 +173,10 @@ impl<'a> Planner<'a> {
         }
         Self {
             cluster,
-            policy,
+            policy: Policy {
+                steps_max: steps(cluster, policy),
+                ..policy.clone()
+            },
             base,
             catalog: Cow::Borrowed(&cluster.catalog),
         }
@@ -135,7 +190,7 @@ impl<'a> Planner<'a> {
         };
         Self {
             cluster: self.cluster,
-            policy: self.policy,
+            policy: self.policy.clone(),
             base: changed(
                 &self.base,
                 |pod| workloads.contains(&self.cluster.pods[pod].workload),
@@ -184,7 +239,7 @@ impl<'a> Planner<'a> {
         }
         let (rebuilt, floor) = self.rebuilt(all.clone());
         if let Some(rebuilt) = &rebuilt
-            && self.cluster.pods.len() <= LADDER_PODS_MAX
+            && !is_large(self.cluster)
         {
             let worth = self.worth(&rebuilt.plan);
             let mut tried = vec![rebuilt.gone.clone()];
@@ -240,7 +295,7 @@ impl<'a> Planner<'a> {
         let mut floor = None;
         for _ in 0..ROUNDS_MAX {
             let left = repack::without(&self.base, &gone);
-            let (plan, report) = provision(&left, &self.catalog, self.policy);
+            let (plan, report) = provision(&left, &self.catalog, &self.policy);
             // The first bound counts the pods that found a place when most were free to move; more cost no less.
             let floor = *floor.get_or_insert(self.kept_price(&gone) + plan.lower_bound);
             if report.unplaced.is_empty() {

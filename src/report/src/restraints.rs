@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     cluster::{Cluster, WorkloadId},
-    plans::{Arrangement, Planner, keeps_apart},
+    plans::{Arrangement, Planner, keeps_apart, side_by_side},
     savings::{Cost, KindOfRestraint, RestraintRow},
 };
 
@@ -183,23 +183,32 @@ pub(crate) fn difference(
     let kind = restraints[*first].kind;
     let is_chosen = |at: usize| chosen.contains(&at);
     let never = |_: usize| false;
+    let today = pins(planner.cluster, restraints, never, never);
     if kind == RestraintKind::AntiAffinity {
-        let pinned = pins(planner.cluster, restraints, never, never);
         let workloads = chosen
             .iter()
             .flat_map(|at| &restraints[*at].owners)
             .copied()
             .collect();
-        let price = planner.without_anti_affinity(&workloads).cheapest(&pinned).price;
+        let price = planner.without_anti_affinity(&workloads).cheapest(&today).price;
         return MicroDollars((reachable.price - price).0.max(0));
     }
-    if kind.is_obeyed() {
-        let pinned = pins(planner.cluster, restraints, is_chosen, never);
-        MicroDollars((reachable.price - planner.cheapest(&pinned).price).0.max(0))
+    let pinned = if kind.is_obeyed() {
+        pins(planner.cluster, restraints, is_chosen, never)
     } else {
-        let pinned = pins(planner.cluster, restraints, never, is_chosen);
-        MicroDollars((planner.cheapest(&pinned).price - reachable.price).0.max(0))
+        pins(planner.cluster, restraints, never, is_chosen)
+    };
+    if pinned == today {
+        // Others hold the same machines: `reachable` is the plan.
+        return MicroDollars(0);
     }
+    let price = planner.cheapest(&pinned).price;
+    let more = if kind.is_obeyed() {
+        reachable.price - price
+    } else {
+        price - reachable.price
+    };
+    MicroDollars(more.0.max(0))
 }
 
 /// What each costs, summed up by kind and one by one.
@@ -223,39 +232,43 @@ pub(crate) fn priced(
     } else {
         PRICED_MAX
     };
-    let month = |chosen: &[usize]| Cost::from(difference(planner, restraints, chosen, reachable)).per_month;
     let mut kinds: BTreeMap<RestraintKind, Vec<usize>> = BTreeMap::new();
     for (at, restraint) in restraints.iter().enumerate() {
         kinds.entry(restraint.kind).or_default().push(at);
     }
-    let mut priced: BTreeMap<usize, f64> = BTreeMap::new();
-    for at in order.iter().take(most) {
-        priced.insert(*at, month(&[*at]));
-    }
+    let alone = order.iter().take(most).map(|at| vec![*at]);
+    let mut sets: Vec<Vec<usize>> = alone.collect();
+    // The whole of a kind is often one alone.
+    let wholes: Vec<Vec<usize>> = kinds
+        .values()
+        .filter(|all| !sets.contains(all))
+        .cloned()
+        .collect();
+    sets.extend(wholes);
+    let months = side_by_side(&sets, |set| {
+        Cost::from(difference(planner, restraints, set, reachable)).per_month
+    });
+    let month = |set: &[usize]| sets.iter().position(|s| s == set).map(|at| months[at]);
     let kind_row = |(kind, members): (&RestraintKind, &Vec<usize>)| {
         let of = |at: &usize| &restraints[*at];
         let nodes: BTreeSet<usize> = members
             .iter()
             .flat_map(|at| of(at).nodes.iter().copied())
             .collect();
-        let per_month = match members.as_slice() {
-            [only] if priced.contains_key(only) => priced[only],
-            members => month(members),
-        };
         KindOfRestraint {
             kind: *kind,
             obeyed: kind.is_obeyed(),
             subjects: members.len() as u32,
             pods: members.iter().map(|at| of(at).pods).sum(),
             nodes: nodes.len() as u32,
-            per_month,
+            per_month: month(members).unwrap_or_default(),
             fix: kind.fix(),
         }
     };
     let summary = kinds.iter().map(kind_row).collect();
     order.sort_by(|a, b| {
         let kind = |at: &usize| restraints[*at].kind;
-        let price = |at: &usize| priced.get(at).copied().unwrap_or(-1.0);
+        let price = |at: &usize| month(&[*at]).unwrap_or(-1.0);
         // Stable, so that the others keep their order.
         kind(a).cmp(&kind(b)).then(price(b).total_cmp(&price(a)))
     });
@@ -272,7 +285,7 @@ pub(crate) fn priced(
             for_ever: r.for_ever,
             pods: r.pods,
             nodes: r.nodes.len() as u32,
-            per_month: priced.get(at).copied(),
+            per_month: month(&[*at]),
         }
     };
     (summary, order.iter().map(row).collect())

@@ -17,7 +17,7 @@ use crate::{
     aws,
     cluster::{Cluster, Fixed, Prices, request},
     moves,
-    plans::{Arrangement, Planner, Spot},
+    plans::{Arrangement, Planner, Spot, side_by_side, steps},
     restraints::{self, Restraint, RestraintKind},
     spending::{self, Spend},
 };
@@ -261,25 +261,28 @@ pub fn report(cluster: &Cluster, prices: &Prices, images: &Arm64Images, policy: 
     let planner = Planner::new(cluster, policy, Spot::AsToday);
     let pinned = restraints::pins(cluster, &restraints, none, none);
     let free = restraints::pins(cluster, &restraints, all, none);
-    let reachable = planner.cheapest(&pinned);
-    let unblocked = if free == pinned {
-        reachable.clone()
-    } else {
-        cheaper(planner.cheapest(&free), &reachable)
-    };
-    let with_spot = cheaper(
-        Planner::new(cluster, policy, Spot::WhereTolerated).cheapest(&pinned),
-        &reachable,
-    );
     let on_arm64 = arm64::known(cluster, images);
-    let with_arm64 = if on_arm64.any() {
-        cheaper(
-            Planner::with_arm64(cluster, policy, &on_arm64.pods).cheapest(&pinned),
-            &reachable,
-        )
-    } else {
-        reachable.clone()
+    let of_spot = Planner::new(cluster, policy, Spot::WhereTolerated);
+    let of_arm64 = on_arm64
+        .any()
+        .then(|| Planner::with_arm64(cluster, policy, &on_arm64.pods));
+    // Where a question is the same as the first, so is the answer.
+    let questions = [
+        Some((&planner, &pinned)),
+        (free != pinned).then_some((&planner, &free)),
+        Some((&of_spot, &pinned)),
+        of_arm64.as_ref().map(|planner| (planner, &pinned)),
+    ];
+    let mut answers = side_by_side(&questions, |question| {
+        question.map(|(planner, pinned)| planner.cheapest(pinned))
+    })
+    .into_iter();
+    let reachable = answers.next().flatten().expect("the first is always asked");
+    let mut next = || match answers.next().flatten() {
+        Some(found) => cheaper(found, &reachable),
+        None => reachable.clone(),
     };
+    let (unblocked, with_spot, with_arm64) = (next(), next(), next());
     let moves = moves::moves(cluster, &reachable);
     let (restraint_kinds, rows) = restraints::priced(&planner, &restraints, &reachable);
     let now = cluster.price();
@@ -624,6 +627,14 @@ fn notes(cluster: &Cluster, policy: &Policy) -> Vec<String> {
             cluster.waiting.len()
         ));
     }
+    if cluster.taken_as_on_demand > 0 {
+        notes.push(format!(
+            "{} of {} machines carry no label that says how they were bought; they are taken as on-demand, and cost less \
+             than shown where they are spot",
+            cluster.taken_as_on_demand,
+            cluster.nodes.len()
+        ));
+    }
     if !cluster.pools_made_up.is_empty() {
         notes.push(format!(
             "machines without a NodePool ({}) are planned as if each group could buy its own types and current \
@@ -635,7 +646,7 @@ fn notes(cluster: &Cluster, policy: &Policy) -> Vec<String> {
     notes.push("pods are kept spread over zones only where they ask for it".into());
     notes.push(format!(
         "plans were searched for {} steps; what was not found may still be there, down to the bound",
-        policy.steps_max
+        steps(cluster, policy)
     ));
     notes
 }

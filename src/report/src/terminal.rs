@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     money::{cores, counted, dollars, gib, percent, thousands},
     restraints::RestraintKind,
-    savings::{Action, Outcome, SavingsReport},
+    savings::{Action, Outcome, RestraintRow, SavingsReport},
     spending::Spend,
     table::{Align, Table},
 };
@@ -193,29 +193,30 @@ fn restraints(report: &SavingsReport, colour: Colour, out: &mut String) {
                 counted(kind.nodes, "node"),
                 kind.fix,
             );
-            let rows: Vec<_> = report.restraints.iter().filter(|r| r.kind == kind.kind).collect();
-            for r in rows
-                .iter()
-                .filter(|r| r.per_month.is_some_and(is_worth_a_line))
-                .take(ROWS_MAX / 2)
-            {
+            let rows: Vec<_> = report.restraints.iter().filter(|r| shown(r, kind.kind)).collect();
+            for r in rows.iter().take(ROWS_MAX / 2) {
                 let owner = r.owner().map_or(String::new(), |owner| format!(" of {owner}"));
                 let now = if r.for_ever { "" } else { " (at the moment)" };
-                let _ = writeln!(
-                    out,
-                    "      {:>10}  {}{owner}{now}",
-                    dollars(r.per_month.unwrap_or_default()),
-                    r.subject
-                );
+                let _ = writeln!(out, "      {:>10}  {}{owner}{now}", alone(r), r.subject);
+            }
+            if rows.len() > ROWS_MAX / 2 {
+                let more = rows.len() - ROWS_MAX / 2;
+                let _ = writeln!(out, "      {:>10}  … and {more} more: --csv restraints", "");
             }
         }
         out.push('\n');
     }
 }
 
-/// A restraint that makes no difference of a cent only counts in its kind's line.
-pub(crate) fn is_worth_a_line(month: f64) -> bool {
-    month >= 0.01
+/// A restraint that makes no difference of a cent only counts in its kind's line; of one that was not planned alone nobody
+/// knows.
+pub(crate) fn shown(row: &RestraintRow, kind: RestraintKind) -> bool {
+    row.kind == kind && row.per_month.is_none_or(|month| month >= 0.01)
+}
+
+/// What lifting or sparing this one alone makes a month; where that was not planned, it counts in the sum of its kind.
+pub(crate) fn alone(row: &RestraintRow) -> String {
+    row.per_month.map_or_else(|| "in the sum".to_owned(), dollars)
 }
 
 /// How a kind of restraint is called.

@@ -10,9 +10,11 @@ use plimsoll_report::checkup::{
 
 fn right(allowed: Option<bool>) -> RightFact {
     RightFact {
-        mode: "observe",
+        of: "mode observe".into(),
         what: "list nodes".into(),
         why: "what is paid for",
+        needed: true,
+        fix: "grant it",
         allowed,
     }
 }
@@ -42,10 +44,16 @@ fn well() -> Facts {
             mode: "observe".into(),
             network_policies: Some(1),
             replicas: 2,
-            rules_beyond: Some(Vec::new()),
+            rights_beyond: Some(Vec::new()),
             ..Installation::default()
         }]),
     }
+}
+
+/// Two pods of another autoscaler, beside an installation that acts.
+fn beside(facts: &mut Facts, name: &'static str, namespace: &str) {
+    facts.autoscalers = Some(BTreeMap::from([((name, namespace.to_owned()), 2)]));
+    facts.installations.as_mut().unwrap()[0].mode = "automate".into();
 }
 
 fn not_passed(facts: &Facts) -> Vec<Finding> {
@@ -74,7 +82,7 @@ fn a_healthy_cluster_passes() {
 #[test]
 fn each_trouble_is_found_alone_and_has_a_fix() {
     type Trouble = (&'static str, Verdict, fn(&mut Facts));
-    let troubles: [Trouble; 15] = [
+    let troubles: [Trouble; 18] = [
         ("nominatedNodeName", Verdict::Warn, |f| f.minor = Some(34)),
         ("600 s apart", Verdict::Fail, |f| f.clock_off_s = Some(-600)),
         ("30 s apart", Verdict::Warn, |f| f.clock_off_s = Some(30)),
@@ -86,6 +94,14 @@ fn each_trouble_is_found_alone_and_has_a_fix() {
         }),
         ("may not list nodes: what is paid for", Verdict::Fail, |f| {
             f.rights.push(right(Some(false)));
+        }),
+        ("reports: may not list budgets", Verdict::Warn, |f| {
+            f.rights.push(RightFact {
+                of: "reports".into(),
+                what: "list budgets".into(),
+                needed: false,
+                ..right(Some(false))
+            });
         }),
         ("perhaps may not", Verdict::Unseen, |f| f.rights.push(right(None))),
         ("is not installed", Verdict::Fail, |f| {
@@ -110,13 +126,16 @@ fn each_trouble_is_found_alone_and_has_a_fix() {
             f.installations.as_mut().unwrap()[0].network_policies = Some(0);
         }),
         (
-            "cluster-autoscaler runs (2 pods) and plimsoll acts too",
+            "cluster-autoscaler runs in namespace kube-system (2 pods) and plimsoll acts too",
             Verdict::Fail,
-            |f| {
-                f.autoscalers = Some(BTreeMap::from([("cluster-autoscaler", 2)]));
-                f.installations.as_mut().unwrap()[0].mode = "automate".into();
-            },
+            |f| beside(f, "cluster-autoscaler", "kube-system"),
         ),
+        ("it waits for the Lease that plimsoll holds", Verdict::Warn, |f| {
+            beside(f, "karpenter", "plimsoll");
+        }),
+        ("each with a Lease of its own", Verdict::Fail, |f| {
+            beside(f, "karpenter", "karpenter");
+        }),
     ];
     for (says, verdict, change) in troubles {
         let mut facts = well();
@@ -132,7 +151,7 @@ fn each_trouble_is_found_alone_and_has_a_fix() {
 #[test]
 fn rights_beyond_the_table_fail_and_are_named() {
     let mut facts = well();
-    facts.installations.as_mut().unwrap()[0].rules_beyond = Some(vec!["get secrets".into()]);
+    facts.installations.as_mut().unwrap()[0].rights_beyond = Some(vec!["get secrets".into()]);
     let failed = not_passed(&facts);
     assert!(
         failed.iter().all(|f| f.verdict == Verdict::Fail) && failed.len() == 2,
@@ -208,6 +227,10 @@ fn a_secret_in_the_values_fails_and_one_in_a_secret_does_not() {
 #[test]
 fn who_only_looks_is_no_trouble_to_another_autoscaler() {
     let mut facts = well();
-    facts.autoscalers = Some(BTreeMap::from([("karpenter", 2), ("cluster-autoscaler", 1)]));
+    let pods = |name, count| ((name, "kube-system".to_owned()), count);
+    facts.autoscalers = Some(BTreeMap::from([
+        pods("karpenter", 2),
+        pods("cluster-autoscaler", 1),
+    ]));
     assert_eq!(not_passed(&facts), []);
 }

@@ -352,9 +352,7 @@ pub(super) fn compile<'a>(snapshot: &'a Snapshot, catalog: &'a Catalog, policy: 
         let mut allowed = allowed[class]
             .take()
             .expect("classes that may wait were evaluated above");
-        for place in n_offers..n_places {
-            allowed.set(place, allowed.contains(place) && staying.contains(place));
-        }
+        allowed.intersect_with(&staying);
         mask_ports(&mut allowed, shape, &fixed, &daemons, &compiler, n_offers);
         let wishes = if respect {
             wishes(&mut compiler, shape)

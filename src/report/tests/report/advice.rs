@@ -98,7 +98,7 @@ fn a_plan_has_the_commands_of_the_report() {
         let lines = text.lines().filter(|l| !l.contains(" nodes go, "));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
-    let of_report = commands(&report, &dump.index);
+    let of_report = commands(&report, &dump.index, None);
     let run = format!("report-{:x}", report.taken.as_second());
     assert_eq!(body(&plan.commands, &name(&plan.digest)), body(&of_report, &run));
 }

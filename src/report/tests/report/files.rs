@@ -25,6 +25,19 @@ fn json_yaml_and_several_documents_say_the_same() {
 }
 
 #[test]
+fn kinds_that_are_not_in_a_file_are_named_with_what_that_leaves_open() {
+    let mut items = half_empty();
+    let absent = read(&items).absent();
+    // Nodes and pods are there.
+    assert_eq!(absent.len(), 10, "{absent:#?}");
+    let of_budgets = "no poddisruptionbudgets.policy in the file; where the cluster has some: budgets that forbid evictions \
+                      are not seen";
+    assert!(absent.iter().any(|note| note == of_budgets), "{absent:#?}");
+    items.push(json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": { "name": "b", "namespace": "shop" } }));
+    assert!(!read(&items).absent().iter().any(|note| note == of_budgets));
+}
+
+#[test]
 fn what_is_not_a_dump_says_so() {
     let error = |text: &str| dump::read(text.as_bytes()).unwrap_err();
     assert!(matches!(error(""), DumpError::Empty));
@@ -141,6 +154,15 @@ fn with_canaries(items: &mut Vec<Value>) {
         "StorageClass",
         json!({ "provisioner": "p", "parameters": { "k": CANARY } }),
     ));
+    items.push(object(
+        "storage.k8s.io/v1",
+        "CSINode",
+        json!({ "spec": { "drivers": [{ "name": "ebs.csi.aws.com", "nodeID": "i-0", "topologyKeys": [CANARY] }] } }),
+    ));
+    items.push(object("storage.k8s.io/v1", "VolumeAttachment", json!({
+        "spec": { "attacher": "ebs.csi.aws.com", "nodeName": "n0", "source": { "persistentVolumeName": "v",
+            "inlineVolumeSpec": { "csi": { "driver": "d", "volumeHandle": CANARY, "volumeAttributes": { "k": CANARY } } } } },
+        "status": { "attached": true, "attachmentMetadata": { "k": CANARY }, "attachError": { "message": CANARY } } })));
     items.push(object("karpenter.sh/v1", "NodePool", json!({ "spec": { "disruption": { "consolidateAfter": "30s" }, "template": {
         "metadata": { "annotations": { "k": CANARY } },
         "spec": { "requirements": [], "nodeClassRef": { "group": "g", "kind": "K", "name": "n" } } } },

@@ -22,7 +22,7 @@ fn every_form_of_the_report_shows_the_same_money() {
         );
     }
     assert_eq!(csv(&report, CsvTable::Nodes).lines().count(), 7);
-    let script = commands(&report, &dump.index);
+    let script = commands(&report, &dump.index, None);
     for node in &report.nodes {
         let drained = script.contains(&format!("\nempty {}\n", node.name));
         assert_eq!(drained, node.action == Action::Remove, "{}", node.name);
@@ -34,7 +34,7 @@ fn the_script_sends_each_pod_that_moves_to_its_machine_once() {
     let dump = read(&of_a_node_pool());
     let report = report_of_dump(&dump);
     assert!(report.new_machines.iter().all(|m| m.of_node_pool));
-    let script = commands(&report, &dump.index);
+    let script = commands(&report, &dump.index, None);
     let sent: Vec<&str> = script
         .lines()
         .filter(|line| line.starts_with("fill "))
@@ -64,9 +64,31 @@ fn the_script_sends_each_pod_that_moves_to_its_machine_once() {
 
     // What nobody inside the cluster can buy has no name to send pods to.
     let groups = read(&half_empty());
-    let by_hand = commands(&report_of_dump(&groups), &groups.index);
+    let by_hand = commands(&report_of_dump(&groups), &groups.index, None);
     assert!(by_hand.contains("# add ") && by_hand.contains("\nempty n"));
     assert!(!by_hand.contains("\nfill "), "{by_hand}");
+}
+
+#[test]
+fn a_script_for_a_context_sends_all_commands_there() {
+    let dump = read(&half_empty());
+    let script = commands(&report_of_dump(&dump), &dump.index, Some("Bob's $HOME"));
+    let start = script.find("kubectl() {").unwrap();
+    let end = start + script[start..].find("\n}\n").unwrap() + 3;
+    assert!(!script[..start].contains("\nkubectl "), "{script}");
+    // A shell that says what it would run.
+    let says = format!(
+        "command() {{ printf '%s|' \"$@\"\n}}\n{}kubectl get nodes",
+        &script[start..end]
+    );
+    let output = std::process::Command::new("sh")
+        .args(["-c", &says])
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        "kubectl|--context|Bob's $HOME|get|nodes|"
+    );
 }
 
 #[test]

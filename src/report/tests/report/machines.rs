@@ -76,6 +76,11 @@ fn nodes_are_priced_by_the_labels_of_their_makers_and_unknown_ones_are_listed() 
         let report = report_of(&[with(labels.clone())]);
         assert!(close(report.now.per_hour, price), "{labels}: {:?}", report.now);
         assert_eq!(report.nodes[0].pool, pool, "{labels}");
+        let noted = report
+            .notes
+            .iter()
+            .any(|note| note.starts_with("1 of 1 machines carry no label"));
+        assert_eq!(noted, pool == "d", "{labels}: {:?}", report.notes);
     }
 
     let mut items = half_empty();

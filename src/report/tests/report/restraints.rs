@@ -28,6 +28,30 @@ const KINDS: [RestraintKind; 8] = [
     RestraintKind::MissingRequests,
 ];
 
+#[test]
+fn those_that_are_not_priced_alone_are_listed_with_their_owners() {
+    let mut items = half_empty();
+    for i in 0..14 {
+        let app = format!("app-{i:02}");
+        let stays = json!({ "metadata": { "annotations": { "karpenter.sh/do-not-disrupt": "true" } }, "spec": { "containers":
+            [{ "name": "c", "resources": { "requests": { "cpu": "250m", "memory": "256Mi" } } }] } });
+        items.push(pod(&app, &app, &format!("n{}", i % 6), stays));
+    }
+    let report = report_of(&items);
+    let rows = report
+        .restraints
+        .iter()
+        .filter(|r| r.kind == RestraintKind::DoNotDisrupt);
+    let alone = rows.clone().filter(|r| r.per_month.is_some()).count();
+    assert!(rows.count() == 14 && alone == 12, "{:#?}", report.restraints);
+    let shown = text(&report, Colour::Never);
+    assert!(shown.contains("in the sum  shop/Deployment/app-"), "{shown}");
+    // Each of them is the only pod of its workload too.
+    assert!(shown.contains("… and 9 more: --csv restraints"), "{shown}");
+    let page = html(&report);
+    assert!(page.contains("in the sum") && page.contains("… and 8 more: <code>--csv restraints</code>"));
+}
+
 fn budget() -> Value {
     json!({
         "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": { "name": "web", "namespace": "shop" },
