@@ -1,7 +1,8 @@
 //! The programs of the testbed, built from published Go modules into the cache directory.
 //!
-//! Each module is a `go.mod` with `tool` directives and a `go.sum` in this crate. The built programs live in
-//! `tools/<module>-<hash of both files and of the build's own settings>`, which appears complete or not at all.
+//! Each module is a `go.mod` with `tool` directives, or with a program of its own, and a `go.sum` in this crate. The built
+//! programs live in `tools/<module>-<hash of these files and of the build's own settings>`, which appears complete or not
+//! at all.
 
 use std::fmt::Write;
 use std::fs::{self, File, TryLockError};
@@ -21,6 +22,8 @@ pub struct GoModule {
     name: &'static str,
     go_mod: &'static str,
     go_sum: &'static str,
+    /// Name and text of the files of its own main package, where it has one.
+    sources: &'static [(&'static str, &'static str)],
     /// Name of the built program and its package.
     programs: &'static [(&'static str, &'static str)],
     /// How long a first build takes, told to the person who waits.
@@ -32,6 +35,7 @@ pub const CONTROL_PLANE: GoModule = GoModule {
     name: "controlplane",
     go_mod: include_str!("../controlplane/go.mod"),
     go_sum: include_str!("../controlplane/go.sum"),
+    sources: &[],
     programs: &[
         ("etcd", "go.etcd.io/etcd/server/v3"),
         ("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
@@ -50,6 +54,7 @@ pub const KWOK: GoModule = GoModule {
     name: "kwok",
     go_mod: include_str!("../kwok/go.mod"),
     go_sum: include_str!("../kwok/go.sum"),
+    sources: &[],
     programs: &[("kwok", "sigs.k8s.io/kwok/cmd/kwok")],
     first_build: "about 3 minutes on 2 cores",
 };
@@ -59,6 +64,7 @@ pub const HELM: GoModule = GoModule {
     name: "helm",
     go_mod: include_str!("../helm/go.mod"),
     go_sum: include_str!("../helm/go.sum"),
+    sources: &[],
     programs: &[("helm", "helm.sh/helm/v3/cmd/helm")],
     first_build: "about 3 minutes on 2 cores",
 };
@@ -68,6 +74,7 @@ pub const UPSTREAM: GoModule = GoModule {
     name: "upstream",
     go_mod: include_str!("../upstream/go.mod"),
     go_sum: include_str!("../upstream/go.sum"),
+    sources: &[],
     programs: &[("karpenter-kwok", "sigs.k8s.io/karpenter/kwok")],
     first_build: "about 4 minutes on 2 cores",
 };
@@ -77,11 +84,22 @@ pub const UPSTREAM_AWS: GoModule = GoModule {
     name: "upstream-aws",
     go_mod: include_str!("../upstream-aws/go.mod"),
     go_sum: include_str!("../upstream-aws/go.sum"),
+    sources: &[],
     programs: &[(
         "karpenter-aws",
         "github.com/aws/karpenter-provider-aws/cmd/controller",
     )],
     first_build: "15 minutes on 2 cores that had other work, too; less if they have not",
+};
+
+/// Says whether Prometheus takes an expression.
+pub const PROMQL: GoModule = GoModule {
+    name: "promql",
+    go_mod: include_str!("../promql/go.mod"),
+    go_sum: include_str!("../promql/go.sum"),
+    sources: &[("main.go", include_str!("../promql/main.go"))],
+    programs: &[("promql-check", ".")],
+    first_build: "half a minute on 2 cores",
 };
 
 /// How often a build that takes long says that it is alive.
@@ -134,6 +152,9 @@ impl GoModule {
         fs::create_dir_all(&source)?;
         fs::write(source.join("go.mod"), self.go_mod)?;
         fs::write(source.join("go.sum"), self.go_sum)?;
+        for (name, text) in self.sources {
+            fs::write(source.join(name), text)?;
+        }
         let log = place.with_extension("log");
         let begin = Instant::now();
         say(&format!(
@@ -212,6 +233,9 @@ impl GoModule {
     fn hash(&self) -> Result<u64> {
         let mut hasher = DefaultHasher::new();
         (self.go_mod, self.go_sum, self.programs, self.ldflags()?).hash(&mut hasher);
+        for source in self.sources {
+            source.hash(&mut hasher);
+        }
         Ok(hasher.finish())
     }
 }

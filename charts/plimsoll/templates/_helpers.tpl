@@ -46,11 +46,40 @@ annotations:
 {{- end }}
 
 {{- define "plimsoll.image" -}}
+{{- if not .Values.image.repository }}
+{{- fail "image.repository is empty: no image is published yet, so build one, push it and name it (docs/getting-started.md)" }}
+{{- end }}
 {{- if .Values.image.digest }}
 {{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
 {{- else }}
 {{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
 {{- end }}
+{{- end }}
+
+{{/* Where its pods may run. */}}
+{{- define "plimsoll.nodeAffinity" -}}
+{{- $affinity := default dict .Values.affinity }}
+{{- if hasKey $affinity "nodeAffinity" }}
+{{- with $affinity.nodeAffinity }}
+{{- toYaml . }}
+{{- end }}
+{{- else if eq .Values.mode "automate" }}
+requiredDuringSchedulingIgnoredDuringExecution:
+  nodeSelectorTerms:
+    - matchExpressions:
+        - key: karpenter.sh/nodepool
+          operator: DoesNotExist
+{{- end }}
+{{- end }}
+
+{{/* A duration such as 1h30m in seconds. */}}
+{{- define "plimsoll.seconds" -}}
+{{- $units := dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0 }}
+{{- $seconds := 0.0 }}
+{{- range regexFindAll "[0-9.]+(ms|[smh])" . -1 }}
+{{- $seconds = addf $seconds (mulf (regexFind "[0-9.]+" .) (get $units (regexFind "[a-z]+" .))) }}
+{{- end }}
+{{- ceil $seconds | printf "%.0f" }}
 {{- end }}
 
 {{/* The rules of the mode, and in mode automate those of the provider, for one scope: cluster or namespace. */}}

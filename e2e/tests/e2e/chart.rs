@@ -12,7 +12,6 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
-use plimsoll_e2e::cluster::parse_yaml;
 use plimsoll_e2e::controller::{Controller, binary};
 use plimsoll_e2e::fixture::{Fixture, PATIENCE};
 use plimsoll_e2e::rights::{self, Grant};
@@ -20,9 +19,11 @@ use plimsoll_e2e::{objects, paths, tools};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-const RELEASE: &str = "plimsoll";
+pub(crate) const RELEASE: &str = "plimsoll";
 /// Nobody runs the Deployment's pods here: the binary under test does, with the pod's environment.
 const NO_PODS: &str = "replicas=0";
+/// Where an image of it would be.
+pub(crate) const IMAGE: &str = "image.repository=registry.example.com/plimsoll";
 
 /// The chart as it was installed.
 pub(crate) struct Installed {
@@ -39,7 +40,7 @@ async fn helm(fixture: &Fixture, args: &[&str]) -> Result<String> {
 }
 
 /// Nothing of the user's own helm is read or changed.
-async fn helm_at(home: &Path, kubeconfig: &Path, args: &[&str]) -> Result<String> {
+pub(crate) async fn helm_at(home: &Path, kubeconfig: &Path, args: &[&str]) -> Result<String> {
     let program = tools::HELM.ensure().await?.join("helm");
     run(Command::new(program)
         .args(args)
@@ -78,6 +79,8 @@ pub(crate) async fn install(fixture: &Fixture, settings: &[&str]) -> Result<Inst
         &namespace,
         "--set",
         NO_PODS,
+        "--set",
+        IMAGE,
     ];
     args.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
     helm(fixture, &args).await?;
@@ -470,105 +473,4 @@ async fn acting_takes_the_rights_of_the_chart_and_all_of_them() -> Result<()> {
     drop(controller);
     let _admin = fixture.controller().await?;
     fixture.finish().await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_chart_renders_with_everything_and_refuses_what_it_does_not_know() -> Result<()> {
-    // Rendering writes nothing and asks nobody.
-    let nowhere = std::env::temp_dir().join("plimsoll-no-such-directory");
-    let helm = async |args: &[&str]| helm_at(&nowhere, &nowhere, args).await;
-    let chart = paths::chart().display().to_string();
-    let render = |settings: &[&str]| {
-        // Without a server helm takes the version it was stamped with, and this one was not.
-        let mut args = ["template", RELEASE, &chart, "--kube-version", "1.36"]
-            .map(str::to_owned)
-            .to_vec();
-        args.extend(
-            settings
-                .iter()
-                .flat_map(|s| ["--set".to_owned(), (*s).to_owned()]),
-        );
-        args
-    };
-    let everything = render(&[
-        "mode=automate",
-        "settings.provider=kwok",
-        "serviceMonitor.enabled=true",
-        "prometheusRule.enabled=true",
-        "dashboard.enabled=true",
-        r"serviceAccount.annotations.eks\.amazonaws\.com/role-arn=arn:aws:iam::123456789012:role/plimsoll",
-    ]);
-    let args: Vec<&str> = everything.iter().map(String::as_str).collect();
-    let text = helm(&args).await?;
-    let kinds: BTreeSet<String> = parse_yaml(&text)?
-        .into_iter()
-        .filter_map(|object| Some(object.types?.kind))
-        .collect();
-    let expected = [
-        "ClusterRole",
-        "ClusterRoleBinding",
-        "ConfigMap",
-        "Deployment",
-        "NetworkPolicy",
-        "PodDisruptionBudget",
-        "PrometheusRule",
-        "Role",
-        "RoleBinding",
-        "Service",
-        "ServiceAccount",
-        "ServiceMonitor",
-    ];
-    assert_eq!(kinds, expected.map(str::to_owned).into());
-    assert!(text.contains("eks.amazonaws.com/role-arn: arn:aws:iam::123456789012:role/plimsoll"));
-
-    let aws = render(&[
-        "mode=automate,settings.provider=aws,settings.clusterName=prod,settings.interruptionQueue=queue",
-        "settings.assumeRoleARN=arn:aws:iam::123456789012:role/plimsoll,settings.assumeRoleExternalID=id",
-        "settings.vpcID=vpc-0a1b,settings.isolatedVPC=true,settings.reservedENIs=1",
-        "settings.featureGates.reservedCapacity=false",
-    ]);
-    let args: Vec<&str> = aws.iter().map(String::as_str).collect();
-    let objects = parse_yaml(&helm(&args).await?)?;
-    let deployment = objects
-        .into_iter()
-        .find(|object| object.types.as_ref().is_some_and(|t| t.kind == "Deployment"))
-        .context("no Deployment")?;
-    let environment = &deployment.data["spec"]["template"]["spec"]["containers"][0]["env"];
-    let found: BTreeMap<_, _> = environment
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|v| Some((v["name"].as_str()?, v["value"].as_str()?)))
-        .collect();
-    for (name, value) in [
-        ("CLUSTER_NAME", "prod"),
-        ("INTERRUPTION_QUEUE", "queue"),
-        ("ASSUME_ROLE_ARN", "arn:aws:iam::123456789012:role/plimsoll"),
-        ("ASSUME_ROLE_EXTERNAL_ID", "id"),
-        ("VPC_ID", "vpc-0a1b"),
-        ("ISOLATED_VPC", "true"),
-        ("RESERVED_ENIS", "1"),
-        ("VM_MEMORY_OVERHEAD_PERCENT", "0.075"),
-        ("FEATURE_GATES", "ReservedCapacity=false"),
-    ] {
-        assert_eq!(found.get(name), Some(&value), "{name} of {found:?}");
-    }
-    assert!(!found.contains_key("CLUSTER_ENDPOINT"), "EKS is asked: {found:?}");
-
-    for (setting, says) in [
-        ("mode=approve", "mode"),
-        ("mode=automate", "settings.provider"),
-        ("setings.provider=kwok", "setings"),
-        ("settings.apiKey=secret", "apiKey"),
-        ("mode=automate,settings.provider=aws", "settings.clusterName"),
-        ("settings.assumeRoleARN=plimsoll", "assumeRoleARN"),
-    ] {
-        let args = render(&[setting]);
-        let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let Err(error) = helm(&args).await else {
-            anyhow::bail!("{setting} was accepted")
-        };
-        ensure!(format!("{error:#}").contains(says), "{setting}: {error:#}");
-    }
-    Ok(())
 }

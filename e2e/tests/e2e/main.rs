@@ -21,4 +21,6 @@ mod log_level;
 #[cfg(test)]
 mod provision;
 #[cfg(test)]
+mod rendering;
+#[cfg(test)]
 mod report;

@@ -185,6 +185,25 @@ fn help(subcommand: &str) -> Option<String> {
         .then(|| String::from_utf8(output.stdout).unwrap())
 }
 
+/// A script, and the program of the testbed that goes by its name, if there is one.
+fn script_source(script: &str) -> Option<String> {
+    let mut source = std::fs::read_to_string(root().join(script)).ok()?;
+    let program = root().join("e2e/src/bin").join(Path::new(script).file_name()?);
+    let parts = std::fs::read_dir(&program).into_iter().flatten();
+    let parts = parts.map(|entry| entry.unwrap().path());
+    for part in parts.chain([program.with_extension("rs")]) {
+        source.extend(std::fs::read_to_string(part));
+    }
+    Some(source)
+}
+
+/// Whether a script names the flag, or its program has a field that clap makes the flag of.
+fn reads_flag(source: &str, flag: &str) -> bool {
+    let names_it = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '-');
+    let field = format!("    {}: ", flag.trim_start_matches('-').replace('-', "_"));
+    source.split(flag).skip(1).any(names_it) || source.contains(&field)
+}
+
 /// Whether a chart value of this dotted name exists.
 fn has_value(values: &Value, name: &str) -> bool {
     values.pointer(&format!("/{}", name.replace('.', "/"))).is_some()
@@ -233,10 +252,16 @@ fn commands_exist_and_know_their_flags() {
                             }
                         }
                     }
-                    [script, ..] if script.starts_with("hack/") => {
+                    [script, rest @ ..] if script.starts_with("hack/") => {
                         seen += 1;
-                        if !Path::new(&root()).join(script).exists() {
+                        let Some(source) = script_source(script) else {
                             complain("no such script");
+                            continue;
+                        };
+                        for flag in rest.iter().filter(|w| w.starts_with("--")) {
+                            if !reads_flag(&source, flag) {
+                                complain(flag);
+                            }
                         }
                     }
                     _ => {}
@@ -246,4 +271,23 @@ fn commands_exist_and_know_their_flags() {
     }
     assert!(seen > 30, "{seen} commands");
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_image_that_is_pushed_is_the_one_the_chart_takes() {
+    let chart = std::fs::read_to_string(root().join("charts/plimsoll/Chart.yaml")).unwrap();
+    let chart: Value = serde_saphyr::from_str(&chart).unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(chart["appVersion"], version);
+    let mut pushed = 0;
+    for (path, text) in documents() {
+        for name in ["example.com/plimsoll:", "--build-arg VERSION="] {
+            for tag in text.split(name).skip(1) {
+                let tag = tag.split_whitespace().next().unwrap();
+                assert_eq!(tag, version, "{}", path.display());
+                pushed += 1;
+            }
+        }
+    }
+    assert!(pushed >= 3, "{pushed}");
 }
