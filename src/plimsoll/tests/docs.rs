@@ -252,7 +252,7 @@ fn commands_exist_and_know_their_flags() {
                             }
                         }
                     }
-                    [script, rest @ ..] if script.starts_with("hack/") => {
+                    [script, rest @ ..] if script.starts_with("hack/") && !script.ends_with('/') => {
                         seen += 1;
                         let Some(source) = script_source(script) else {
                             complain("no such script");
