@@ -1,5 +1,5 @@
-//! Karpenter's own controllers, to measure Plimsoll against on the same testbed: the one with the kwok provider, and the
-//! one for AWS.
+//! Karpenter's own controllers, to measure Plimsoll against and to run it beside on the same testbed: the one with the
+//! kwok provider, and the one for AWS.
 
 use anyhow::Result;
 

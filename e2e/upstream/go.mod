@@ -1,4 +1,4 @@
-// Karpenter's own kwok controller, built only when it is measured against Plimsoll on the same testbed.
+// Karpenter's own kwok controller, measured against Plimsoll and run beside it on the same testbed.
 module plimsoll.dev/e2e/upstream
 
 go 1.26.5

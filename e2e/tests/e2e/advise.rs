@@ -40,14 +40,17 @@ impl Approver {
             }))
             .await?;
         let tools = tools::CONTROL_PLANE.ensure().await?;
+        let plugins = fixture.testbed().dir().join("plugins");
+        std::fs::create_dir(&plugins)?;
+        std::os::unix::fs::symlink(binary()?.canonicalize()?, plugins.join("kubectl-plimsoll"))?;
         let path = std::env::var_os("PATH").unwrap_or_default();
         Ok(Self {
             kubeconfig: account_kubeconfig(fixture, APPROVER).await?,
-            path: std::env::join_paths(std::iter::once(tools).chain(std::env::split_paths(&path)))?,
+            path: std::env::join_paths([tools, plugins].into_iter().chain(std::env::split_paths(&path)))?,
         })
     }
 
-    /// A program with kubectl at hand.
+    /// A program with kubectl at hand, and with that the plugin.
     fn command(&self, program: impl AsRef<OsStr>, args: &[&str]) -> Command {
         let mut command = Command::new(program);
         command
@@ -292,7 +295,7 @@ async fn a_plan_is_kept_with_no_right_to_act_and_carried_out_by_a_person() -> Re
     adviser.wait_leading(PATIENCE).await?;
     let (name, plan) = wait_plan_of(&fixture, &report).await?;
     let target = format!("plan/{name}");
-    approver.runs(binary()?, &["apply", &target, "--yes"])?;
+    approver.runs("kubectl", &["plimsoll", "apply", &target, "--yes"])?;
     arrived(&fixture, &plan, 3).await?;
     // Each of its machines made the cluster another one, with Plans of its own: this one may be swept away by now.
     wait_plans(&fixture, "no Plan that stands, as all of it is done", |all| {

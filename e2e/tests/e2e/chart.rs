@@ -15,7 +15,7 @@ use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, PostParams
 use plimsoll_e2e::controller::{Controller, binary};
 use plimsoll_e2e::fixture::{Fixture, PATIENCE};
 use plimsoll_e2e::rights::{self, Grant};
-use plimsoll_e2e::{objects, paths, tools};
+use plimsoll_e2e::{objects, paths, tools, upstream};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
@@ -68,7 +68,13 @@ fn run(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
+/// Installs the chart with these values.
 pub(crate) async fn install(fixture: &Fixture, settings: &[&str]) -> Result<Installed> {
+    let flags: Vec<&str> = settings.iter().flat_map(|setting| ["--set", *setting]).collect();
+    install_with(fixture, &flags).await
+}
+
+async fn install_with(fixture: &Fixture, flags: &[&str]) -> Result<Installed> {
     let namespace = fixture.namespace().to_owned();
     let chart = paths::chart().display().to_string();
     let mut args = vec![
@@ -82,7 +88,7 @@ pub(crate) async fn install(fixture: &Fixture, settings: &[&str]) -> Result<Inst
         "--set",
         IMAGE,
     ];
-    args.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+    args.extend(flags);
     helm(fixture, &args).await?;
 
     let deployment = fixture.api::<Deployment>().get(RELEASE).await?;
@@ -340,21 +346,31 @@ pub(crate) async fn uninstall(fixture: &Fixture) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn observing_beside_another_controller_reports_and_touches_nothing() -> Result<()> {
-    // Without CRDs: the chart brings them.
+async fn observing_beside_karpenter_reports_what_could_be_saved_and_touches_nothing() -> Result<()> {
+    // As docs/getting-started.md has it where Karpenter's CRDs are somebody else's.
     let fixture = Fixture::bare("observe").await?;
-    let installed = install(&fixture, &["settings.reportInterval=1s"]).await?;
+    let mut karpenter = upstream::spawn_upstream(fixture.testbed()).await?;
+    let own = ["reports", "plans"].map(|plural| paths::crds().join(format!("plimsoll.dev_{plural}.yaml")));
+    let own = own.each_ref().map(|file| file.display().to_string());
+    let apply = ["apply", "--server-side", "-f", &own[0], "-f", &own[1]];
+    kubectl(fixture.testbed().kubeconfig(), &apply).await?;
+    let installed = install_with(&fixture, &["--skip-crds", "--set", "settings.reportInterval=1s"]).await?;
     check_pod_is_restricted(&fixture).await?;
     check_doctor(&fixture).await?;
-    let karpenter = fixture.controller().await?;
-    fixture.apply(objects::node_class()).await?;
-    fixture.apply(objects::node_pool("default")).await?;
-    fixture.apply(objects::deployment("web", 5, "3")).await?;
-    fixture.wait_running(5).await?;
 
+    // Karpenter buys for twelve pods, and is not to take back what nine of them leave behind.
+    karpenter.wait_ready(PATIENCE).await?;
+    fixture.apply(objects::node_class()).await?;
+    let mut pool = objects::node_pool("default");
+    pool["spec"]["disruption"]["consolidateAfter"] = json!("Never");
+    fixture.apply(pool).await?;
     let mut observer = installed.spawn(&fixture, "observer")?;
     observer.wait_ready(PATIENCE).await?;
     observer.wait_leading(PATIENCE).await?;
+    fixture.apply(objects::deployment("web", 12, "3")).await?;
+    fixture.wait_running(12).await?;
+    fixture.scale("web", 3).await?;
+    fixture.wait_running(3).await?;
     let (nodes, price) = (
         fixture.cluster().nodes().await?,
         fixture.cluster().price_per_hour().await?,
@@ -369,8 +385,10 @@ async fn observing_beside_another_controller_reports_and_touches_nothing() -> Re
     };
     let agrees = |reports: &BTreeMap<String, DynamicObject>| {
         reports.get("cluster").is_some_and(|report| {
+            let status = &report.data["status"];
             let now = number(report, "/status/now/perHour");
-            report.data["status"]["nodes"] == nodes.len()
+            status["nodes"] == nodes.len()
+                && status["pods"] == 3
                 && now.is_some_and(|now| (now - price).abs() < 0.001)
                 && number(report, "/status/watched/paid").is_some_and(|paid| paid > 0.0)
         })
@@ -380,20 +398,32 @@ async fn observing_beside_another_controller_reports_and_touches_nothing() -> Re
         .wait_for("a Report of the machines there are", reports, PATIENCE, agrees)
         .await?;
     let report = &found["cluster"];
-    let (now, bound) = (
-        number(report, "/status/now/perHour"),
-        number(report, "/status/bound/perHour"),
+    let (reachable, bound) = (
+        number(report, "/status/reachable/perHour").context("nothing reachable")?,
+        number(report, "/status/bound/perHour").context("no bound")?,
     );
-    assert!(bound > Some(0.0) && bound <= now, "{bound:?} {now:?}");
+    assert!(0.0 < bound && bound <= reachable, "{bound} {reachable}");
+    assert!(reachable < price * 0.9, "{reachable} of {price}");
+    assert!(
+        observer
+            .log_tail(50)
+            .contains("what this cluster costs and could cost")
+    );
 
-    // Nobody acts: what the observer would do is only said.
-    karpenter.terminate(Duration::from_secs(10)).await?;
+    // While nobody acts, what the observer would do is only said.
+    karpenter.terminate(Duration::from_secs(30)).await?;
     let claims = fixture.cluster().node_claims().await?.len();
-    fixture.apply(objects::deployment("late", 3, "3")).await?;
+    fixture.apply(objects::deployment("late", 3, "30")).await?;
     wait_metric(&observer, "plimsoll_would_buy_machines", 1.0).await?;
     assert!(observer.log_tail(50).contains("would buy machines"));
     assert_eq!(fixture.cluster().node_claims().await?.len(), claims);
-
+    let _karpenter = upstream::spawn_upstream(fixture.testbed()).await?;
+    fixture.wait_running(6).await?;
+    for claim in fixture.cluster().node_claims().await? {
+        let annotations = claim.metadata.annotations.unwrap_or_default();
+        let ours = annotations.keys().find(|name| name.starts_with("plimsoll.dev/"));
+        assert_eq!(ours, None, "{:?}", claim.metadata.name);
+    }
     assert!(observer.terminate(Duration::from_secs(10)).await?.success());
 
     let table = table(&["observe"])?;
@@ -401,8 +431,73 @@ async fn observing_beside_another_controller_reports_and_touches_nothing() -> Re
     check_audit(&fixture, &table)?;
     assert_eq!(installed.may(&fixture).await?, table);
     uninstall(&fixture).await?;
-    let _karpenter = fixture.controller().await?;
-    fixture.wait_running(8).await?;
+    fixture.finish().await
+}
+
+/// Each document's commands for helm, as they are typed one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documented_commands_of_helm_follow_one_another() -> Result<()> {
+    let fixture = Fixture::bare("documents").await?;
+    let chart = paths::chart().display().to_string();
+    let lines = |document: &Path| -> Result<Vec<String>> {
+        let text = std::fs::read_to_string(document)?.replace("\\\n", " ");
+        let typed = text.lines().filter_map(|line| line.strip_prefix("helm "));
+        Ok(typed.map(str::to_owned).collect())
+    };
+    let docs = paths::chart().join("../../docs");
+    let first = lines(&docs.join("getting-started.md"))?.swap_remove(0);
+    let mut documents: Vec<PathBuf> = std::fs::read_dir(&docs)?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    documents.retain(|document| document.extension().is_some_and(|e| e == "md"));
+    documents.sort();
+    let mut modes = BTreeSet::new();
+    for document in documents {
+        let mut typed = lines(&document)?;
+        if typed.first().is_some_and(|line| line.starts_with("upgrade ")) {
+            typed.insert(0, first.clone());
+        }
+        let mut left = None;
+        for line in &typed {
+            let mut words: Vec<&str> = line
+                .split_whitespace()
+                .map(|word| if word == "charts/plimsoll" { &chart } else { word })
+                .collect();
+            let namespace = words.iter().skip_while(|word| **word != "--namespace").nth(1);
+            let namespace = namespace
+                .with_context(|| format!("no namespace: {line}"))?
+                .to_string();
+            left = (words[0] != "uninstall").then(|| namespace.clone());
+            if left.is_some() {
+                words.extend(["--set", NO_PODS]);
+            }
+            let done = helm(&fixture, &words).await;
+            done.with_context(|| format!("{}: helm {line}", document.display()))?;
+            if left.is_some() {
+                let deployment = fixture
+                    .cluster()
+                    .api::<Deployment>(Some(&namespace))
+                    .get(RELEASE)
+                    .await?;
+                let pod = deployment
+                    .spec
+                    .and_then(|spec| spec.template.spec)
+                    .unwrap_or_default();
+                let container = pod.containers.into_iter().next().unwrap_or_default();
+                let image = container.image.unwrap_or_default();
+                assert_eq!(
+                    image,
+                    format!("registry.example.com/plimsoll:{}", env!("CARGO_PKG_VERSION"))
+                );
+                let mode = container.env.into_iter().flatten().find(|v| v.name == "MODE");
+                modes.extend(mode.and_then(|mode| mode.value));
+            }
+        }
+        if let Some(namespace) = left {
+            helm(&fixture, &["uninstall", RELEASE, "--namespace", &namespace]).await?;
+        }
+    }
+    assert_eq!(modes, ["advise", "automate", "observe"].map(str::to_owned).into());
     fixture.finish().await
 }
 
