@@ -53,7 +53,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let kind = |cause: &(dyn Error + 'static)| {
         let of_json = cause
             .downcast_ref::<serde_json::Error>()
-            .and_then(|e| e.io_error_kind());
+            .and_then(serde_json::Error::io_error_kind);
         of_json.or_else(|| Some(cause.downcast_ref::<std::io::Error>()?.kind()))
     };
     error
