@@ -15,6 +15,8 @@ pub mod plan;
 pub mod policy;
 pub mod problem;
 pub mod provision;
+#[cfg(test)]
+mod random;
 pub mod repack;
 pub mod report;
 pub mod requirement;

@@ -198,7 +198,7 @@ fn enter(axes: &[Axis], units: &[usize], worth: f64, entry: u32, table: &mut [f6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pack::mix::Mix;
+    use crate::{pack::mix::Mix, random::draws};
 
     /// Tries everything.
     fn exhaustive(mix: &Mix, values: &[i64], from: usize, room: &[i64]) -> i64 {
@@ -216,13 +216,7 @@ mod tests {
 
     #[test]
     fn no_content_is_worth_more_than_the_table_says() {
-        let mut seed = 11_u64;
-        let mut next = |n: u64| {
-            seed = seed
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            ((seed >> 33) % n) as i64
-        };
+        let mut next = draws(11);
         let mut reached = 0;
         for _ in 0..500 {
             let n_items = 1 + next(4) as usize;

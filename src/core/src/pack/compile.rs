@@ -388,8 +388,8 @@ pub(super) fn compile<'a>(snapshot: &'a Snapshot, catalog: &'a Catalog, policy: 
         .offers
         .offers
         .iter()
-        .map(|it| usage(catalog, &limits, it));
-    let usage = usage.collect();
+        .map(|it| usage(catalog, &limits, it))
+        .collect();
     let volumes = Volumes::new(snapshot, &fixed.stays);
     Problem {
         snapshot,

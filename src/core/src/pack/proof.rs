@@ -258,6 +258,7 @@ fn undominated(mut states: Vec<State>, active: &[usize]) -> Vec<State> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::draws;
 
     fn state(worth: i64, room: &[i64]) -> State {
         State {
@@ -274,13 +275,7 @@ mod tests {
 
     #[test]
     fn what_is_dropped_is_beaten_by_what_is_kept() {
-        let mut seed = 5_u64;
-        let mut next = |n: u64| {
-            seed = seed
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            ((seed >> 33) % n) as i64
-        };
+        let mut next = draws(5);
         let mut dropped = 0;
         for (active, amounts) in [
             (&[0_usize][..], [9, 9, 1, 1]),

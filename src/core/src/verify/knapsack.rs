@@ -403,6 +403,7 @@ fn improve(items: &[Item], room: &[i64], r: usize, lambda: &[i128]) -> Vec<i128>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::draws;
 
     /// Tries everything.
     fn exhaustive(items: &[Item], room: &[i64]) -> i64 {
@@ -422,13 +423,7 @@ mod tests {
 
     #[test]
     fn agrees_with_trying_everything() {
-        let mut seed = 7_u64;
-        let mut next = |n: u64| {
-            seed = seed
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            ((seed >> 33) % n) as i64
-        };
+        let mut next = draws(7);
         for _ in 0..500 {
             let room = vec![next(40), next(40), next(6)];
             let items: Vec<Item> = (0..=next(5))
