@@ -9,7 +9,7 @@ use std::{
 use plimsoll_api::ec2nodeclass::EC2NodeClass;
 use plimsoll_provider::ProviderError;
 use tokio::{
-    sync::{Notify, OnceCell},
+    sync::{Notify, OnceCell, Semaphore, SemaphorePermit},
     time::Instant,
 };
 
@@ -32,6 +32,10 @@ const RETRY: Duration = Duration::from_secs(15);
 
 /// An account that does not answer for this long is passed over.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Requests for machines under way at once. EC2 lets in a few dozen and then five a second, and each is a connection and
+/// a list of all that may be launched: a hundred of them together would hold more memory than everything else.
+const LAUNCHES_MAX: usize = 32;
 
 /// What an account answers, if it does so in time: one that is silent must not hold up the others.
 pub(crate) async fn in_time<T>(
@@ -57,6 +61,8 @@ pub(crate) struct Account {
     /// Locked before what is learned, and that before what is left of the reservations, where they are together.
     unavailable: Mutex<Unavailable>,
     unclear: Unclear,
+    /// Turns of launches.
+    launches: Semaphore,
 }
 
 /// The last moment at which something may have been launched that nobody here knows of. Of one role there is one,
@@ -96,6 +102,7 @@ impl Account {
             ssm: identity.ssm(),
             unavailable: Mutex::default(),
             unclear,
+            launches: Semaphore::new(LAUNCHES_MAX),
             cluster,
             ec2,
         }
@@ -103,6 +110,11 @@ impl Account {
 
     pub(crate) fn unavailable(&self) -> MutexGuard<'_, Unavailable> {
         self.unavailable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be held from before a launch is put together until it is answered.
+    pub(crate) async fn turn(&self) -> SemaphorePermit<'_> {
+        self.launches.acquire().await.expect("it is never closed")
     }
 
     /// To be called before a launch is asked for.
@@ -355,6 +367,7 @@ impl Accounts {
 
 #[cfg(test)]
 mod tests {
+    use futures::{FutureExt, future::join_all};
     use plimsoll_api::ec2nodeclass::EC2NodeClassSpec;
 
     use super::*;
@@ -381,6 +394,16 @@ mod tests {
         assert!(!account.shows_all(), "it may have launched until it was dropped");
         tokio::time::advance(VISIBLE_WITHIN).await;
         assert!(account.shows_all());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn launches_of_one_account_take_turns() {
+        let identity = fake::Aws::default().identity();
+        let account = Account::new(None, &identity, fake::cluster(), false, Unclear::default());
+        let mut turns = join_all((0..LAUNCHES_MAX).map(|_| account.turn())).await;
+        assert!(account.turn().now_or_never().is_none());
+        turns.pop();
+        assert!(account.turn().now_or_never().is_some());
     }
 
     #[tokio::test(start_paused = true)]

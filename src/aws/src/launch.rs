@@ -117,6 +117,7 @@ impl AwsCloud {
         account: &Account,
         uid: &str,
     ) -> Result<Machine, ProviderError> {
+        let _turn = account.turn().await;
         let (capacity_type, chosen) = self.choose(request, class, account).await?;
         let mut fleet = self
             .fleet_request(request, class, account, capacity_type, &chosen, uid)
