@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use http::Method;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
 use plimsoll_e2e::aws::AwsFixture;
@@ -55,6 +55,24 @@ fn deployment(name: &str, pool: &str) -> Value {
 async fn classes(aws: &AwsFixture) -> Result<Api<DynamicObject>> {
     let cluster = aws.fixture.cluster();
     cluster.api_of("karpenter.k8s.aws/v1", "EC2NodeClass", None).await
+}
+
+/// Makes a kubelet fail, or recover, and waits until its Node says so.
+async fn set_ready(aws: &AwsFixture, node: &str, ready: bool) -> Result<()> {
+    let cluster = aws.fixture.cluster();
+    let nodes = cluster.api_of("v1", "Node", None).await?;
+    let annotation = (!ready).then_some("false");
+    let patch = json!({ "metadata": { "annotations": { "plimsoll.dev/test-ready": annotation } } });
+    nodes
+        .patch(node, &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
+    cluster
+        .wait_for("a Node that is ready or not", nodes, PATIENCE, |all| {
+            all.get(node)
+                .is_some_and(|node| conditions::is_true(node, "Ready") == ready)
+        })
+        .await
+        .map(drop)
 }
 
 /// Waits until instances are as they should be, and returns them.
@@ -344,6 +362,11 @@ async fn an_account_that_is_silent_or_denied_holds_up_no_other() -> Result<()> {
     aws.fixture.wait_running(2).await?;
     let guest = aws.cloud.ready().guest.clone();
 
+    // A Node that is ready would keep its claim all the same.
+    let all = aws.cloud.instances().await?;
+    let abroad = all.iter().find(|i| i.account == guest.account);
+    let node = abroad.and_then(|i| i.node.clone()).context("no machine abroad")?;
+    set_ready(&aws, &node, false).await?;
     aws.cloud
         .set_faults(&json!({ "silent": [{ "principal": format!("*{}:assumed-role/*", guest.account) }] }))
         .await?;
@@ -379,6 +402,7 @@ async fn an_account_that_is_silent_or_denied_holds_up_no_other() -> Result<()> {
     for claim in claims.values() {
         assert_eq!(claim.metadata.deletion_timestamp, None, "{claim:?}");
     }
+    set_ready(&aws, &node, true).await?;
     eprintln!("[silent] two machines at home after {launched:.1} s, a collection after {collected:.1} s");
     aws.cloud.set_faults(&json!({ "silent": [] })).await?;
 

@@ -8,7 +8,10 @@ use std::{
 
 use plimsoll_api::ec2nodeclass::EC2NodeClass;
 use plimsoll_provider::ProviderError;
-use tokio::{sync::OnceCell, time::Instant};
+use tokio::{
+    sync::{Notify, OnceCell, Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 use crate::{
     catalogue::pricing_region,
@@ -29,6 +32,10 @@ const RETRY: Duration = Duration::from_secs(15);
 
 /// An account that does not answer for this long is passed over.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Requests for machines under way at once. EC2 lets in a few dozen and then five a second, and each is a connection and
+/// a list of all that may be launched: a hundred of them together would hold more memory than everything else.
+const LAUNCHES_MAX: usize = 32;
 
 /// What an account answers, if it does so in time: one that is silent must not hold up the others.
 pub(crate) async fn in_time<T>(
@@ -53,12 +60,37 @@ pub(crate) struct Account {
     pub(crate) templates: LaunchTemplates,
     /// Locked before what is learned, and that before what is left of the reservations, where they are together.
     unavailable: Mutex<Unavailable>,
-    /// The last moment at which something may have been launched that nobody here knows of.
-    unclear: Mutex<Instant>,
+    unclear: Unclear,
+    /// Turns of launches.
+    launches: Semaphore,
+}
+
+/// The last moment at which something may have been launched that nobody here knows of. Of one role there is one,
+/// however often it is assumed anew: a launch may outlast the session it was made with.
+#[derive(Clone, Debug)]
+pub(crate) struct Unclear(Arc<Mutex<Instant>>);
+
+impl Unclear {
+    fn at(&self) -> MutexGuard<'_, Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Unclear {
+    /// A former process may have launched until just now.
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
 }
 
 impl Account {
-    pub(crate) fn new(role: Option<Role>, identity: &Identity, cluster: Cluster, isolated_vpc: bool) -> Self {
+    pub(crate) fn new(
+        role: Option<Role>,
+        identity: &Identity,
+        cluster: Cluster,
+        isolated_vpc: bool,
+        unclear: Unclear,
+    ) -> Self {
         let ec2 = identity.ec2();
         let pricing = identity.pricing(pricing_region(&cluster.region));
         Self {
@@ -69,8 +101,8 @@ impl Account {
             iam: identity.iam(),
             ssm: identity.ssm(),
             unavailable: Mutex::default(),
-            // A former process may have launched until just now.
-            unclear: Mutex::new(Instant::now()),
+            unclear,
+            launches: Semaphore::new(LAUNCHES_MAX),
             cluster,
             ec2,
         }
@@ -80,8 +112,9 @@ impl Account {
         self.unavailable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unclear(&self) -> MutexGuard<'_, Instant> {
-        self.unclear.lock().unwrap_or_else(PoisonError::into_inner)
+    /// To be held from before a launch is put together until it is answered.
+    pub(crate) async fn turn(&self) -> SemaphorePermit<'_> {
+        self.launches.acquire().await.expect("it is never closed")
     }
 
     /// To be called before a launch is asked for.
@@ -91,7 +124,7 @@ impl Account {
 
     /// Whether EC2 shows all that was launched here: only then is a list that lacks a machine a proof that there is none.
     pub(crate) fn shows_all(&self) -> bool {
-        self.unclear().elapsed() >= VISIBLE_WITHIN
+        self.unclear.at().elapsed() >= VISIBLE_WITHIN
     }
 
     /// The role's ARN, or nothing.
@@ -114,7 +147,7 @@ impl Launching<'_> {
 
 impl Drop for Launching<'_> {
     fn drop(&mut self) {
-        *self.0.unclear() = Instant::now();
+        *self.0.unclear.at() = Instant::now();
     }
 }
 
@@ -144,19 +177,24 @@ pub(crate) struct Accounts {
     /// Id of the controller's own account, once it was asked for.
     home_id: OnceCell<String>,
     others: Mutex<BTreeMap<Role, Tried>>,
+    unclear: Mutex<BTreeMap<Role, Unclear>>,
     external_ids: Mutex<ExternalIds>,
+    opened: Notify,
 }
 
 impl Accounts {
     /// `acting` is who acts where a class names no role.
     pub(crate) fn new(base: Identity, acting: &Identity, settings: Settings, cluster: Cluster) -> Self {
-        let home = Account::new(None, acting, cluster, settings.isolated_vpc);
+        let unclear = Unclear::default();
+        let home = Account::new(None, acting, cluster, settings.isolated_vpc, unclear);
         Self {
             base,
             settings,
             home: Arc::new(home),
             home_id: OnceCell::new(),
             others: Mutex::default(),
+            unclear: Mutex::default(),
+            opened: Notify::new(),
             external_ids: Mutex::default(),
         }
     }
@@ -178,6 +216,26 @@ impl Accounts {
         self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn unclear(&self) -> MutexGuard<'_, BTreeMap<Role, Unclear>> {
+        self.unclear.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The account of a role if it is open.
+    pub(crate) fn opened_for(&self, role: Option<&Role>) -> Option<Arc<Account>> {
+        let Some(role) = role else {
+            return Some(self.home.clone());
+        };
+        match self.others().get(role)? {
+            Tried::Open(account, _) => Some(account.clone()),
+            Tried::Refused(..) => None,
+        }
+    }
+
+    /// Returns when another one was opened.
+    pub(crate) async fn opened(&self) {
+        self.opened.notified().await;
+    }
+
     /// All that were opened, the controller's own first.
     pub(crate) fn open(&self) -> Vec<Arc<Account>> {
         let others = self.others();
@@ -191,6 +249,7 @@ impl Accounts {
     /// Forgets the accounts that nothing names any more.
     pub(crate) fn keep(&self, named: &BTreeSet<Role>) {
         self.others().retain(|role, _| named.contains(role));
+        self.unclear().retain(|role, _| named.contains(role));
     }
 
     /// Takes note of the external ids that all classes name.
@@ -247,6 +306,9 @@ impl Accounts {
             Tried::Refused(error, ..) => Err(error.clone()),
         };
         others.insert(role.clone(), entry);
+        if answer.is_ok() {
+            self.opened.notify_one();
+        }
         answer
     }
 
@@ -292,24 +354,29 @@ impl Accounts {
             vpc_id = cluster.vpc_id,
             "assumed the role of a class"
         );
+        let unclear = self.unclear().entry(role.clone()).or_default().clone();
         Ok(Account::new(
             Some(role.clone()),
             &identity,
             cluster,
             settings.isolated_vpc,
+            unclear,
         ))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::{FutureExt, future::join_all};
+    use plimsoll_api::ec2nodeclass::EC2NodeClassSpec;
+
     use super::*;
     use crate::fake;
 
     #[tokio::test(start_paused = true)]
     async fn an_account_is_unclear_after_a_launch_that_nobody_waited_for() {
         let identity = fake::Aws::default().identity();
-        let account = Account::new(None, &identity, fake::cluster(), false);
+        let account = Account::new(None, &identity, fake::cluster(), false, Unclear::default());
         assert!(
             !account.shows_all(),
             "a former process may have launched until now"
@@ -327,6 +394,44 @@ mod tests {
         assert!(!account.shows_all(), "it may have launched until it was dropped");
         tokio::time::advance(VISIBLE_WITHIN).await;
         assert!(account.shows_all());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn launches_of_one_account_take_turns() {
+        let identity = fake::Aws::default().identity();
+        let account = Account::new(None, &identity, fake::cluster(), false, Unclear::default());
+        let mut turns = join_all((0..LAUNCHES_MAX).map(|_| account.turn())).await;
+        assert!(account.turn().now_or_never().is_none());
+        turns.pop();
+        assert!(account.turn().now_or_never().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_launch_that_outlasts_its_session_leaves_the_next_one_unclear() {
+        let identity = fake::Aws::default().identity();
+        let accounts = Accounts::new(identity.clone(), &identity, fake::settings(), fake::cluster());
+        let role = Role {
+            arn: "arn:aws:iam::210987654321:role/nodes".into(),
+            vpc_id: None,
+        };
+        let open = async |external_id: &str| {
+            let mut class = EC2NodeClass::new("guests", EC2NodeClassSpec::default());
+            let annotations = [(role::ARN, role.arn.as_str()), (role::EXTERNAL_ID, external_id)];
+            let annotations = annotations.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            class.metadata.annotations = Some(annotations.into());
+            accounts.note_external_ids([&class]);
+            accounts.of(Some(&role)).await.unwrap()
+        };
+        let former = open("old").await;
+        let launching = former.launching();
+        let present = open("new").await;
+        assert!(!Arc::ptr_eq(&former, &present), "the role was assumed anew");
+        tokio::time::advance(VISIBLE_WITHIN).await;
+        assert!(present.shows_all());
+        drop(launching);
+        assert!(!present.shows_all(), "it may have launched until it was dropped");
+        tokio::time::advance(VISIBLE_WITHIN).await;
+        assert!(present.shows_all());
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -15,6 +16,10 @@ use aws_smithy_runtime_api::client::{
 };
 use aws_smithy_types::body::SdkBody;
 use aws_types::region::Region;
+
+use kube::{Client, client::Body};
+use plimsoll_api::ec2nodeclass::EC2NodeClass;
+use serde_json::json;
 
 use crate::{cluster::Cluster, credentials::Identity, renewal::Renewal, settings::Settings};
 
@@ -94,19 +99,21 @@ impl Aws {
 
     /// The next call of `action` is answered with this content.
     pub(crate) fn next(&self, action: &'static str, content: &str) {
-        let answer = format!("<{action}Response>{content}</{action}Response>");
-        let mut books = self.books();
-        books.next.entry(action).or_default().push_back((200, answer));
+        self.tell(
+            action,
+            200,
+            format!("<{action}Response>{content}</{action}Response>"),
+        );
     }
 
     /// The next call of `action` is refused with this code.
     pub(crate) fn next_refused(&self, action: &'static str, code: &str) {
+        self.tell(action, 400, refusal(code));
+    }
+
+    fn tell(&self, action: &'static str, status: u16, body: String) {
         let mut books = self.books();
-        books
-            .next
-            .entry(action)
-            .or_default()
-            .push_back((400, refusal(code)));
+        books.next.entry(action).or_default().push_back((status, body));
     }
 
     /// Who was given keys, and no role.
@@ -143,6 +150,18 @@ impl HttpConnector for Aws {
 fn refusal(code: &str) -> String {
     let error = format!("<Error><Code>{code}</Code><Message>no</Message></Error>");
     format!("<Response><Errors>{error}</Errors><RequestID>r</RequestID></Response>")
+}
+
+/// A Kubernetes in which there is nothing but these classes.
+pub(crate) fn kubernetes(classes: &[EC2NodeClass]) -> Client {
+    let list = json!({ "apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClassList", "metadata": {}, "items": classes });
+    Client::new(
+        tower::service_fn(move |_: http::Request<Body>| {
+            let answer = http::Response::new(Body::from(list.to_string().into_bytes()));
+            std::future::ready(Ok::<_, Infallible>(answer))
+        }),
+        "default",
+    )
 }
 
 /// Settings for the cluster `prod`, with an external id for its roles.

@@ -1,14 +1,20 @@
 //! Work that is repeated for several subjects, each at its own pace: one that is slow holds up no other.
 
-use std::{collections::BTreeMap, future::Future};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::Future,
+    pin::pin,
+};
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
-/// Jobs under way, at most one for each subject.
+/// Jobs under way, at most one for each subject. They go on only while one of the methods is waited for.
 pub(crate) struct Jobs<'a, K, T> {
     /// Whether each was to be started again meanwhile.
     subjects: BTreeMap<K, bool>,
     under_way: FuturesUnordered<BoxFuture<'a, (K, T)>>,
+    /// Those that nobody has heard of yet.
+    ended: VecDeque<(K, T)>,
 }
 
 impl<'a, K: Clone + Ord + Send + 'a, T: Send + 'a> Jobs<'a, K, T> {
@@ -16,6 +22,7 @@ impl<'a, K: Clone + Ord + Send + 'a, T: Send + 'a> Jobs<'a, K, T> {
         Self {
             subjects: BTreeMap::new(),
             under_way: FuturesUnordered::new(),
+            ended: VecDeque::new(),
         }
     }
 
@@ -46,8 +53,23 @@ impl<'a, K: Clone + Ord + Send + 'a, T: Send + 'a> Jobs<'a, K, T> {
         }
     }
 
+    /// Does something else while the jobs go on.
+    pub(crate) async fn meanwhile<R>(&mut self, other: impl Future<Output = R>) -> R {
+        let mut other = pin!(other);
+        loop {
+            tokio::select! {
+                answer = &mut other => return answer,
+                Some(ended) = self.under_way.next() => self.ended.push_back(ended),
+            }
+        }
+    }
+
     async fn ended(&mut self) -> (K, T, bool) {
-        match self.under_way.next().await {
+        let ended = match self.ended.pop_front() {
+            Some(ended) => Some(ended),
+            None => self.under_way.next().await,
+        };
+        match ended {
             Some((subject, answer)) => {
                 let missed = self.subjects.remove(&subject).unwrap_or_default();
                 (subject, answer, missed)
@@ -94,5 +116,25 @@ mod tests {
         let next = tokio::time::timeout(Duration::from_hours(1), jobs.next_missed());
         assert!(next.await.is_err());
         assert!(jobs.start("one", slow(2)), "it has ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn jobs_go_on_while_something_else_is_waited_for() {
+        let mut jobs = Jobs::new();
+        // One that is not polled does not begin to wait.
+        let slow = async |seconds| tokio::time::sleep(Duration::from_secs(seconds)).await;
+        assert!(jobs.start("one", slow(2)));
+        assert!(jobs.start("two", slow(3)));
+        let begin = tokio::time::Instant::now();
+        jobs.meanwhile(slow(10)).await;
+        for subject in ["one", "two"] {
+            assert!(!jobs.start(subject, slow(2)), "nobody has heard of its end yet");
+            assert_eq!(jobs.next_missed().await, subject);
+        }
+        assert_eq!(
+            begin.elapsed(),
+            Duration::from_secs(10),
+            "they took no time of their own"
+        );
     }
 }

@@ -17,7 +17,7 @@ use plimsoll_provider::{LaunchRequest, Machine, NodeClassReadiness, ProviderErro
 
 use crate::{
     AwsCloud,
-    account::Account,
+    account::{Account, Launching},
     catalogue::{ResolvedType, Tenancy, Words},
     error::{code, is_not_found, of_code, provider_error},
     fleet::{Bought, Chosen, EFA, FleetRequest, Offer, Override, candidates, launched, refused},
@@ -117,6 +117,7 @@ impl AwsCloud {
         account: &Account,
         uid: &str,
     ) -> Result<Machine, ProviderError> {
+        let _turn = account.turn().await;
         let (capacity_type, chosen) = self.choose(request, class, account).await?;
         let mut fleet = self
             .fleet_request(request, class, account, capacity_type, &chosen, uid)
@@ -137,9 +138,7 @@ impl AwsCloud {
             // A former process made another request for this claim: its machine is ours.
             Err(error) if code(&error) == "IdempotentParameterMismatch" => {
                 let machine = self.find_launched(request, class, account, uid).await?;
-                self.launches.note_launch(uid, &machine);
-                launching.settle();
-                return Ok(machine);
+                return Ok(self.launched(launching, uid, machine));
             }
             Err(error) if is_not_found(&error) => {
                 account.templates.forget(fleet.templates());
@@ -202,9 +201,14 @@ impl AwsCloud {
             )
             .await?
             .ok_or_else(unasked)?;
+        Ok(self.launched(launching, uid, machine))
+    }
+
+    /// It is known what was launched for a claim.
+    fn launched(&self, launching: Launching<'_>, uid: &str, machine: Machine) -> Machine {
         self.launches.note_launch(uid, &machine);
         launching.settle();
-        Ok(machine)
+        machine
     }
 
     /// The capacity type this launch takes, and its offers, cheapest first.

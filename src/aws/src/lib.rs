@@ -88,6 +88,14 @@ pub use startup::{Prepared, StartError, prepare};
 const GROUP: &str = "karpenter.k8s.aws";
 const KIND: &str = "EC2NodeClass";
 
+fn reference(class: &str) -> NodeClassReference {
+    NodeClassReference {
+        group: GROUP.into(),
+        kind: KIND.into(),
+        name: class.into(),
+    }
+}
+
 /// Serves EC2NodeClass with EC2 instances.
 #[derive(Debug)]
 pub struct AwsCloud {
@@ -297,8 +305,15 @@ impl AwsCloud {
         let roles = roles.transpose()?;
         let roles = roles.into_iter().flatten().map(|(role, _)| Some(role));
         for role in [None].into_iter().chain(roles) {
-            let account = self.accounts.of(role.as_ref()).await?;
-            if let Some(found) = account.instances.of_claim(uid).await? {
+            let asked = async {
+                self.accounts
+                    .of(role.as_ref())
+                    .await?
+                    .instances
+                    .of_claim(uid)
+                    .await
+            };
+            if let Some(found) = in_time(asked).await? {
                 return Ok(Some(found));
             }
         }
@@ -461,12 +476,17 @@ impl CloudProvider for AwsCloud {
                 }
             }
         }
+        let region = &self.cluster.region;
         let is_unseen = |claim: &&Arc<NodeClaim>| {
             let class = classes.get(&claim.spec.node_class_ref.name);
-            role::may_be_under_one_of(&silent, claim, class, &self.cluster.region)
+            role::claim_may_be_under_one_of(&silent, claim, class, region)
         };
         let unseen = claims.iter().filter(is_unseen);
         listing.unseen = unseen.filter_map(|c| c.metadata.name.clone()).collect();
+        let of_class = classes
+            .iter()
+            .filter(|(_, class)| role::class_may_be_under_one_of(&silent, class, region));
+        listing.unseen_classes = of_class.map(|(name, _)| reference(name)).collect();
         Ok(listing)
     }
 
@@ -490,34 +510,26 @@ impl CloudProvider for AwsCloud {
                     .push(name.as_str().into());
             }
         }
-        let mut ready = Vec::new();
+        let mut classes = Vec::new();
         for ((name, tenancy), pools) in by_class {
-            let Some(class) = self
-                .class(name)
-                .await?
-                .filter(|c| self.readiness(c) == NodeClassReadiness::Ready)
-            else {
+            let class = self.class(name).await?;
+            let Some(class) = class.filter(|c| self.readiness(c) == NodeClassReadiness::Ready) else {
                 continue;
             };
-            ready.push((class, tenancy, pools));
-        }
-        let ask = async |(class, tenancy, pools): (EC2NodeClass, _, _)| {
-            let sold = in_time(async {
-                let account = self.accounts.of_class(&class).await?;
-                let goods = account.market.goods(now).await?;
-                Ok((account, goods))
-            });
-            match sold.await {
-                Ok((account, goods)) => Some((class, tenancy, pools, account, goods)),
-                Err(error) => {
-                    let name = class.metadata.name;
-                    tracing::warn!(ec2nodeclass = name, %error, "what is sold to a class is not known");
-                    None
-                }
+            // Nobody waits for what another account sells: the catalogue changes once it is known.
+            let sold = Role::of_class(&class, &self.cluster.region)
+                .ok()
+                .and_then(|role| {
+                    let account = self.accounts.opened_for(role.as_ref())?;
+                    let goods = account.market.known()?;
+                    Some((account, goods))
+                });
+            if let Some((account, goods)) = sold {
+                classes.push((class, tenancy, pools, account, goods));
+            } else {
+                tracing::warn!(ec2nodeclass = name, "what is sold to a class is not known yet");
             }
-        };
-        let classes: Vec<_> = join_all(ready.into_iter().map(ask)).await;
-        let classes: Vec<_> = classes.into_iter().flatten().collect();
+        }
         let mut words = Words::default();
         let mut types = Vec::new();
         for (at, (class, tenancy, _, account, goods)) in classes.iter().enumerate() {

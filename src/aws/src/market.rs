@@ -58,7 +58,8 @@ impl Market {
         }
     }
 
-    fn known(&self) -> Option<Goods> {
+    /// What is sold, if it was ever answered.
+    pub(crate) fn known(&self) -> Option<Goods> {
         self.goods.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

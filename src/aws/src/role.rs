@@ -208,19 +208,24 @@ pub(crate) fn elsewhere(said: Option<&Role>, remembered: Remembered) -> BTreeSet
 }
 
 /// Whether the machine of a claim may be under one of these roles, which could not be asked.
-pub(crate) fn may_be_under_one_of(
+pub(crate) fn claim_may_be_under_one_of(
     silent: &BTreeSet<Role>,
     claim: &NodeClaim,
     class: Option<&EC2NodeClass>,
     region: &str,
 ) -> bool {
-    let remembered = class.map(|class| Role::all_of_class(class, region)).transpose();
-    match (Role::of_claim_in(claim, class, region), remembered) {
-        (Ok(said), Ok(remembered)) => {
-            let mut all = remembered.unwrap_or_default().into_keys().chain(said);
-            all.any(|role| silent.contains(&role))
-        }
-        _ => true,
+    let said = match Role::of_claim_in(claim, class, region) {
+        Ok(said) => said.is_some_and(|role| silent.contains(&role)),
+        Err(_) => true,
+    };
+    said || class.is_some_and(|class| class_may_be_under_one_of(silent, class, region))
+}
+
+/// Whether there may be machines of a class under one of these roles.
+pub(crate) fn class_may_be_under_one_of(silent: &BTreeSet<Role>, class: &EC2NodeClass, region: &str) -> bool {
+    match Role::all_of_class(class, region) {
+        Ok(remembered) => remembered.keys().any(|role| silent.contains(role)),
+        Err(_) => true,
     }
 }
 
@@ -438,7 +443,7 @@ mod tests {
             (claim(Some("?")), None, true),
         ] {
             let class = memory.map(|text| class(&[(ALL_ASSUMED, text)]));
-            let may_be = may_be_under_one_of(&silent, &claim, class.as_ref(), "us-east-1");
+            let may_be = claim_may_be_under_one_of(&silent, &claim, class.as_ref(), "us-east-1");
             assert_eq!(may_be, expected, "{claim:?} {memory:?}");
         }
     }

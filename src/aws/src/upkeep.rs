@@ -46,11 +46,14 @@ impl AwsCloud {
         // Which to look at; None: all.
         let mut missed: Option<String> = None;
         loop {
-            let classes = match &missed {
-                Some(name) => self.class(name).await.map(Vec::from_iter),
-                None => self.all_classes().await.map(|all| all.into_values().collect()),
+            let read = async {
+                Ok(match &missed {
+                    Some(name) => Vec::from_iter(self.class(name).await?),
+                    None => self.all_classes().await?.into_values().collect(),
+                })
             };
-            match classes {
+            let read: Result<Vec<EC2NodeClass>, ProviderError> = passes.meanwhile(read).await;
+            match read {
                 Ok(classes) => {
                     for class in classes {
                         let name = class.metadata.name.clone().unwrap_or_default();
@@ -127,31 +130,38 @@ impl AwsCloud {
     }
 
     pub(crate) async fn keep_market(&self) {
-        // When each account's is due, by role.
-        let mut due: BTreeMap<Option<Role>, Instant> = BTreeMap::new();
+        // Each account, and when its goods are due, by role.
+        let mut due: BTreeMap<Option<Role>, (Arc<Account>, Instant)> = BTreeMap::new();
         let mut refreshes = Jobs::new();
         loop {
             let (now, open) = (Instant::now(), self.accounts.open());
             due.retain(|role, _| open.iter().any(|account| account.role == *role));
             for account in open {
-                let (role, next) = (account.role.clone(), now + account.market.rest());
-                let at = due.entry(role.clone()).or_insert(next);
-                // One that was opened anew knows nothing yet.
-                *at = next.min(*at);
+                let role = account.role.clone();
+                let (of, at) = due.entry(role.clone()).or_insert_with(|| (account.clone(), now));
+                if !Arc::ptr_eq(of, &account) {
+                    // Opened anew, so it knows nothing yet.
+                    (*of, *at) = (account.clone(), now);
+                }
                 if *at <= now {
                     refreshes.start(role, async move {
                         let changed = account.market.refresh(Timestamp::now()).await;
-                        (changed, account.market.rest())
+                        (account, changed)
                     });
                 }
             }
             tokio::select! {
-                (role, (changed, rest)) = refreshes.next() => {
+                (role, (account, changed)) = refreshes.next() => {
                     if changed {
                         self.changed.notify_one();
                     }
-                    due.insert(role, Instant::now() + rest);
+                    if let Some((of, at)) = due.get_mut(&role)
+                        && Arc::ptr_eq(of, &account)
+                    {
+                        *at = Instant::now() + account.market.rest();
+                    }
                 }
+                () = self.accounts.opened() => {}
                 () = tokio::time::sleep(MARKET_INTERVAL) => {}
             }
         }

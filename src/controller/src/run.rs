@@ -192,6 +192,7 @@ async fn supervise<P: Send + std::marker::Sync + 'static>(
 fn spawn_loops<P: CloudProvider>(tasks: &mut JoinSet<()>, context: &Arc<Context<P>>) {
     tasks.spawn(attend::work(context.clone()));
     tasks.spawn(catalog::work(context.clone()));
+    tasks.spawn(claims::work(context.clone()));
     tasks.spawn(pools::work(context.clone()));
     tasks.spawn(provision::work(context.clone()));
     tasks.spawn(disrupt::work(context.clone()));
@@ -202,9 +203,6 @@ fn spawn_loops<P: CloudProvider>(tasks: &mut JoinSet<()>, context: &Arc<Context<
         let context = context.clone();
         async move { context.provider.work().await }
     });
-    for _ in 0..claims::WORKERS {
-        tasks.spawn(claims::work(context.clone()));
-    }
     for _ in 0..eviction::WORKERS {
         tasks.spawn(eviction::work(context.clone()));
     }

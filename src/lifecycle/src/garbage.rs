@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
-use plimsoll_api::{conditions, labels};
+use plimsoll_api::{conditions, labels, nodepool::NodeClassReference};
 use plimsoll_provider::Listing;
 use plimsoll_state::{Index, node::is_ready};
 
@@ -76,7 +76,8 @@ pub fn collect(index: &Index, listing: &Listing, now: Timestamp) -> Found {
     let orphans = index
         .nodes()
         .filter(|_| sure)
-        .filter(|n| is_orphan(index, n) && !provider_id(n).is_some_and(|id| alive.contains(id)));
+        .filter(|n| is_orphan(index, n) && !provider_id(n).is_some_and(|id| alive.contains(id)))
+        .filter(|n| !listing.unseen_classes.iter().any(|class| may_be_of(class, n)));
     found.effects.extend(orphans.filter_map(|n| release_node(n)));
     found
 }
@@ -90,6 +91,13 @@ fn is_orphan(index: &Index, node: &Node) -> bool {
             .labels
             .as_ref()
             .is_some_and(|l| l.contains_key(labels::NODEPOOL))
+}
+
+/// Whether a Node may be of this class: it says so, or names none of the kind.
+fn may_be_of(class: &NodeClassReference, node: &Node) -> bool {
+    let labels = node.metadata.labels.as_ref();
+    let named = labels.and_then(|all| all.get(&labels::nodeclass_label(&class.group, &class.kind)));
+    named.is_none_or(|name| *name == class.name)
 }
 
 fn provider_id(node: &Node) -> Option<&str> {

@@ -14,7 +14,10 @@ use std::{
 
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::api::resource::Quantity};
-use plimsoll_api::{nodeclaim::NodeClaim, nodepool::NodePool};
+use plimsoll_api::{
+    nodeclaim::NodeClaim,
+    nodepool::{NodeClassReference, NodePool},
+};
 use plimsoll_core::{catalog::Catalog, requirement::Requirement, resources::Resources};
 
 pub use choice::{cheapest, machine, machine_labels, offers};
@@ -44,13 +47,15 @@ pub struct Listing {
     pub machines: Vec<Machine>,
     /// Names of claims whose machines may exist and not be listed: where they are could not be asked.
     pub unseen: BTreeSet<String>,
+    /// Node classes of which there may be other machines that are not listed, whose claims have gone.
+    pub unseen_classes: Vec<NodeClassReference>,
 }
 
 impl From<Vec<Machine>> for Listing {
     fn from(machines: Vec<Machine>) -> Self {
         Self {
             machines,
-            unseen: BTreeSet::new(),
+            ..Self::default()
         }
     }
 }
@@ -152,10 +157,7 @@ pub trait CloudProvider: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Annotations of a new claim of this class: what its launch must keep to, whatever the class says by then.
-    fn order_annotations(
-        &self,
-        _class: &plimsoll_api::nodepool::NodeClassReference,
-    ) -> BTreeMap<String, String> {
+    fn order_annotations(&self, _class: &NodeClassReference) -> BTreeMap<String, String> {
         BTreeMap::new()
     }
 
@@ -182,7 +184,7 @@ pub trait CloudProvider: Send + Sync + 'static {
     /// Whether the class a pool names can launch, and its generation.
     fn node_class(
         &self,
-        reference: &plimsoll_api::nodepool::NodeClassReference,
+        reference: &NodeClassReference,
     ) -> impl Future<Output = Result<(NodeClassReadiness, Option<i64>), ProviderError>> + Send;
 
     /// Whether the machines of these launched claims are still what their node classes ask for, by claim name. One that

@@ -300,3 +300,34 @@ fn garbage_is_what_has_lost_its_other_half() {
         "a ready node contradicts the list"
     );
 }
+
+#[test]
+fn a_deleted_node_without_a_claim_stays_as_long_as_nobody_can_be_asked_for_its_machine() {
+    let class = |name: &&str| NodeClassReference {
+        group: "karpenter.kwok.sh".into(),
+        kind: "KWOKNodeClass".into(),
+        name: (*name).into(),
+    };
+    for (of, silent, released) in [
+        (Some("one"), &[][..], true),
+        (Some("one"), &["two"], true),
+        (Some("one"), &["two", "one"], false),
+        (None, &["two"], false),
+        (None, &[], true),
+    ] {
+        let mut orphan = json!({
+            "metadata": { "name": "orphan", "deletionTimestamp": at(0).to_string(), "ownerReferences": null },
+            "spec": { "providerID": "test://orphan" },
+        });
+        if let Some(class) = of {
+            orphan["metadata"]["labels"] = json!({ "karpenter.kwok.sh/kwoknodeclass": class });
+        }
+        let orphan = open_node(orphan);
+        let listing = Listing {
+            unseen_classes: silent.iter().map(class).collect(),
+            ..Listing::default()
+        };
+        let found = garbage::collect(&index(claim(&[], json!({})), [orphan], []), &listing, at(60));
+        assert_eq!(!found.effects.is_empty(), released, "{of:?} {silent:?} {found:?}");
+    }
+}

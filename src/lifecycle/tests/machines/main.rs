@@ -12,7 +12,7 @@ mod leaving;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::{core::v1::Node, storage::v1::VolumeAttachment};
-use plimsoll_api::{conditions, nodeclaim::NodeClaim};
+use plimsoll_api::{conditions, nodeclaim::NodeClaim, nodepool::NodeClassReference};
 use plimsoll_lifecycle::{
     Effect, Pass, Pool, Settings, disruption, drained, garbage, launched, reconcile, terminated,
 };

@@ -120,12 +120,12 @@ mod tests {
     use plimsoll_api::labels::ASSUMED_ROLE;
 
     use super::*;
-    use crate::{fake, launches::VISIBLE_WITHIN, role::written};
+    use crate::{account::Unclear, fake, launches::VISIBLE_WITHIN, role::written};
 
     #[tokio::test(start_paused = true)]
     async fn an_empty_list_is_believed_once_it_shows_every_launch() {
         let identity = fake::Aws::default().identity();
-        let account = Account::new(None, &identity, fake::cluster(), false);
+        let account = Account::new(None, &identity, fake::cluster(), false, Unclear::default());
         let left = async || has_left(&account, "default").await.unwrap();
         assert!(!left().await, "a former process may have launched until now");
         tokio::time::advance(VISIBLE_WITHIN).await;
