@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
 use serde_json::json;
 
-use super::trace;
+use super::trace::{self, Shapes};
 use crate::cluster::{Cluster, parse_yaml};
 
 /// Objects that make pods.
@@ -32,9 +32,14 @@ impl Workload {
     pub fn from_trace_file(file: &Path, limit: Option<usize>) -> Result<Self> {
         let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let shapes = trace::read_trace(&text, limit).with_context(|| file.display().to_string())?;
+        Self::from_shapes(&file.display().to_string(), &shapes)
+    }
+
+    /// Pods of these shapes.
+    pub fn from_shapes(title: &str, shapes: &Shapes) -> Result<Self> {
         Self::new(
-            format!("{} ({} shapes)", file.display(), shapes.len()),
-            &trace::to_yaml(&shapes),
+            format!("{title} ({} shapes)", shapes.len()),
+            &trace::to_yaml(shapes),
         )
     }
 

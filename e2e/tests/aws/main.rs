@@ -7,6 +7,8 @@ mod accounts;
 #[cfg(test)]
 mod cycle;
 #[cfg(test)]
+mod demo;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod localstack;
