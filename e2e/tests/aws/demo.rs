@@ -5,13 +5,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use plimsoll_e2e::cloud::Leftovers;
 use plimsoll_e2e::demo::{Choice, Provider, Settings, Shapes, Workload, run};
-use plimsoll_e2e::paths;
 use plimsoll_e2e::testbed::Testbed;
+use plimsoll_e2e::{machine_load, paths};
 
 const PODS: usize = 1_000;
 const ROUNDS_MAX: usize = 3;
 /// Peak resident set, in 10^6 bytes.
 const PEAK_MB_MAX: f64 = 80.0;
+/// Programs that want a core besides the demo. Where more do, pods come so slowly that plans are made for parts of them.
+const OTHERS_MAX: f64 = 4.0;
 /// On an idle machine the pods run after half a minute.
 const PATIENCE: Duration = Duration::from_mins(5);
 
@@ -31,6 +33,7 @@ fn shapes() -> Shapes {
 
 #[tokio::test]
 async fn a_thousand_pods_come_and_go() -> Result<()> {
+    let others = machine_load::one_minute()?;
     let mut testbed = Testbed::from_env().await?;
     let settings = Settings {
         workload: Workload::from_shapes("made up", &shapes())?,
@@ -49,7 +52,11 @@ async fn a_thousand_pods_come_and_go() -> Result<()> {
     assert_eq!(report.failures(), [""; 0]);
     assert_eq!(report.pods_running, PODS);
     let rounds = report.launch_rounds.context("no plan was seen")?;
-    assert!((1..=ROUNDS_MAX).contains(&rounds), "{rounds} plans");
+    if others <= OTHERS_MAX {
+        assert!((1..=ROUNDS_MAX).contains(&rounds), "{rounds} plans");
+    } else {
+        eprintln!("[demo] {others:.1} other programs wanted a core: the {rounds} plans are not judged");
+    }
     assert_eq!(report.nodes_after_scale_down, Some(0));
     assert_eq!(report.instances_left, Some(0));
     let left = report.cloud.and_then(|cloud| cloud.left);
