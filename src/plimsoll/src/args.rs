@@ -59,7 +59,8 @@ pub(crate) struct DoctorOptions {
     /// The cluster of this context of the kubeconfig, not of the current one.
     #[arg(long, value_name = "NAME")]
     pub(crate) context: Option<String>,
-    /// Whose rights are looked for. Default: the mode of the installation, else observe.
+    /// Whose rights are looked for. Default: the mode of the installation; without one and without the options below what
+    /// reports need, else observe.
     #[arg(long)]
     pub(crate) mode: Option<Mode>,
     /// Look for the rights of this provider too.

@@ -8,10 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
+use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use kube::{
     Config as KubeConfig,
-    config::{InferConfigError, KubeConfigOptions},
+    config::{InferConfigError, KubeConfigOptions, Kubeconfig},
 };
 use plimsoll_controller::{Config, LeaderElection, LogFilter};
 use plimsoll_core::{
@@ -91,7 +92,9 @@ pub(crate) async fn kubeconfig(context: Option<&str>) -> anyhow::Result<KubeConf
         }
         None => KubeConfig::infer().await.map_err(no_cluster)?,
     };
-    go_round_proxy(&mut config);
+    if let Ok(kubeconfig) = Kubeconfig::read() {
+        config.proxy_url = proxy(&kubeconfig, context, &config.cluster_url);
+    }
     Ok(config)
 }
 
@@ -106,25 +109,34 @@ fn no_cluster(error: InferConfigError) -> anyhow::Error {
     )
 }
 
-/// kube takes the proxy of HTTPS_PROXY for every cluster, as kubectl does not: none for those of NO_PROXY, nor for this
-/// machine.
-fn go_round_proxy(config: &mut KubeConfig) {
-    let set = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let of_environment = ["HTTPS_PROXY", "https_proxy"].iter().find_map(set);
-    let proxy = config.proxy_url.as_ref();
-    // The one of the kubeconfig is meant for this cluster.
-    if of_environment.and_then(|value| value.parse().ok()).as_ref() != proxy {
-        return;
+/// The proxy that kubectl takes: that of the kubeconfig for this cluster, else that of HTTPS_PROXY but for NO_PROXY and this
+/// machine. kube holds NO_PROXY against the proxy's own name.
+fn proxy(kubeconfig: &Kubeconfig, context: Option<&str>, cluster: &Uri) -> Option<Uri> {
+    let set = |value: String| Some(value).filter(|value| !value.is_empty());
+    if let Some(own) = own_proxy(kubeconfig, context).and_then(set) {
+        return own.parse().ok();
     }
-    let host = config
-        .cluster_url
-        .host()
-        .unwrap_or_default()
-        .trim_matches(['[', ']']);
+    let names = ["HTTPS_PROXY", "https_proxy"];
+    let of_environment = names.iter().find_map(|name| set(std::env::var(name).ok()?))?;
+    let host = cluster.host().unwrap_or_default().trim_matches(['[', ']']);
     let is_here = host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
-    if is_here || Matcher::from_env().intercept(&config.cluster_url).is_none() {
-        config.proxy_url = None;
+    if is_here || Matcher::from_env().intercept(cluster).is_none() {
+        return None;
     }
+    of_environment.parse().ok()
+}
+
+/// `proxy-url` of the cluster of a context.
+fn own_proxy(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
+    let context = context.or(kubeconfig.current_context.as_deref())?;
+    let context = kubeconfig
+        .contexts
+        .iter()
+        .find(|c| c.name == context)?
+        .context
+        .as_ref()?;
+    let cluster = kubeconfig.clusters.iter().find(|c| c.name == context.cluster)?;
+    cluster.cluster.as_ref()?.proxy_url.clone()
 }
 
 pub(crate) fn policy(planning: &Planning) -> Policy {

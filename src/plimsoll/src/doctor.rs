@@ -95,7 +95,9 @@ async fn facts(options: &DoctorOptions) -> anyhow::Result<Facts> {
         provider(&acts.provider)
     });
     let reviewed = Client::try_from(reviewed)?;
-    facts.rights = if options.mode.is_none() && installed.is_none() {
+    // Who asks about nothing in particular where nothing is installed wants reports.
+    let asked = options.provider.is_some() || options.as_user.is_some() || options.namespace.is_some();
+    facts.rights = if options.mode.is_none() && !asked && installed.is_none() {
         review_reader(&reviewed).await
     } else {
         review(&reviewed, mode, provider, &namespace).await

@@ -14,7 +14,7 @@ use plimsoll_api::rights::{Right, Scope};
 /// Rights of one binding that are named one by one; the rest is counted.
 const NAMED_MAX: usize = 6;
 
-/// Bindings that every cluster is made with reach everybody and carry this label.
+/// Bindings that every cluster is made with reach everybody, by a group, and carry this label.
 const OF_THE_CLUSTER: &str = "kubernetes.io/bootstrapping";
 
 /// A service account.
@@ -39,8 +39,9 @@ impl Account<'_> {
 
     fn is_bound(&self, metadata: &ObjectMeta, subjects: Option<&Vec<Subject>>) -> bool {
         let labels = metadata.labels.as_ref();
-        !labels.is_some_and(|labels| labels.contains_key(OF_THE_CLUSTER))
-            && subjects.into_iter().flatten().any(|subject| self.is(subject))
+        let of_the_cluster = labels.is_some_and(|labels| labels.contains_key(OF_THE_CLUSTER));
+        let mut reaching = subjects.into_iter().flatten().filter(|subject| self.is(subject));
+        reaching.any(|subject| !of_the_cluster || subject.kind != "Group")
     }
 }
 

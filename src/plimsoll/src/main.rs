@@ -19,7 +19,7 @@ mod rights;
 mod snapshot;
 mod source;
 
-use std::{error::Error, io::ErrorKind, process::ExitCode};
+use std::{io::ErrorKind, process::ExitCode};
 
 use clap::Parser;
 
@@ -27,6 +27,11 @@ use args::{Args, Command};
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // Of the others it matters what they have found or done.
+    let only_says = !matches!(
+        args.command,
+        Command::Apply(_) | Command::Controller(_) | Command::Doctor(_)
+    );
     let result = match args.command {
         Command::Apply(options) => apply::run(&options),
         Command::Controller(options) => controller::run(*options),
@@ -41,7 +46,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever reads has seen enough, like `head`.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if only_says && is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -49,15 +54,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Whether what could not be written was the output.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let kind = |cause: &(dyn Error + 'static)| {
-        let of_json = cause
-            .downcast_ref::<serde_json::Error>()
-            .and_then(serde_json::Error::io_error_kind);
-        of_json.or_else(|| Some(cause.downcast_ref::<std::io::Error>()?.kind()))
-    };
-    error
-        .chain()
-        .filter_map(kind)
-        .any(|kind| kind == ErrorKind::BrokenPipe)
+    let of_json = || error.downcast_ref::<serde_json::Error>()?.io_error_kind();
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    kind.or_else(of_json) == Some(ErrorKind::BrokenPipe)
 }

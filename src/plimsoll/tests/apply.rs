@@ -145,7 +145,11 @@ case "$1 $2" in
 "get nodeclaim") echo "node-of-$3" ;;
 "drain "*)
   [ -z "$SIGNAL" ] || kill -s "$SIGNAL" "$(awk '/^PPid:/ { print $2 }' "/proc/$PPID/status")"
-  until [ -z "$SIGNAL" ] || grep -q stopping "$SAYS"; do :; done ;;
+  tries=0
+  until [ -z "$SIGNAL" ] || grep -q stopping "$SAYS"; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 20000 ] || exit 1
+  done ;;
 "get pods") ! grep -q '^drain ' "$ASKED" || echo "$WAITS" ;;
 "get pod")
   case "$*" in

@@ -269,12 +269,19 @@ fn what_other_bindings_grant_the_account_is_named() {
     let (healthy, findings) = cluster.doctor("doctor-others");
     assert!(healthy, "{findings:#?}");
 
-    everybody["metadata"]["labels"].take();
+    let mut labelled = binding("helper", "cluster-admin", "plimsoll");
+    labelled["metadata"]["labels"] = everybody["metadata"]["labels"].take();
     for (test, at, more, named) in [
         (
             "admin",
             0,
             binding("helper", "cluster-admin", "plimsoll"),
+            "* * (*), path * (by ClusterRoleBinding helper, ClusterRole cluster-admin)",
+        ),
+        (
+            "labelled",
+            0,
+            labelled,
             "* * (*), path * (by ClusterRoleBinding helper, ClusterRole cluster-admin)",
         ),
         (

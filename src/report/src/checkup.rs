@@ -341,7 +341,8 @@ fn security(facts: &Facts) -> Vec<Finding> {
         )];
     };
     if installations.is_empty() {
-        let fix = "helm install plimsoll charts/plimsoll --namespace plimsoll --create-namespace";
+        let fix = "docs/getting-started.md: helm install plimsoll charts/plimsoll --namespace plimsoll --create-namespace --set \
+                   image.repository=REGISTRY/plimsoll";
         return vec![finding(
             "security",
             Verdict::Warn,

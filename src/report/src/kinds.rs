@@ -160,7 +160,7 @@ pub fn kubectl_get() -> String {
         kinds.map(|kind| kind.plural).collect::<Vec<_>>().join(",")
     };
     format!(
-        "kubectl get {} -A -o json; kubectl get {} -o json",
+        "(kubectl get {} -A -o json; kubectl get {} -o json)",
         plurals(false),
         plurals(true)
     )

@@ -28,7 +28,7 @@ use crate::cluster::{Cluster, WorkloadId};
 /// Plans keep machines whose pods are proven to be worth at least this share of the price, in percent; the last one
 /// keeps none. The cheapest of them counts.
 const KEEP_AT_PERCENT: [i128; 4] = [80, 93, 99, i128::MAX];
-/// A cluster with more pods is large: only the plan that keeps nothing is made, because the others take as long each and
+/// From so many pods on a cluster is large: only the plan that keeps nothing is made, because the others take as long each and
 /// find little more, …
 const LARGE_PODS: usize = 20_000;
 /// … and it is searched for this part of the steps, each of which takes longer there and finds less.
@@ -65,8 +65,8 @@ pub(crate) fn side_by_side<J: Sync, T: Send>(jobs: &[J], work: impl Fn(&J) -> T 
     done.into_iter().map(|(_, result)| result).collect()
 }
 
-fn is_large(cluster: &Cluster) -> bool {
-    cluster.pods.len() > LARGE_PODS
+pub(crate) fn is_large(cluster: &Cluster) -> bool {
+    cluster.pods.len() >= LARGE_PODS
 }
 
 /// How long each plan of a cluster is searched.

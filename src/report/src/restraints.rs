@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::{
     cluster::{Cluster, WorkloadId},
-    plans::{Arrangement, Planner, keeps_apart, side_by_side},
+    plans::{Arrangement, Planner, is_large, keeps_apart, side_by_side},
     savings::{Cost, KindOfRestraint, RestraintRow},
 };
 
@@ -16,8 +16,6 @@ use crate::{
 const PRICED_MAX: usize = 12;
 /// The same for clusters too large to plan often.
 const PRICED_MAX_LARGE: usize = 2;
-/// From this many pods on a cluster is large.
-const LARGE_PODS: usize = 20_000;
 
 /// Why a pod holds its machine in place, or its like apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -227,7 +225,7 @@ pub(crate) fn priced(
         let r = &restraints[*at];
         (!r.kind.is_obeyed(), std::cmp::Reverse(held(r)), *at)
     });
-    let most = if cluster.pods.len() >= LARGE_PODS {
+    let most = if is_large(cluster) {
         PRICED_MAX_LARGE
     } else {
         PRICED_MAX
