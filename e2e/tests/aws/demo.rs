@@ -10,8 +10,6 @@ use plimsoll_e2e::{machine_load, paths};
 
 const PODS: usize = 1_000;
 const ROUNDS_MAX: usize = 3;
-/// Peak resident set, in 10^6 bytes.
-const PEAK_MB_MAX: f64 = 80.0;
 /// Programs that want a core besides the demo. Where more do, pods come so slowly that plans are made for parts of them.
 const OTHERS_MAX: f64 = 4.0;
 /// On an idle machine the pods run after half a minute.
@@ -61,8 +59,6 @@ async fn a_thousand_pods_come_and_go() -> Result<()> {
     assert_eq!(report.instances_left, Some(0));
     let left = report.cloud.and_then(|cloud| cloud.left);
     assert_eq!(left, Some(Leftovers::default()), "the node class was deleted");
-    let peak = report.controller_rss_mb_peak;
-    assert!(peak <= PEAK_MB_MAX, "{peak:.0} MB at its peak");
     drop(kept);
     Ok(())
 }
