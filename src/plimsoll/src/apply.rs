@@ -23,7 +23,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     args::{ApplyOptions, MinValues, Planning, Preferences, Source},
-    controller::{kubeconfig, policy, runtime},
+    controller::{policy, runtime},
+    kubeconfig::kubeconfig,
     source,
 };
 

@@ -30,8 +30,9 @@ use serde::Deserialize;
 
 use crate::{
     args::{DoctorOptions, Mode, Provider},
-    controller::{kubeconfig, runtime},
+    controller::runtime,
     granted::{Account, beyond, title},
+    kubeconfig::kubeconfig,
     rights::rights,
     source,
 };

@@ -11,6 +11,7 @@ mod explain;
 mod gates;
 mod granted;
 mod inert;
+mod kubeconfig;
 mod live;
 mod pack;
 mod plan;

@@ -11,11 +11,7 @@ use jiff::Timestamp;
 use kube::Client;
 use plimsoll_report::{redact::Redactor, snapshot};
 
-use crate::{
-    args::SnapshotOptions,
-    controller::{kubeconfig, runtime},
-    live, source,
-};
+use crate::{args::SnapshotOptions, controller::runtime, kubeconfig::kubeconfig, live, source};
 
 pub(crate) fn run(options: &SnapshotOptions) -> anyhow::Result<()> {
     let (redactor, taken) = match &options.from {

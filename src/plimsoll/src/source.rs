@@ -15,7 +15,8 @@ use plimsoll_state::Index;
 
 use crate::{
     args::{PriceList, Source},
-    controller::{kubeconfig, runtime},
+    controller::runtime,
+    kubeconfig::kubeconfig,
     live,
 };
 

@@ -291,3 +291,12 @@ fn the_image_that_is_pushed_is_the_one_the_chart_takes() {
     }
     assert!(pushed >= 3, "{pushed}");
 }
+
+#[test]
+fn the_documents_have_a_dump_written_with_all_kinds_that_are_read() {
+    let written = plimsoll_report::kinds::kubectl_get();
+    for path in ["README.md", "docs/report.md"] {
+        let text = std::fs::read_to_string(root().join(path)).unwrap();
+        assert!(text.contains(&written), "{path} lacks {written}");
+    }
+}

@@ -234,8 +234,7 @@ pub(crate) fn priced(
     for (at, restraint) in restraints.iter().enumerate() {
         kinds.entry(restraint.kind).or_default().push(at);
     }
-    let alone = order.iter().take(most).map(|at| vec![*at]);
-    let mut sets: Vec<Vec<usize>> = alone.collect();
+    let mut sets: Vec<Vec<usize>> = order.iter().take(most).map(|at| vec![*at]).collect();
     // The whole of a kind is often one alone.
     let wholes: Vec<Vec<usize>> = kinds
         .values()
