@@ -180,7 +180,11 @@ impl Problem {
         {
             namespaces.entry(namespace.clone()).or_default();
         }
-        let policy = cluster::policy(root.get("policy").as_ref(), pods.len())?;
+        let policy = cluster::policy(
+            root.get("policy").as_ref(),
+            root.need("pods")?.list()?.count(),
+            pods.len(),
+        )?;
         Ok(Self {
             catalog,
             policy,

@@ -5,12 +5,13 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use fixedbitset::FixedBitSet;
 
 use super::{
-    columns::{Budget, Choice, PROOF_STEPS_MAX, Searches, generate},
+    columns::{Aim, Budget, Choice, PROOF_STEPS_MAX, Searches, generate},
     compile::{Demand, Problem},
     cut::{self, Cut},
     fit::{Part, add_part, times},
     greedy::{Content, Hints, Scarce},
     knapsack::Knapsack,
+    many,
     mix::{Component, Mix, Slot},
     offers::HOSTNAME,
     prices::Prices,
@@ -231,6 +232,30 @@ impl Terms {
         let variety: Vec<f64> = (0..mix.n_shapes())
             .map(|shape| searches.knapsack.variety(shape, &hinted, &mix.counts))
             .collect();
+        if many::worthwhile(mix.n_items(), budget) {
+            // Most for finding values, the rest for proving them.
+            let mut share = budget.part(85);
+            let center = if aim > 0 { &hinted } else { &best.values };
+            let found = generate(
+                mix,
+                &mut searches,
+                &mix.counts,
+                &known,
+                center,
+                Aim::Worths,
+                &mut share,
+            );
+            budget.spend(share.spent);
+            let mut share = budget.part(50);
+            let all = scaled(mix, &mut searches, &reserved, found.worths.clone(), &mut share);
+            budget.spend(share.spent);
+            better(all, &mut best);
+            let each = lowered(mix, &mut searches, &reserved, found.worths, budget);
+            better(each, &mut best);
+            best.unit_prices
+                .extend(cut::tight(&mut searches.knapsack, &reserved, &best.values));
+            return best;
+        }
         let mut share = budget.part(20);
         let found = lowered(mix, &mut searches, &reserved, hinted.clone(), &mut share);
         budget.spend(share.spent);
@@ -248,7 +273,15 @@ impl Terms {
             }
             // Most for finding values, the rest for proving them.
             let mut share = budget.part(70);
-            let generated = generate(mix, &mut searches, &mix.counts, &known, &best.values, &mut share);
+            let generated = generate(
+                mix,
+                &mut searches,
+                &mix.counts,
+                &known,
+                &best.values,
+                Aim::Worths,
+                &mut share,
+            );
             budget.spend(share.spent);
             let found = lowered(mix, &mut searches, &reserved, generated.worths, budget);
             better(found, &mut best);

@@ -14,6 +14,11 @@ use super::{
 
 /// Cells of a table.
 const CELLS_MAX: usize = 1 << 14;
+/// The same of one over two resources of many amounts, and of the first of them.
+const TWO_MAX: usize = 1 << 17;
+const FIRST_MAX: usize = 1 << 10;
+/// Parts of the price of the second that are charged.
+const CHARGED: [f64; 3] = [1.0, 0.6, 0.3];
 /// Amounts of a resource, and cells of the resources of few amounts together, that a table may have.
 const FEW: usize = 17;
 const FEW_CELLS_MAX: usize = 128;
@@ -27,6 +32,15 @@ struct Axis {
     cells: usize,
     /// Distance in the table between one unit more and one less.
     stride: usize,
+}
+
+/// Pods that come together.
+struct Move {
+    units: Vec<usize>,
+    worth: f64,
+    entry: usize,
+    n: u32,
+    once: bool,
 }
 
 impl Axis {
@@ -54,15 +68,59 @@ impl Knapsack<'_> {
         steps_max: u64,
     ) -> Option<Found> {
         let mut prices = self.prices(shape);
-        let axes = self.axes(shape, &prices);
+        let axes = self.axes(shape, &prices, 1);
         axes.iter().for_each(|axis| prices[axis.resource] = 0.0);
+        self.table(shape, values, counts, &axes, &prices, steps_max)
+    }
+
+    /// The same over two resources of many amounts, if that is no more than the floor: the more of the second one's price is
+    /// charged, the less it matters that the table rounds it.
+    pub(super) fn by_two(
+        &mut self,
+        shape: usize,
+        values: &[i64],
+        counts: &[u32],
+        floor: i64,
+        steps_max: u64,
+    ) -> i64 {
+        let full = self.prices(shape);
+        let axes = self.axes(shape, &full, 2);
+        let mut least = i64::MAX;
+        for charged in CHARGED {
+            let mut prices = full.clone();
+            axes.iter().for_each(|axis| prices[axis.resource] = 0.0);
+            if let Some(second) = axes.last() {
+                prices[second.resource] = full[second.resource] * charged;
+            }
+            let Some(found) = self.table(shape, values, counts, &axes, &prices, steps_max) else {
+                break;
+            };
+            least = least.min(found.upper);
+            if least <= floor {
+                break;
+            }
+        }
+        least
+    }
+
+    /// A bound by a table over the axes, with what `prices` say for what else there is, rounding included.
+    fn table(
+        &mut self,
+        shape: usize,
+        values: &[i64],
+        counts: &[u32],
+        axes: &[Axis],
+        prices: &[f64],
+        steps_max: u64,
+    ) -> Option<Found> {
         let mix = self.mix;
-        let cost = |amounts: &[i64]| -> f64 { amounts.iter().zip(&prices).map(|(a, p)| *a as f64 * p).sum() };
+        let cost = |amounts: &[i64]| -> f64 { amounts.iter().zip(prices).map(|(a, p)| *a as f64 * p).sum() };
         // Rounded so that the bound errs on the high side.
         let mut base = cost(mix.room(shape)) * (1.0 + 1e-12) + 1.0;
         let mut taken = vec![0_u32; self.entries.len()];
-        // Of the entries that take the same units only the best is of interest.
+        // Of the entries that take the same units, and come as often as fit, only the best is of interest.
         let mut kinds: BTreeMap<Vec<usize>, (f64, usize)> = BTreeMap::new();
+        let mut moves: Vec<Move> = Vec::new();
         for (at, entry) in self.entries.iter().enumerate() {
             let request = mix.request(entry.item as usize);
             let rest = entry.worth as f64 - cost(request) * (1.0 - 1e-12);
@@ -70,9 +128,28 @@ impl Knapsack<'_> {
             if rest <= 0.0 {
                 continue;
             }
-            if units.iter().all(|n| *n == 0) {
+            let most = axes.iter().zip(&units).filter(|(_, n)| **n > 0);
+            let most = most.map(|(axis, n)| (axis.cells - 1) / n).min();
+            let Some(most) = most else {
                 taken[at] = times(mix.room(shape), request).min(entry.cap);
                 base += rest * f64::from(taken[at]);
+                continue;
+            };
+            if most > entry.cap as usize {
+                // One, two, four and so on of it, each once.
+                let (mut left, mut n) = (entry.cap, 1);
+                while left > 0 {
+                    let n_now = n.min(left);
+                    moves.push(Move {
+                        units: units.iter().map(|u| u * n_now as usize).collect(),
+                        worth: rest * f64::from(n_now),
+                        entry: at,
+                        n: n_now,
+                        once: true,
+                    });
+                    left -= n_now;
+                    n *= 2;
+                }
             } else {
                 let kind = kinds.entry(units).or_insert((rest, at));
                 if rest > kind.0 {
@@ -80,27 +157,34 @@ impl Knapsack<'_> {
                 }
             }
         }
+        moves.extend(kinds.into_iter().map(|(units, (worth, entry))| Move {
+            units,
+            worth,
+            entry,
+            n: 1,
+            once: false,
+        }));
         let n_cells = axes.iter().map(|axis| axis.cells).product::<usize>();
-        let work = (n_cells * kinds.len() / LOOKS_PER_WORK + self.entries.len()) as u64;
+        let work = (n_cells * moves.len() / LOOKS_PER_WORK + self.entries.len()) as u64;
         if work > steps_max.saturating_mul(1000) {
             return None;
         }
         self.work += work;
         let mut table = vec![0.0_f64; n_cells];
         let mut last = vec![u32::MAX; n_cells];
-        for (units, (rest, at)) in &kinds {
-            enter(&axes, units, *rest, *at as u32, &mut table, &mut last);
+        for (at, it) in moves.iter().enumerate() {
+            enter(axes, it, at as u32, &mut table, &mut last);
         }
         let mut cell = n_cells - 1;
         let upper = ((table[cell] + base) * (1.0 + 1e-9)) as i64 + 1;
         while table[cell] > 0.0 {
-            let at = last[cell] as usize;
-            let request = mix.request(self.entries[at].item as usize);
+            let it = &moves[last[cell] as usize];
             cell -= axes
                 .iter()
-                .map(|axis| axis.units(request) * axis.stride)
+                .zip(&it.units)
+                .map(|(axis, n)| n * axis.stride)
                 .sum::<usize>();
-            taken[at] += 1;
+            taken[it.entry] += it.n;
         }
         let mut found = Found {
             upper,
@@ -119,8 +203,8 @@ impl Knapsack<'_> {
         Some(found)
     }
 
-    /// The resources of few amounts, and of the others the one that costs most, in units coarse enough.
-    fn axes(&self, shape: usize, prices: &[f64]) -> Vec<Axis> {
+    /// The resources of few amounts, and of the others the one or two that cost most, in units coarse enough.
+    fn axes(&self, shape: usize, prices: &[f64], n_many: usize) -> Vec<Axis> {
         let mix = self.mix;
         let mut all: Vec<Axis> = Vec::new();
         for resource in self.active(shape) {
@@ -148,13 +232,17 @@ impl Knapsack<'_> {
             }
         }
         let cost = |axis: &Axis| prices[axis.resource] * mix.room(shape)[axis.resource] as f64;
-        if let Some(mut dearest) = many.into_iter().max_by(|a, b| cost(a).total_cmp(&cost(b))) {
-            let cells_max = CELLS_MAX / n_cells;
+        many.sort_by(|a, b| cost(b).total_cmp(&cost(a)));
+        many.truncate(n_many);
+        let cells_max = [&[CELLS_MAX][..], &[FIRST_MAX, TWO_MAX]][many.len() / 2];
+        for (mut dearest, cells_max) in many.into_iter().zip(cells_max) {
+            let cells_max = (cells_max / n_cells).max(2);
             if dearest.cells > cells_max {
                 let room = mix.room(shape)[dearest.resource];
                 dearest.unit = room / (cells_max as i64 - 1) + 1;
                 dearest.cells = (room / dearest.unit) as usize + 1;
             }
+            n_cells *= dearest.cells;
             axes.push(dearest);
         }
         // The one with most cells is next to itself in the table.
@@ -167,31 +255,46 @@ impl Knapsack<'_> {
     }
 }
 
-/// Enters a kind of pod into the table, each cell from those before it, so that it may come several times.
-fn enter(axes: &[Axis], units: &[usize], worth: f64, entry: u32, table: &mut [f64], last: &mut [u32]) {
-    let (Some((inner, outer)), Some((n_inner, n_outer))) = (axes.split_last(), units.split_last()) else {
+/// Enters a kind of pod into the table, each cell from those before it: from those that have it already where it may come
+/// several times.
+fn enter(axes: &[Axis], it: &Move, at: u32, table: &mut [f64], last: &mut [u32]) {
+    let (Some((inner, outer)), Some((n_inner, n_outer))) = (axes.split_last(), it.units.split_last()) else {
         return;
     };
-    if axes.iter().zip(units).any(|(axis, n)| *n >= axis.cells) {
+    if axes.iter().zip(&it.units).any(|(axis, n)| *n >= axis.cells) {
         return;
     }
-    let back: usize = axes.iter().zip(units).map(|(axis, n)| n * axis.stride).sum();
-    let mut at = n_outer.to_vec();
+    let back: usize = axes.iter().zip(&it.units).map(|(axis, n)| n * axis.stride).sum();
+    let mut rows = Vec::new();
+    let mut counter = n_outer.to_vec();
     loop {
-        let row: usize = outer.iter().zip(&at).map(|(axis, n)| n * axis.stride).sum();
-        for cell in row + n_inner..row + inner.cells {
-            let more = table[cell - back] + worth;
-            if more > table[cell] {
-                table[cell] = more;
-                last[cell] = entry;
-            }
-        }
+        let counts = outer.iter().zip(&counter);
+        rows.push(counts.map(|(axis, n)| n * axis.stride).sum::<usize>());
         // The next row, as an odometer counts.
-        let Some(turn) = (0..at.len()).rev().find(|i| at[*i] + 1 < outer[*i].cells) else {
-            return;
+        let Some(turn) = (0..counter.len())
+            .rev()
+            .find(|i| counter[*i] + 1 < outer[*i].cells)
+        else {
+            break;
         };
-        at[turn] += 1;
-        at[turn + 1..].copy_from_slice(&n_outer[turn + 1..]);
+        counter[turn] += 1;
+        counter[turn + 1..].copy_from_slice(&n_outer[turn + 1..]);
+    }
+    let mut enter = |cell: usize| {
+        let more = table[cell - back] + it.worth;
+        if more > table[cell] {
+            table[cell] = more;
+            last[cell] = at;
+        }
+    };
+    if it.once {
+        for row in rows.into_iter().rev() {
+            (row + n_inner..row + inner.cells).rev().for_each(&mut enter);
+        }
+    } else {
+        for row in rows {
+            (row + n_inner..row + inner.cells).for_each(&mut enter);
+        }
     }
 }
 
@@ -249,6 +352,8 @@ mod tests {
                 found.worth <= best,
                 "{found:?} but {best} with {mix:?} at {values:?}"
             );
+            let two = knapsack.by_two(0, &values, &mix.counts, 0, 100_000);
+            assert!(two >= best, "{two} but {best} with {mix:?} at {values:?}");
             reached += usize::from(found.worth == best);
             let proven = knapsack.prove(0, &values, &mix.counts, 0, 1000);
             assert_eq!(proven.worth, best, "{mix:?} at {values:?}");

@@ -8,9 +8,10 @@ use rustc_hash::FxHashSet;
 use super::{
     fit::times,
     knapsack::Knapsack,
+    many,
     mix::{Mix, Pattern},
+    purchase::Purchase,
     quick::Quick,
-    simplex::{Column, Master},
 };
 
 /// Knapsack nodes per pricing: enough to be exact for machines of a dozen pods, a good guess for larger ones.
@@ -27,14 +28,10 @@ const PASS_MAX: usize = 150;
 const COLUMNS_MIN: usize = 60;
 /// Steps of one thorough pricing.
 pub(super) const PROOF_STEPS_MAX: u64 = 2000;
-/// A pattern must promise at least this share of its price, in millionths, to be worth a column.
-const PROMISE: i64 = 100;
 /// A center that proves more by this part is worth another look from there.
 const FAR: i128 = 10_000;
 /// Looks between two opinions that found nothing and moved neither, after which there are no more of them.
 const MISSES_MAX: usize = 5;
-/// Leaving a pod out costs this many times its lone worth: more than any pattern that holds it.
-const DETERRENT: f64 = 50.0;
 
 /// How much searching may still be done, in steps of roughly ten microseconds. They are counted, not timed.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +71,15 @@ enum Depth {
     Quick,
     Search,
     Prove,
+}
+
+/// What columns are generated for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// Patterns to buy.
+    Buy,
+    /// What pods are worth.
+    Worths,
 }
 
 /// A pattern on a shape.
@@ -132,6 +138,7 @@ pub(super) fn lone(mix: &Mix, counts: &[u32]) -> Vec<Option<(u32, u32, i64)>> {
 pub(super) struct Searches<'a> {
     pub(super) quick: Quick<'a>,
     pub(super) knapsack: Knapsack<'a>,
+    pub(super) unit_prices: Vec<f64>,
 }
 
 impl<'a> Searches<'a> {
@@ -140,6 +147,7 @@ impl<'a> Searches<'a> {
         Self {
             quick: Quick::new(mix),
             knapsack: Knapsack::new(mix, unit_prices),
+            unit_prices: unit_prices.to_vec(),
         }
     }
 
@@ -179,65 +187,18 @@ pub(super) fn generate(
     counts: &[u32],
     known: &[Choice],
     center: &[i64],
+    aim: Aim,
     budget: &mut Budget,
 ) -> Generated {
-    // Only wanted items are rows.
-    let rows: Vec<u32> = (0..mix.n_items() as u32)
-        .filter(|i| counts[*i as usize] > 0)
-        .collect();
-    let mut row_of = vec![u32::MAX; mix.n_items()];
-    for (row, item) in rows.iter().enumerate() {
-        row_of[*item as usize] = row as u32;
+    if !center.is_empty() && many::worthwhile(counts.iter().filter(|n| **n > 0).count(), budget) {
+        return many::generate(mix, searches, counts, known, center, aim, budget);
     }
-    let lone = lone(mix, counts);
-    let mut wanted: Vec<f64> = rows.iter().map(|i| f64::from(counts[*i as usize])).collect();
-    let mut shortage: Vec<f64> = rows
-        .iter()
-        .map(|i| lone[*i as usize].map_or(0.0, |(_, _, w)| w as f64) * DETERRENT + 1.0)
-        .collect();
-    let mut pots_of_shape: Vec<Vec<(u32, f64)>> = vec![Vec::new(); mix.n_shapes()];
-    for pot in &mix.pots {
-        let row = wanted.len() as u32;
-        // Amounts are scaled so that the largest user has entry 1.
-        let scale = pot.usage.iter().map(|(_, used)| *used).max().unwrap_or(1).max(1) as f64;
-        wanted.push(-(pot.amount as f64) / scale);
-        shortage.push(0.0);
-        for (shape, used) in &pot.usage {
-            pots_of_shape[*shape as usize].push((row, -(*used as f64) / scale));
-        }
-    }
-    let mut master = Master::new(wanted, shortage);
     let mut out = Generated::default();
-    let mut seen: FxHashSet<Choice> = FxHashSet::default();
-    let mut add = |choice: Choice, master: &mut Master, columns: &mut Vec<Choice>| -> bool {
-        let mut entries: Vec<(u32, f64)> = choice
-            .1
-            .iter()
-            .filter(|(item, _)| row_of[*item as usize] != u32::MAX)
-            .map(|(item, n)| (row_of[*item as usize], f64::from(*n)))
-            .collect();
-        if entries.is_empty() || !seen.insert(choice.clone()) {
-            return false;
-        }
-        entries.extend(&pots_of_shape[choice.0 as usize]);
-        master.add(Column {
-            cost: mix.prices[choice.0 as usize] as f64,
-            entries,
-        });
-        columns.push(choice);
-        true
-    };
-    for item in &rows {
-        if let Some((shape, n, _)) = lone[*item as usize] {
-            add((shape, vec![(*item, n)]), &mut master, &mut out.columns);
-        }
-    }
-    for choice in known {
-        add(choice.clone(), &mut master, &mut out.columns);
-    }
+    let mut purchase = Purchase::new(mix, counts, known);
+    let rows = purchase.rows.len();
     let mut queue = Queue::new(mix.n_shapes());
-    let small = rows.len() * mix.n_shapes() <= SMALL;
-    let columns_max = COLUMNS_MIN.max(rows.len() / 4);
+    let small = rows * mix.n_shapes() <= SMALL;
+    let columns_max = COLUMNS_MIN.max(rows / 4);
     let first_center = center;
     let mut center = center.to_vec();
     let mut smooth = !center.is_empty();
@@ -249,13 +210,7 @@ pub(super) fn generate(
         values.iter().zip(counts).map(worth).sum::<i128>() * worst.1 / worst.0.max(1)
     };
     loop {
-        master.solve(1 + budget.left);
-        budget.spend(master.steps());
-        let duals = master.duals();
-        out.duals = vec![0; mix.n_items()];
-        for (row, item) in rows.iter().enumerate() {
-            out.duals[*item as usize] = duals[row].max(0.0) as i64;
-        }
+        out.duals = purchase.solve(budget);
         if budget.left == 0 {
             break;
         }
@@ -265,15 +220,7 @@ pub(super) fn generate(
             trusted = false;
             smooth = misses < MISSES_MAX;
         }
-        let floors: Vec<i64> = (0..mix.n_shapes())
-            .map(|shape| {
-                let pots = pots_of_shape[shape]
-                    .iter()
-                    .map(|(row, a)| -a * duals[*row as usize].max(0.0));
-                let price = mix.prices[shape] + pots.sum::<f64>() as i64;
-                price + price / 1_000_000 * PROMISE
-            })
-            .collect();
+        let floors = purchase.floors();
         let mut found = 0;
         if smooth {
             let between: Vec<i64> = center
@@ -304,7 +251,7 @@ pub(super) fn generate(
                     worst = (i128::from(worth), i128::from(floors[shape]));
                 }
                 if worth_of(&pattern, &out.duals) > floors[shape] {
-                    found += usize::from(add((shape as u32, pattern), &mut master, &mut out.columns));
+                    found += usize::from(purchase.add((shape as u32, pattern)));
                 }
             }
             // The opinion that would prove most is the next center.
@@ -331,14 +278,14 @@ pub(super) fn generate(
                 continue;
             }
             let enough = if depth == Depth::Quick { columns_max / 8 } else { 0 };
-            if found > enough || depth == Depth::Prove && rows.len() > PROVED_MAX {
+            if found > enough || depth == Depth::Prove && rows > PROVED_MAX {
                 break;
             }
             if depth == Depth::Quick {
                 searches.quick.sort(&out.duals, counts);
             }
             queue.sort();
-            let nodes_max = (NODES_TIMES_ITEMS / rows.len().max(1) as u32).clamp(20, NODES_MAX);
+            let nodes_max = (NODES_TIMES_ITEMS / rows.max(1) as u32).clamp(20, NODES_MAX);
             for (looked, shape) in queue.order.iter().map(|s| *s as usize).enumerate() {
                 let passed = found > enough && looked >= PASS_MAX;
                 if budget.left == 0 || found >= columns_max || passed {
@@ -367,7 +314,7 @@ pub(super) fn generate(
                     }
                 };
                 if worth > floor {
-                    found += usize::from(add((shape as u32, pattern), &mut master, &mut out.columns));
+                    found += usize::from(purchase.add((shape as u32, pattern)));
                 }
             }
         }
@@ -384,6 +331,6 @@ pub(super) fn generate(
     } else {
         out.duals.clone()
     };
-    out.solution = master.solution();
+    (out.columns, out.solution) = purchase.outcome();
     out
 }

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 
 use super::{
-    columns::{Budget, Choice, Generated, Searches, generate, lone},
+    columns::{Aim, Budget, Choice, Generated, Searches, generate, lone},
     fit::{Part, add_part, give, host_limit, remove_part, take, times},
     greedy::{Batch, Content, Hints, Packing, Room, Scarce, Share, pack},
+    many,
     mix::{Mix, Slot},
     prices::Prices,
     round::{self, Whole},
@@ -16,6 +17,9 @@ use super::{
 const ITEMS_MAX: usize = 1200;
 /// Steps for the shapes that are alike in all domains, where there are such.
 const TWINS_PERCENT: u64 = 40;
+/// Steps for finding contents to buy, and the same where there are hundreds of kinds of pods.
+const GENERATE_PERCENT: u64 = 60;
+const MANY_PERCENT: u64 = 95;
 /// Looks at pods that could change places.
 const EXCHANGE_LOOKS_MAX: u64 = 400_000;
 /// Looks at machines when what is left is given to larger ones.
@@ -125,7 +129,15 @@ fn price_driven(
         let mut merged: Vec<Choice> = known.iter().map(|choice| twins.merged(choice)).collect();
         merged.sort_unstable();
         merged.dedup();
-        let found = generate(&twins.mix, &mut searches, counts, &merged, &values, &mut share);
+        let found = generate(
+            &twins.mix,
+            &mut searches,
+            counts,
+            &merged,
+            &values,
+            Aim::Buy,
+            &mut share,
+        );
         budget.spend(share.spent);
         center = twins.spread(mix, &found.worths);
         for (column, _) in &found.solution {
@@ -134,8 +146,13 @@ fn price_driven(
     }
     known.sort_unstable();
     known.dedup();
-    let mut share = budget.part(60);
-    let generated = generate(mix, searches, &mix.counts, &known, &center, &mut share);
+    let percent = if many::worthwhile(mix.n_items(), budget) {
+        MANY_PERCENT
+    } else {
+        GENERATE_PERCENT
+    };
+    let mut share = budget.part(percent);
+    let generated = generate(mix, searches, &mix.counts, &known, &center, Aim::Buy, &mut share);
     budget.spend(share.spent);
     let mut share = budget.part(60);
     let mut whole = round::round(mix, searches, &generated, &mut share);

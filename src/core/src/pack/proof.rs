@@ -70,6 +70,9 @@ impl Knapsack<'_> {
             table = found;
             upper = upper.min(table.upper);
         }
+        if upper > floor && table.worth <= enough && self.variety > VARIETY_MAX {
+            upper = upper.min(self.by_two(shape, values, counts, floor, steps_max));
+        }
         if upper <= floor || table.worth > enough || self.variety > VARIETY_MAX {
             return Found { upper, ..table };
         }

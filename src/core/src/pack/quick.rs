@@ -132,6 +132,63 @@ impl<'a> Quick<'a> {
     }
 }
 
+/// The part of what would fit of a kind of pod that is taken before the next look.
+const GULP: u32 = 8;
+
+/// A content of a large machine by greed that keeps the balance: the less is left of a resource, the more it costs.
+/// `unit_prices` are those of the resources of the empty machine.
+pub(super) fn balanced(
+    mix: &Mix,
+    shape: usize,
+    values: &[i64],
+    counts: &[u32],
+    unit_prices: &[f64],
+    enough: &[i64],
+) -> (Pattern, Vec<i64>, u64) {
+    let mut room = mix.room(shape).to_vec();
+    let costs: Vec<f64> = mix
+        .room(shape)
+        .iter()
+        .zip(unit_prices)
+        .map(|(r, p)| *r as f64 * p)
+        .collect();
+    let mut taken = vec![0_u32; mix.takes[shape].len()];
+    let mut open: Vec<usize> = (0..taken.len()).collect();
+    let mut looks = 0;
+    while room.iter().zip(enough).any(|(left, enough)| left > enough) {
+        let weights: Vec<f64> = costs
+            .iter()
+            .zip(&room)
+            .map(|(c, left)| c / (*left).max(1) as f64)
+            .collect();
+        let item = |at: usize| mix.takes[shape][at] as usize;
+        let more = |at: usize, room: &[i64], taken: &[u32]| -> u32 {
+            let most = mix.caps[item(at)].min(counts[item(at)]) - taken[at];
+            times(room, mix.request(item(at))).min(most)
+        };
+        looks += open.len() as u64;
+        open.retain(|at| values[item(*at)] > 0 && more(*at, &room, &taken) > 0);
+        let density = |at: &usize| -> f64 {
+            let share = mix
+                .request(item(*at))
+                .iter()
+                .zip(&weights)
+                .map(|(a, w)| *a as f64 * w);
+            values[item(*at)] as f64 / share.sum::<f64>().max(1e-9)
+        };
+        let best = open.iter().map(|at| (density(at), *at));
+        let Some((_, at)) = best.max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1))) else {
+            break;
+        };
+        let fitting = more(at, &room, &taken);
+        let n = (fitting / GULP).max(1);
+        take(&mut room, mix.request(item(at)), n);
+        taken[at] += n;
+    }
+    let content = mix.takes[shape].iter().zip(&taken).filter(|(_, n)| **n > 0);
+    (content.map(|(item, n)| (*item, *n)).collect(), room, looks)
+}
+
 /// What each item takes, by weighting. Slots are left out: what they are worth is in the values.
 fn shares(mix: &Mix) -> Vec<Vec<f64>> {
     let n_real = mix.n_res - mix.n_slots;

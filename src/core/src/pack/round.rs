@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use super::{
-    columns::{Budget, Choice, Generated, Searches, generate, worth_of},
+    columns::{Aim, Budget, Choice, Generated, Searches, generate, worth_of},
     fit::{add_part, times},
     mix::{Mix, Pattern},
 };
@@ -509,7 +509,7 @@ fn dive(
     let mut columns: Vec<Choice> = start.columns.iter().filter(promising).cloned().collect();
     while whole.left.iter().any(|n| *n > 0) && budget.left > 0 {
         let mut rest = budget.part(DIVE_PERCENT);
-        let generated = generate(mix, searches, &whole.left, &columns, &[], &mut rest);
+        let generated = generate(mix, searches, &whole.left, &columns, &[], Aim::Buy, &mut rest);
         budget.spend(rest.spent);
         columns.clone_from(&generated.columns);
         let bought = whole.machines.len();

@@ -93,6 +93,11 @@ impl Master {
         self.columns.len() as u32 - 1
     }
 
+    /// Gives a column another cost.
+    pub(super) fn reprice(&mut self, column: u32, cost: f64) {
+        self.columns[column as usize].cost = cost;
+    }
+
     fn cost(&self, basic: Basic) -> f64 {
         match basic {
             Basic::Column(c) => self.columns[c as usize].cost,

@@ -402,20 +402,26 @@ const STEPS_OF_SOME_MAX: u64 = 55_000;
 const PODS_PER_STEP: u64 = 2;
 const STEPS_OF_FEW: u64 = 80_000_000;
 const FEW: u64 = 1_000;
+/// The same where there are hundreds of kinds of very many pods each: then the price per pod is what counts.
+const PODS_PER_KIND: u64 = 200;
+const KINDS_MANY: u64 = 200;
+const STEPS_PER_KIND: u64 = 16_000;
 
-fn steps_max(pods: u64) -> u64 {
+fn steps_max(entries: u64, pods: u64) -> u64 {
     let of_some = (STEPS_PER_POD * pods).min(STEPS_OF_SOME_MAX);
-    STEPS_MAX + of_some + pods / PODS_PER_STEP + STEPS_OF_FEW / FEW.max(pods)
+    let kinds = entries.min(pods / PODS_PER_KIND);
+    let of_kinds = kinds.saturating_sub(KINDS_MANY) * STEPS_PER_KIND;
+    STEPS_MAX + of_some + pods / PODS_PER_STEP + STEPS_OF_FEW / FEW.max(pods) + of_kinds
 }
 
-/// The policy at `at` for so many pods; the values that stand in for absent fields are documented in
+/// The policy at `at` for so many entries of so many pods; the values that stand in for absent fields are documented in
 /// `bench/FORMAT.md`.
-pub(super) fn policy(at: Option<&At>, pods: usize) -> Result<Policy, ProblemError> {
+pub(super) fn policy(at: Option<&At>, entries: usize, pods: usize) -> Result<Policy, ProblemError> {
     let mut policy = Policy {
         preferences: PreferencePolicy::Respect,
         min_values: MinValuesPolicy::Strict,
         nomination: true,
-        steps_max: steps_max(pods as u64),
+        steps_max: steps_max(entries as u64, pods as u64),
         types_per_launch_max: 60,
         interruption_cost: MicroDollars(0),
     };

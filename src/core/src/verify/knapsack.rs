@@ -57,6 +57,11 @@ pub(super) fn at_most(items: &[Item], room: &[i64], limit: i64, hints: &[Vec<i12
         if tables.any(|bound| bound <= i128::from(limit)) {
             return Some(true);
         }
+        let two = search.multipliers.first();
+        let two = two.and_then(|m| table::bound_by_two(&search.items, room, &m.lambda, i128::from(limit)));
+        if two.is_some_and(|bound| bound <= i128::from(limit)) {
+            return Some(true);
+        }
         if effort == Effort::Thorough {
             let exceeds = search.exceeds(0, room, 0, limit);
             return exceeds
@@ -455,9 +460,10 @@ mod tests {
             assert_eq!(at_most(&items, &room, expected, &[]), Some(true));
             let lambda: Vec<i128> = (0..3).map(|_| i128::from(next(9)) * SCALE / 4).collect();
             let table = table::bound(&items, &room, &lambda).unwrap();
+            let two = table::bound_by_two(&items, &room, &lambda, 0).unwrap();
             assert!(
-                table >= i128::from(expected),
-                "{table} of {items:?} in {room:?} at {lambda:?}"
+                table >= i128::from(expected) && two >= i128::from(expected),
+                "{table}, {two} of {items:?} in {room:?} at {lambda:?}"
             );
             let by_rooms = |limit: i64| {
                 let search = Search::new(&items, &room, Effort::Thorough, &[])?;

@@ -1,12 +1,17 @@
 //! A bound on what fits, exact in the capacities that come in few sizes.
 //!
 //! A table over what is left of those capacities knows the greatest worth for each; what the others take is paid for at
-//! multipliers. A capacity of many sizes is divided into coarser parts, of which every item takes at least its whole ones.
+//! multipliers. A capacity of many sizes is divided into coarser parts, of which every item takes at least its whole ones;
+//! a second one may also be paid for in part, so that what rounding takes away is not for nothing.
 
 use super::knapsack::{Item, SCALE};
 
-/// Cells of the table.
+/// Cells of the table, with one capacity of many sizes and with two, and of the first of two.
 const CELLS_MAX: usize = 1 << 14;
+const TWO_MAX: usize = 1 << 17;
+const FIRST_MAX: usize = 1 << 10;
+/// Tenths of the second one's multiplier that are tried.
+const CHARGED: [i128; 3] = [10, 6, 3];
 /// Sizes of a capacity, and cells of capacities of few sizes together.
 const FEW: i64 = 17;
 const FEW_CELLS_MAX: usize = 128;
@@ -17,27 +22,45 @@ const PARTS: i128 = 1 << 8;
 type Axis = (usize, i64, usize);
 
 /// An upper bound on the worth of every filling, rounded down; None when a number is too large. `lambda` is times
-/// [`SCALE`]. How many there are of an item is not looked at where the table tells how many fit.
+/// [`SCALE`].
 pub(super) fn bound(items: &[Item], room: &[i64], lambda: &[i128]) -> Option<i128> {
-    let axes = axes(items, room, lambda);
-    let priced = |amounts: &[i64]| -> i128 {
-        let off = amounts.iter().zip(lambda).enumerate();
-        off.filter(|(r, _)| axes.iter().all(|(axis, ..)| axis != r))
-            .map(|(_, (amount, l))| l * i128::from(*amount))
-            .sum()
-    };
+    let axes = axes(items, room, lambda, &[CELLS_MAX]);
+    let mut paid = lambda.to_vec();
+    axes.iter().for_each(|(r, ..)| paid[*r] = 0);
+    over(items, room, &axes, &paid)
+}
+
+/// The same with two capacities of many sizes; stops at one that is no more than the limit.
+pub(super) fn bound_by_two(items: &[Item], room: &[i64], lambda: &[i128], limit: i128) -> Option<i128> {
+    let mut axes = axes(items, room, lambda, &[FIRST_MAX, TWO_MAX]);
+    let second = axes.last().map(|(second, ..)| *second);
+    axes.sort_by_key(|(_, _, parts)| std::cmp::Reverse(*parts));
+    let mut least = i128::MAX;
+    for tenths in CHARGED {
+        let mut paid = lambda.to_vec();
+        axes.iter().for_each(|(r, ..)| paid[*r] = 0);
+        if let Some(second) = second {
+            paid[second] = lambda[second] * tenths / 10;
+        }
+        least = least.min(over(items, room, &axes, &paid)?);
+        if least <= limit {
+            break;
+        }
+    }
+    Some(least)
+}
+
+/// The bound of a table over the axes when every item pays what `paid` says for all that it takes.
+fn over(items: &[Item], room: &[i64], axes: &[Axis], paid: &[i128]) -> Option<i128> {
+    let priced =
+        |amounts: &[i64]| -> i128 { amounts.iter().zip(paid).map(|(a, l)| l * i128::from(*a)).sum() };
     let part = SCALE / PARTS;
     let mut base = priced(room);
-    let strides: Vec<usize> = axes
-        .iter()
-        .scan(1, |stride, (_, _, parts)| {
-            let own = *stride;
-            *stride *= parts + 1;
-            Some(own)
-        })
-        .collect();
     let n_cells: usize = axes.iter().map(|(_, _, parts)| parts + 1).product();
     let mut best = vec![0_i64; n_cells];
+    // (parts of each axis, worth, most of it)
+    let mut plenty: Vec<(Vec<usize>, i64)> = Vec::new();
+    let mut few: Vec<(Vec<usize>, i64, usize)> = Vec::new();
     for item in items {
         let surplus = i128::from(item.worth) * SCALE - priced(&item.size);
         if surplus <= 0 {
@@ -47,27 +70,81 @@ pub(super) fn bound(items: &[Item], room: &[i64], lambda: &[i128]) -> Option<i12
             .iter()
             .map(|(r, size, _)| (item.size[*r] / size) as usize)
             .collect();
-        if takes.iter().all(|n| *n == 0) {
+        let fitting = axes.iter().zip(&takes).filter(|(_, n)| **n > 0);
+        let Some(fitting) = fitting.map(|((_, _, parts), n)| parts / n).min() else {
             base += surplus * i128::from(item.most);
             continue;
-        }
+        };
         let worth = i64::try_from(surplus / part + 1)
             .ok()
             .filter(|worth| *worth < 1 << 48)?;
-        let back: usize = takes.iter().zip(&strides).map(|(n, stride)| n * stride).sum();
-        for cell in back..n_cells {
-            let fits =
-                |((_, _, parts), (n, stride)): (&Axis, (&usize, &usize))| cell / stride % (parts + 1) >= *n;
-            if axes.iter().zip(takes.iter().zip(&strides)).all(fits) {
-                best[cell] = best[cell].max(best[cell - back] + worth);
-            }
+        if item.most >= fitting as i64 {
+            plenty.push((takes, worth));
+        } else {
+            few.push((takes, worth, item.most as usize));
+        }
+    }
+    // Small ones first: what they can stand for, in any number, need not be entered.
+    plenty.sort_by_key(|(takes, worth)| (takes.iter().sum::<usize>(), *worth));
+    for (takes, worth) in plenty {
+        if best[cell(axes, &takes)] < worth {
+            enter(axes, &mut best, &takes, worth, true);
+        }
+    }
+    for (takes, worth, most) in few {
+        // One, two, four and so on of it, until as many as there are.
+        let (mut left, mut times) = (most, 1);
+        while left > 0 {
+            let now = times.min(left);
+            let takes: Vec<usize> = takes.iter().map(|n| n * now).collect();
+            enter(axes, &mut best, &takes, worth * now as i64, false);
+            left -= now;
+            times *= 2;
         }
     }
     let most = i128::from(best.last().copied().unwrap_or(0));
     Some((most * part + base) / SCALE)
 }
 
-fn axes(items: &[Item], room: &[i64], lambda: &[i128]) -> Vec<Axis> {
+/// The cell that is so many parts of each axis large.
+fn cell(axes: &[Axis], parts: &[usize]) -> usize {
+    let each = axes.iter().zip(parts).rev();
+    each.fold(0, |cell, ((_, _, most), n)| cell * (most + 1) + n)
+}
+
+/// Improves every cell by what takes so many parts of each axis: by any number of it, or by one.
+fn enter(axes: &[Axis], best: &mut [i64], takes: &[usize], worth: i64, again: bool) {
+    let Some(((_, _, parts), outer)) = axes.split_first() else {
+        return;
+    };
+    let width = parts + 1;
+    let back = cell(axes, takes);
+    let holds = |row: usize| {
+        let mut row = row;
+        outer.iter().zip(&takes[1..]).all(|((_, _, most), n)| {
+            let own = row % (most + 1);
+            row /= most + 1;
+            own >= *n
+        })
+    };
+    let n_rows = best.len() / width;
+    let mut improve = |cell: usize| best[cell] = best[cell].max(best[cell - back] + worth);
+    let rows = (0..n_rows).filter(|row| takes[0] < width && holds(*row));
+    // Upwards, what a cell is improved by may be in the one before it already.
+    if again {
+        for row in rows {
+            (row * width + takes[0]..(row + 1) * width).for_each(&mut improve);
+        }
+    } else {
+        for row in rows.rev() {
+            (row * width + takes[0]..(row + 1) * width)
+                .rev()
+                .for_each(&mut improve);
+        }
+    }
+}
+
+fn axes(items: &[Item], room: &[i64], lambda: &[i128], cells_max: &[usize]) -> Vec<Axis> {
     let mut few: Vec<Axis> = Vec::new();
     let mut many: Vec<Axis> = Vec::new();
     let mut n_cells = 1;
@@ -84,12 +161,12 @@ fn axes(items: &[Item], room: &[i64], lambda: &[i128]) -> Vec<Axis> {
             many.push((r, size, 0));
         }
     }
-    let dearest = many
-        .into_iter()
-        .max_by_key(|(r, ..)| lambda[*r] * i128::from(room[*r]));
-    if let Some((r, size, _)) = dearest {
-        let size = size.max(room[r] / (CELLS_MAX / n_cells - 1) as i64 + 1);
-        few.push((r, size, (room[r] / size) as usize));
+    many.sort_by_key(|(r, ..)| std::cmp::Reverse(lambda[*r] * i128::from(room[*r])));
+    for ((r, size, _), cells_max) in many.into_iter().zip(cells_max) {
+        let size = size.max(room[r] / ((cells_max / n_cells).max(2) - 1) as i64 + 1);
+        let parts = (room[r] / size) as usize;
+        n_cells *= parts + 1;
+        few.push((r, size, parts));
     }
     few
 }
