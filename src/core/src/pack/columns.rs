@@ -3,8 +3,6 @@
 //! The master problem ([`super::simplex`]) buys known patterns; a knapsack per shape looks for a pattern worth more than its
 //! machine at the master's prices, until there is none.
 
-use rustc_hash::FxHashSet;
-
 use super::{
     fit::times,
     knapsack::Knapsack,

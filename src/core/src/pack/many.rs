@@ -32,11 +32,13 @@ const ENOUGH: usize = 20;
 /// A resource that costs less than this part of the machine is not minded.
 const CHEAP: f64 = 200.0;
 /// Steps kept for what exchanges would have to be contents.
-const CLOSING_PERCENT: u64 = 25;
+const CLOSING_PERCENT: u64 = 12;
 /// A round that makes less of a difference than this part calls for a thorough look.
-const SLOW: i128 = 4_000;
+const SLOW: i128 = 2_500;
+/// Rounds that are slow because what is known at first is of little use.
+const ROUNDS_MIN: usize = 5;
 /// Steps of one proof.
-const PROOF_STEPS_MAX: u64 = 40_000;
+const PROOF_STEPS_MAX: u64 = 20_000;
 /// Nodes of a thorough look at one machine.
 const NODES_MAX: u32 = 2_000;
 /// What fits into the place of a pod must be worth more by this part to be news.
@@ -146,12 +148,14 @@ pub(super) fn generate(
     let mut exchanging = true;
     let closing = budget.left / 100 * CLOSING_PERCENT;
     let mut before_that = i128::MAX;
+    let mut smooth = center.clone();
+    let mut proven = false;
     // What values prove when some machine holds pods worth `worst` times its price.
     let proof = |values: &[i64], worst: (i64, i64)| -> i128 {
         let worth = |(v, n): (&i64, &u32)| i128::from(*v) * i128::from(*n);
         values.iter().zip(counts).map(worth).sum::<i128>() * i128::from(worst.1) / i128::from(worst.0.max(1))
     };
-    loop {
+    for round in 0.. {
         out.duals = purchase.solve(budget);
         if budget.left == 0 {
             break;
@@ -171,6 +175,9 @@ pub(super) fn generate(
                 })
                 .collect();
             last.clone_from(&values);
+            if part == BETWEEN[0] {
+                smooth.clone_from(&values);
+            }
             let new = look(
                 mix,
                 searches,
@@ -189,12 +196,25 @@ pub(super) fn generate(
             }
         }
         let bought = proof(&out.duals, (1, 1));
-        if (found <= ENOUGH || before_that - bought < bought / SLOW) && budget.left > 0 {
-            let (new, worst) = search(searches, counts, &out.duals, &floors, &mut purchase, budget);
+        let slow = before_that - bought < bought / SLOW && round >= ROUNDS_MIN;
+        if (found <= ENOUGH || slow) && budget.left > 0 {
+            // What was found last is nearer to the best opinion than the master's prices, unless that finds nothing more.
+            let values = if found > ENOUGH { &smooth } else { &out.duals };
+            let (new, worst) = search(
+                searches,
+                aim,
+                counts,
+                values,
+                &out.duals,
+                &floors,
+                &mut purchase,
+                budget,
+            );
             found += new;
-            if proof(&out.duals, worst) > proof(&center, (1, 1)) {
+            if worst.0 < i64::MAX && (!proven || proof(values, worst) > proof(&center, (1, 1))) {
+                proven = true;
                 let scaled = |v: &i64| (i128::from(*v) * i128::from(worst.1) / i128::from(worst.0)) as i64;
-                center = out.duals.iter().map(scaled).collect();
+                center = values.iter().map(scaled).collect();
             }
         }
         before_that = bought;
@@ -203,9 +223,9 @@ pub(super) fn generate(
                 found += exchanges(mix, axes, group, &out.duals, &mut purchase, budget);
             }
         }
-        let proven = proof(&center, (1, 1));
+        let near = proven && bought - proof(&center, (1, 1)) <= bought / NEAR;
         let late = exchanging && aim == Aim::Buy && budget.left < closing;
-        if found == 0 || bought - proven <= proven / NEAR || late {
+        if found == 0 || near || late {
             if !exchanging || aim == Aim::Worths {
                 break;
             }
@@ -213,7 +233,7 @@ pub(super) fn generate(
             purchase.close_exchanges();
         }
     }
-    out.worths = center;
+    out.worths = if proven { center } else { smooth };
     (out.columns, out.solution) = purchase.outcome();
     out
 }
@@ -268,7 +288,9 @@ fn look(
 /// floor, proven.
 fn search(
     searches: &mut Searches<'_>,
+    aim: Aim,
     counts: &[u32],
+    values: &[i64],
     duals: &[i64],
     floors: &[i64],
     purchase: &mut Purchase<'_>,
@@ -276,23 +298,42 @@ fn search(
 ) -> (usize, (i64, i64)) {
     let mut found = 0;
     let mut worst = (1, 1);
+    let mut unproven: Vec<(f64, u32)> = Vec::new();
     for (shape, floor) in floors.iter().enumerate() {
-        let knapsack = &mut searches.knapsack;
-        let mut best = knapsack.best(shape, duals, counts, *floor, NODES_MAX);
-        if best.upper > *floor && best.worth <= *floor {
-            let steps = budget.left.min(PROOF_STEPS_MAX);
-            best = knapsack.prove(shape, duals, counts, *floor, steps);
+        let best = searches.knapsack.best(shape, values, counts, *floor, NODES_MAX);
+        if best.upper > *floor {
+            unproven.push((best.upper as f64 / *floor as f64, shape as u32));
         }
-        if best.worth > *floor {
+        if worth_of(&best.pattern, duals) > *floor {
             found += usize::from(purchase.add((shape as u32, best.pattern)));
         }
-        if i128::from(best.upper) * i128::from(worst.1) > i128::from(worst.0) * i128::from(*floor) {
-            worst = (best.upper, *floor);
-        }
         budget.spend(searches.steps());
+    }
+    if aim == Aim::Buy {
+        return (found, (i64::MAX, 1));
+    }
+    // Only the worst of them matters.
+    unproven.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    for (ratio, shape) in unproven {
         if budget.left == 0 {
             return (found, (i64::MAX, 1));
         }
+        if ratio <= worst.0 as f64 / worst.1 as f64 {
+            break;
+        }
+        let floor = floors[shape as usize];
+        let steps = budget.left.min(PROOF_STEPS_MAX);
+        let proof = searches
+            .knapsack
+            .prove(shape as usize, values, counts, floor, steps);
+        if worth_of(&proof.pattern, duals) > floor {
+            found += usize::from(purchase.add((shape, proof.pattern)));
+        }
+        let upper = proof.upper.min((ratio * floor as f64) as i64 + 1);
+        if i128::from(upper) * i128::from(worst.1) > i128::from(worst.0) * i128::from(floor) {
+            worst = (upper, floor);
+        }
+        budget.spend(searches.steps());
     }
     (found, worst)
 }

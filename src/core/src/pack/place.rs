@@ -15,7 +15,7 @@ use super::{
     domains::{self, Cell, Cells, Counts},
     fit::{Part, add_part, host_limit, take, times},
     greedy::{Hints, Room, Scarce, Share},
-    launch,
+    launch, many,
     optimize::optimize,
     shapes::{Lot, undominated},
     topology::{DomainRule, Rule},
@@ -25,6 +25,8 @@ use super::{
 const RESTARTS_MAX: usize = 4;
 /// Steps for the proof of all.
 const PROOF_PERCENT: u64 = 25;
+/// The same where there are hundreds of kinds of pods.
+const PROOF_OF_MANY_PERCENT: u64 = 45;
 /// Steps for one round of purchases of what the proof leaves.
 const ROUND_PERCENT: u64 = 90;
 
@@ -79,6 +81,12 @@ pub(super) struct State<'a> {
 impl<'a> State<'a> {
     pub(super) fn new(problem: &'a Problem<'a>) -> Self {
         let snapshot = problem.snapshot;
+        let budget = Budget::new(problem.policy.steps_max);
+        let proof_percent = if many::worthwhile(problem.demands.len(), &budget) {
+            PROOF_OF_MANY_PERCENT
+        } else {
+            PROOF_PERCENT
+        };
         let spots = (0..snapshot.nodes.len())
             .map(|node| Spot {
                 room: problem.free_room(node).to_vec(),
@@ -106,8 +114,8 @@ impl<'a> State<'a> {
             left: problem.demands.iter().map(|d| d.pods.len() as u32).collect(),
             blocked: BTreeSet::new(),
             doubtful: uncertain(problem),
-            budget: Budget::new(problem.policy.steps_max),
-            proof_steps: Budget::new(problem.policy.steps_max).part(PROOF_PERCENT).left,
+            budget,
+            proof_steps: budget.part(proof_percent).left,
             hints: Hints::default(),
         }
     }

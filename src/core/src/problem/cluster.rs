@@ -405,7 +405,7 @@ const FEW: u64 = 1_000;
 /// The same where there are hundreds of kinds of very many pods each: then the price per pod is what counts.
 const PODS_PER_KIND: u64 = 200;
 const KINDS_MANY: u64 = 200;
-const STEPS_PER_KIND: u64 = 16_000;
+const STEPS_PER_KIND: u64 = 24_000;
 
 fn steps_max(entries: u64, pods: u64) -> u64 {
     let of_some = (STEPS_PER_POD * pods).min(STEPS_OF_SOME_MAX);

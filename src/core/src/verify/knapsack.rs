@@ -35,6 +35,10 @@ const NARROWINGS_MAX: usize = 30;
 /// Items near the least point among whose pairs the exact one is sought.
 const CORNER_ITEMS: usize = 5;
 
+/// Cells of the tables over two capacities: thousands of sizes of the second one, where there is time for that.
+const CELLS_QUICK: usize = 1 << 17;
+const CELLS_THOROUGH: usize = 1 << 20;
+
 /// Nodes of the depth-first search before it gives up.
 const NODES_MAX: u64 = 1_000_000;
 /// Fillings of the breadth-first search before it gives up: a few seconds.
@@ -57,9 +61,17 @@ pub(super) fn at_most(items: &[Item], room: &[i64], limit: i64, hints: &[Vec<i12
         if tables.any(|bound| bound <= i128::from(limit)) {
             return Some(true);
         }
-        let two = search.multipliers.first();
-        let two = two.and_then(|m| table::bound_by_two(&search.items, room, &m.lambda, i128::from(limit)));
-        if two.is_some_and(|bound| bound <= i128::from(limit)) {
+        let cells_max = match effort {
+            Effort::Hinted => 0,
+            Effort::Quick => CELLS_QUICK,
+            Effort::Thorough => CELLS_THOROUGH,
+        };
+        if cells_max > 0
+            && let Some(best) = search.multipliers.first()
+            && let Some(bound) =
+                table::bound_by_two(&search.items, room, &best.lambda, i128::from(limit), cells_max)
+            && bound <= i128::from(limit)
+        {
             return Some(true);
         }
         if effort == Effort::Thorough {
@@ -460,7 +472,7 @@ mod tests {
             assert_eq!(at_most(&items, &room, expected, &[]), Some(true));
             let lambda: Vec<i128> = (0..3).map(|_| i128::from(next(9)) * SCALE / 4).collect();
             let table = table::bound(&items, &room, &lambda).unwrap();
-            let two = table::bound_by_two(&items, &room, &lambda, 0).unwrap();
+            let two = table::bound_by_two(&items, &room, &lambda, 0, 64).unwrap();
             assert!(
                 table >= i128::from(expected) && two >= i128::from(expected),
                 "{table}, {two} of {items:?} in {room:?} at {lambda:?}"

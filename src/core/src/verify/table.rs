@@ -6,12 +6,11 @@
 
 use super::knapsack::{Item, SCALE};
 
-/// Cells of the table, with one capacity of many sizes and with two, and of the first of two.
+/// Cells of the table with one capacity of many sizes, and of the first of two.
 const CELLS_MAX: usize = 1 << 14;
-const TWO_MAX: usize = 1 << 17;
 const FIRST_MAX: usize = 1 << 10;
 /// Tenths of the second one's multiplier that are tried.
-const CHARGED: [i128; 3] = [10, 6, 3];
+const CHARGED: [i128; 4] = [10, 6, 3, 1];
 /// Sizes of a capacity, and cells of capacities of few sizes together.
 const FEW: i64 = 17;
 const FEW_CELLS_MAX: usize = 128;
@@ -30,9 +29,15 @@ pub(super) fn bound(items: &[Item], room: &[i64], lambda: &[i128]) -> Option<i12
     over(items, room, &axes, &paid)
 }
 
-/// The same with two capacities of many sizes; stops at one that is no more than the limit.
-pub(super) fn bound_by_two(items: &[Item], room: &[i64], lambda: &[i128], limit: i128) -> Option<i128> {
-    let mut axes = axes(items, room, lambda, &[FIRST_MAX, TWO_MAX]);
+/// The same with two capacities of many sizes, in a table of so many cells; stops at one that is no more than the limit.
+pub(super) fn bound_by_two(
+    items: &[Item],
+    room: &[i64],
+    lambda: &[i128],
+    limit: i128,
+    cells_max: usize,
+) -> Option<i128> {
+    let mut axes = axes(items, room, lambda, &[FIRST_MAX, cells_max]);
     let second = axes.last().map(|(second, ..)| *second);
     axes.sort_by_key(|(_, _, parts)| std::cmp::Reverse(*parts));
     let mut least = i128::MAX;
