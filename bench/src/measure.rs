@@ -135,13 +135,6 @@ pub fn solve(path: &Path, runs: usize, steps: Option<u64>) -> Result<Ours> {
         ours.defects
             .push(format!("{} pods are neither placed nor explained", lost.len()));
     }
-    eprintln!(
-        "DBG price {} bound {} steps {} seconds {:?}",
-        plan.launch_price.dollars(),
-        plan.lower_bound.dollars(),
-        plan.steps,
-        ours.seconds
-    );
     ours.certificate = match reprice(&snapshot, &problem.catalog, &plan) {
         Ok(_) => "reproduced".to_owned(),
         Err(error) => error.to_string(),

@@ -233,6 +233,7 @@ impl Terms {
             .map(|shape| searches.knapsack.variety(shape, &hinted, &mix.counts))
             .collect();
         if many::worthwhile(mix.n_items(), budget) {
+            searches.knapsack.closely = true;
             // Most for finding values, the rest for proving them.
             let mut share = budget.part(85);
             let center = if aim > 0 { &hinted } else { &best.values };

@@ -16,7 +16,7 @@ use super::{
 const CELLS_MAX: usize = 1 << 14;
 /// The same of one over two resources of many amounts, and of the first of them.
 const TWO_MAX: usize = 1 << 17;
-const FIRST_MAX: usize = 1 << 10;
+const FIRST_MAX: usize = 1 << 11;
 /// Parts of the price of the second that are charged.
 const CHARGED: [f64; 3] = [1.0, 0.6, 0.3];
 /// Amounts of a resource, and cells of the resources of few amounts together, that a table may have.
@@ -135,7 +135,7 @@ impl Knapsack<'_> {
                 base += rest * f64::from(taken[at]);
                 continue;
             };
-            if most > entry.cap as usize {
+            if self.closely && most > entry.cap as usize {
                 // One, two, four and so on of it, each once.
                 let (mut left, mut n) = (entry.cap, 1);
                 while left > 0 {
@@ -352,6 +352,7 @@ mod tests {
                 found.worth <= best,
                 "{found:?} but {best} with {mix:?} at {values:?}"
             );
+            knapsack.closely = true;
             let two = knapsack.by_two(0, &values, &mix.counts, 0, 100_000);
             assert!(two >= best, "{two} but {best} with {mix:?} at {values:?}");
             reached += usize::from(found.worth == best);

@@ -57,6 +57,8 @@ pub(super) struct Knapsack<'a> {
     pub(super) entries: Vec<Entry>,
     /// Pods of the best content if they could be cut, times the kinds of them.
     pub(super) variety: f64,
+    /// Whether there are steps for tables over two resources, and for caps of kinds of pods in all tables.
+    pub(super) closely: bool,
     /// Work done, in units of roughly ten nanoseconds; see [`Knapsack::steps`].
     pub(super) work: u64,
 }
@@ -72,6 +74,7 @@ impl<'a> Knapsack<'a> {
                 .collect(),
             entries: Vec::new(),
             variety: 0.0,
+            closely: false,
             work: 0,
         }
     }

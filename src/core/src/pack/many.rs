@@ -32,7 +32,7 @@ const ENOUGH: usize = 20;
 /// A resource that costs less than this part of the machine is not minded.
 const CHEAP: f64 = 200.0;
 /// Steps kept for what exchanges would have to be contents.
-const CLOSING_PERCENT: u64 = 12;
+const CLOSING_PERCENT: u64 = 30;
 /// A round that makes less of a difference than this part calls for a thorough look.
 const SLOW: i128 = 2_500;
 /// Rounds that are slow because what is known at first is of little use.

@@ -70,7 +70,7 @@ impl Knapsack<'_> {
             table = found;
             upper = upper.min(table.upper);
         }
-        if upper > floor && table.worth <= enough && self.variety > VARIETY_MAX {
+        if self.closely && upper > floor && table.worth <= enough && self.variety > VARIETY_MAX {
             upper = upper.min(self.by_two(shape, values, counts, floor, steps_max));
         }
         if upper <= floor || table.worth > enough || self.variety > VARIETY_MAX {

@@ -8,7 +8,7 @@ use super::knapsack::{Item, SCALE};
 
 /// Cells of the table with one capacity of many sizes, and of the first of two.
 const CELLS_MAX: usize = 1 << 14;
-const FIRST_MAX: usize = 1 << 10;
+const FIRST_MAX: usize = 1 << 11;
 /// Tenths of the second one's multiplier that are tried.
 const CHARGED: [i128; 4] = [10, 6, 3, 1];
 /// Sizes of a capacity, and cells of capacities of few sizes together.
