@@ -21,6 +21,8 @@ use super::{
 const STATES_MAX: usize = 20_000;
 /// Rounds of moving the weights before contents are enumerated.
 const ROUNDS: usize = 16;
+/// Pods times kinds of pods that whoever checks can enumerate the contents of, surely.
+const CHECKED_VARIETY_MAX: f64 = 200.0;
 /// Work of one state, see [`Knapsack::work`].
 const WORK_PER_STATE: u64 = 30;
 
@@ -70,10 +72,12 @@ impl Knapsack<'_> {
             table = found;
             upper = upper.min(table.upper);
         }
-        if self.closely && upper > floor && table.worth <= enough && self.variety > VARIETY_MAX {
+        // Whoever checks has tables too, but cannot look at as many contents.
+        let variety_max = if self.closely { CHECKED_VARIETY_MAX } else { VARIETY_MAX };
+        if self.closely && upper > floor && table.worth <= enough && self.variety > variety_max {
             upper = upper.min(self.by_two(shape, values, counts, floor, steps_max));
         }
-        if upper <= floor || table.worth > enough || self.variety > VARIETY_MAX {
+        if upper <= floor || table.worth > enough || self.variety > variety_max {
             return Found { upper, ..table };
         }
         // What takes a slot comes last: until then all contents leave the same slots.

@@ -83,6 +83,9 @@ fn over(items: &[Item], room: &[i64], axes: &[Axis], paid: &[i128]) -> Option<i1
         let worth = i64::try_from(surplus / part + 1)
             .ok()
             .filter(|worth| *worth < 1 << 48)?;
+        if fitting == 0 {
+            continue;
+        }
         if item.most >= fitting as i64 {
             plenty.push((takes, worth));
         } else {
