@@ -73,7 +73,11 @@ impl Knapsack<'_> {
             upper = upper.min(table.upper);
         }
         // Whoever checks has tables too, but cannot look at as many contents.
-        let variety_max = if self.closely { CHECKED_VARIETY_MAX } else { VARIETY_MAX };
+        let variety_max = if self.closely {
+            CHECKED_VARIETY_MAX
+        } else {
+            VARIETY_MAX
+        };
         if self.closely && upper > floor && table.worth <= enough && self.variety > variety_max {
             upper = upper.min(self.by_two(shape, values, counts, floor, steps_max));
         }
