@@ -95,7 +95,12 @@ impl Account {
         let pricing = identity.pricing(pricing_region(&cluster.region));
         Self {
             role,
-            market: Market::new(ec2.clone(), pricing, cluster.region.clone(), isolated_vpc),
+            market: Market::new(
+                identity.ec2_market(),
+                pricing,
+                cluster.region.clone(),
+                isolated_vpc,
+            ),
             instances: Instances::new(ec2.clone(), cluster.clone()),
             templates: LaunchTemplates::new(ec2.clone(), cluster.clone()),
             iam: identity.iam(),
