@@ -157,3 +157,31 @@ fn launch_json(launch: &Launch, snapshot: &Snapshot, catalog: &Catalog) -> Value
 pub(crate) fn reasons(unplaced: &Unplaced) -> Vec<String> {
     unplaced.reasons.iter().map(ToString::to_string).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_core::{catalog::MicroDollars, plan::Padding};
+
+    use super::*;
+
+    #[test]
+    fn what_padding_costs_is_said() {
+        let said = |padding| {
+            let plan = Plan {
+                launch_price: MicroDollars(3_000_000),
+                padding,
+                ..Plan::default()
+            };
+            plan_summary(&plan, "")
+        };
+        let (price, none) = (MicroDollars(500_000), said(None));
+        assert!(none.contains("$3.0000/h; no plan"), "{none}");
+        let padded = said(Some(Padding { price, unbound: 0 }));
+        assert!(
+            padded.contains("$3.0000/h, of it $0.5000/h so that pods bind"),
+            "{padded}"
+        );
+        let in_vain = said(Some(Padding { price, unbound: 12 }));
+        assert!(in_vain.contains("12 pods may stay pending"), "{in_vain}");
+    }
+}
