@@ -82,13 +82,20 @@ requiredDuringSchedulingIgnoredDuringExecution:
 {{- ceil $seconds | printf "%.0f" }}
 {{- end }}
 
-{{/* The rules of the mode, and in mode automate those of the provider, for one scope: cluster or namespace. */}}
+{{/* The rules of the mode, and in mode automate those of the provider, for one scope: cluster or namespace. The right to
+nominate is left out where nothing is nominated. */}}
 {{- define "plimsoll.rules" -}}
 {{- $rules := index (.root.Files.Get (printf "rights/%s.yaml" .root.Values.mode) | fromYaml) .scope }}
 {{- if and (eq .root.Values.mode "automate") .root.Values.settings.provider }}
 {{- $rules = concat $rules (index (.root.Files.Get (printf "rights/%s.yaml" .root.Values.settings.provider) | fromYaml) .scope) }}
 {{- end }}
-{{- toYaml $rules }}
+{{- $granted := list }}
+{{- range $rules }}
+{{- if not (and $.root.Values.settings.disableNomination (has "pods/status" .resources)) }}
+{{- $granted = append $granted . }}
+{{- end }}
+{{- end }}
+{{- toYaml $granted }}
 {{- end }}
 
 {{/* Settings of the provider aws, as environment. What is not set keeps the program's own default. */}}

@@ -10,6 +10,8 @@ use plimsoll_e2e::{machine_load, paths};
 
 const PODS: usize = 1_000;
 const ROUNDS_MAX: usize = 3;
+/// The controller's resident set at its peak, in 10^6 bytes.
+const PEAK_MB_MAX: f64 = 80.0;
 /// Programs that want a core besides the demo. Where more do, pods come so slowly that plans are made for parts of them.
 const OTHERS_MAX: f64 = 4.0;
 /// On an idle machine the pods run after half a minute.
@@ -49,6 +51,8 @@ async fn a_thousand_pods_come_and_go() -> Result<()> {
     eprintln!("[demo]\n{}", report.table());
     assert_eq!(report.failures(), [""; 0]);
     assert_eq!(report.pods_running, PODS);
+    let peak = report.controller_rss_mb_peak;
+    assert!((1.0..=PEAK_MB_MAX).contains(&peak), "{peak:.0} MB");
     let rounds = report.launch_rounds.context("no plan was seen")?;
     if others <= OTHERS_MAX {
         assert!((1..=ROUNDS_MAX).contains(&rounds), "{rounds} plans");

@@ -73,6 +73,27 @@ async fn the_chart_renders_with_everything() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_right_to_nominate_goes_with_nominating() -> Result<()> {
+    for disabled in [false, true] {
+        let settings = [
+            "mode=automate,settings.provider=kwok",
+            &format!("settings.disableNomination={disabled}"),
+        ];
+        let role = rendered("ClusterRole", &settings).await?;
+        assert_eq!(!role.data["rules"].to_string().contains("pods/status"), disabled);
+        let deployment = rendered("Deployment", &settings).await?;
+        let container = &deployment.data["spec"]["template"]["spec"]["containers"][0];
+        let environment = container["env"].as_array().unwrap();
+        let told = environment
+            .iter()
+            .find(|v| v["name"] == "DISABLE_NOMINATION")
+            .unwrap();
+        assert_eq!(told["value"], disabled.to_string());
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn settings_of_the_provider_aws_reach_the_program() -> Result<()> {
     let deployment = rendered(
         "Deployment",

@@ -35,7 +35,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Requests for machines under way at once. EC2 lets in a few dozen and then five a second, and each is a connection and
 /// a list of all that may be launched: a hundred of them together would hold more memory than everything else.
-const LAUNCHES_MAX: usize = 32;
+const LAUNCHES_MAX: usize = 16;
 
 /// What an account answers, if it does so in time: one that is silent must not hold up the others.
 pub(crate) async fn in_time<T>(
@@ -95,7 +95,12 @@ impl Account {
         let pricing = identity.pricing(pricing_region(&cluster.region));
         Self {
             role,
-            market: Market::new(ec2.clone(), pricing, cluster.region.clone(), isolated_vpc),
+            market: Market::new(
+                identity.ec2_market(),
+                pricing,
+                cluster.region.clone(),
+                isolated_vpc,
+            ),
             instances: Instances::new(ec2.clone(), cluster.clone()),
             templates: LaunchTemplates::new(ec2.clone(), cluster.clone()),
             iam: identity.iam(),

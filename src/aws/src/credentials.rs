@@ -9,7 +9,7 @@ use aws_credential_types::{
     Credentials,
     provider::{ProvideCredentials, SharedCredentialsProvider, error::CredentialsError, future},
 };
-use aws_sdk_sts::types::Tag;
+use aws_sdk_sts::{config::retry::RetryPartition, types::Tag};
 use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_types::{app_name::AppName, region::Region};
 use plimsoll_provider::ProviderError;
@@ -41,19 +41,34 @@ const SESSION_TAG: &str = "plimsoll-cluster";
 pub(crate) struct Identity {
     config: SdkConfig,
     renewal: Renewal,
+    /// The role's ARN; empty: the base identity.
+    role: String,
 }
 
-/// A client of a service with this identity.
+/// A client of a service with this identity. AWS limits calls by account: when one is throttled, the SDK by itself would slow
+/// down those of all identities.
 macro_rules! client {
-    ($service:ident, $identity:expr) => {{
-        let config = $service::config::Builder::from(&$identity.config);
-        $service::Client::from_conf(config.retry_classifier($identity.renewal.clone()).build())
+    ($service:ident, $identity:expr) => {
+        client!($service, $identity, "")
+    };
+    ($service:ident, $identity:expr, $calls:literal) => {{
+        let config = $service::config::Builder::from(&$identity.config)
+            .retry_classifier($identity.renewal.clone())
+            .retry_partition(RetryPartition::new(
+                concat!(stringify!($service), " ", $calls, " ").to_owned() + &$identity.role,
+            ));
+        $service::Client::from_conf(config.build())
     }};
 }
 
 impl Identity {
     pub(crate) fn ec2(&self) -> aws_sdk_ec2::Client {
         client!(aws_sdk_ec2, self)
+    }
+
+    /// For what is offered and at which price: long answers, of which EC2 gives few, and no launch is to wait for them.
+    pub(crate) fn ec2_market(&self) -> aws_sdk_ec2::Client {
+        client!(aws_sdk_ec2, self, "market")
     }
 
     pub(crate) fn eks(&self) -> aws_sdk_eks::Client {
@@ -85,6 +100,7 @@ impl Identity {
                 .region(Region::from_static(region))
                 .build(),
             renewal: self.renewal.clone(),
+            role: self.role.clone(),
         };
         client!(aws_sdk_pricing, there)
     }
@@ -97,7 +113,12 @@ impl Identity {
 #[cfg(test)]
 impl Identity {
     pub(crate) fn of(config: SdkConfig, renewal: Renewal) -> Self {
-        Self { config, renewal }
+        let role = String::new();
+        Self {
+            config,
+            renewal,
+            role,
+        }
     }
 }
 
@@ -118,7 +139,12 @@ pub(crate) async fn base() -> Result<Identity, StartError> {
     if config.region().is_none() {
         return Err(StartError::NoRegion);
     }
-    Ok(Identity { config, renewal })
+    let role = String::new();
+    Ok(Identity {
+        config,
+        renewal,
+        role,
+    })
 }
 
 /// The twelve digits of an ARN's account.
@@ -203,7 +229,12 @@ pub(crate) async fn session(
         .credentials_provider(SharedCredentialsProvider::new(provider))
         .identity_cache(renewal.clone())
         .build();
-    Ok(Identity { config, renewal })
+    let role = role.arn.clone();
+    Ok(Identity {
+        config,
+        renewal,
+        role,
+    })
 }
 
 /// Sessions of the customer's role, fenced by a session policy.
@@ -304,13 +335,40 @@ mod tests {
     }
 
     async fn session_at(aws: &Aws) -> aws_sdk_ec2::Client {
+        session_of(aws, "r").await.ec2()
+    }
+
+    async fn session_of(aws: &Aws, role: &str) -> Identity {
         let role = AssumeRole {
-            arn: "arn:aws:iam::123456789012:role/r".into(),
+            arn: format!("arn:aws:iam::123456789012:role/{role}"),
             external_id: Some("id".into()),
             duration: Duration::from_hours(1),
         };
-        let session = session(&aws.identity(), &role, "prod", String::new()).await;
-        session.unwrap().ec2()
+        session(&aws.identity(), &role, "prod", String::new())
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_account_that_is_throttled_slows_no_other_and_the_market_no_launch() {
+        let aws = Aws::default();
+        let (home, guest) = (session_of(&aws, "home").await, session_of(&aws, "guest").await);
+        let calls = [
+            aws.identity().ec2(),
+            home.ec2(),
+            home.ec2_market(),
+            guest.ec2(),
+            guest.ec2_market(),
+        ];
+        let shared = |client: &aws_sdk_ec2::Client| client.config().retry_partition().cloned();
+        for (n, client) in calls.iter().enumerate() {
+            assert!(shared(client).is_some());
+            assert!(
+                calls[..n].iter().all(|other| shared(other) != shared(client)),
+                "{n}"
+            );
+        }
+        assert_eq!(shared(&home.ec2()), shared(&home.ec2()));
     }
 
     #[tokio::test(start_paused = true)]

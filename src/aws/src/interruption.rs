@@ -35,7 +35,7 @@ const WAIT_SECONDS: i32 = 20;
 const VISIBILITY_SECONDS: i32 = 20;
 const RETRY: Duration = Duration::from_secs(10);
 /// Longest look at what kind of machine is taken back.
-const HINT: Duration = Duration::from_secs(2);
+const HINT: Duration = Duration::from_millis(500);
 
 /// The queue of one cluster.
 #[derive(Debug)]

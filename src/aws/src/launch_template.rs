@@ -169,6 +169,7 @@ impl LaunchTemplates {
         classes: Option<&BTreeSet<&str>>,
         now: Timestamp,
     ) -> Result<(), ProviderError> {
+        let mut removed = Ok(());
         for template in self.list(None).await? {
             if !is_of(&template, classes) {
                 continue;
@@ -180,18 +181,20 @@ impl LaunchTemplates {
             let old = now.as_second() - created >= IDLE.as_secs() as i64;
             let idle = self.known().get(name).is_none_or(|k| k.used.elapsed() >= IDLE);
             if old && idle {
-                self.remove(&template).await?;
+                // One that cannot be removed keeps none of the others.
+                removed = removed.and(self.remove(&template).await);
             }
         }
-        Ok(())
+        removed
     }
 
     /// Removes all templates of a class that is going.
     pub(crate) async fn remove_of_class(&self, class: &str) -> Result<(), ProviderError> {
+        let mut removed = Ok(());
         for template in self.list(Some(class)).await? {
-            self.remove(&template).await?;
+            removed = removed.and(self.remove(&template).await);
         }
-        Ok(())
+        removed
     }
 
     async fn list(&self, class: Option<&str>) -> Result<Vec<LaunchTemplate>, ProviderError> {

@@ -49,10 +49,11 @@ impl Launches {
 
     /// A machine launched so lately that EC2 may not show it yet.
     pub(crate) fn recent(&self, holds: impl Fn(&str, &Machine) -> bool) -> Option<Machine> {
-        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.retain(|_, (_, at)| at.elapsed() < VISIBLE_WITHIN);
         recent
             .iter()
-            .find(|(uid, (machine, at))| at.elapsed() < VISIBLE_WITHIN && holds(uid, machine))
+            .find(|(uid, (machine, _))| holds(uid, machine))
             .map(|(_, (machine, _))| machine.clone())
     }
 

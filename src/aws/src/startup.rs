@@ -51,7 +51,8 @@ pub enum StartError {
     #[error("cannot reach EC2 in {region}: {why}")]
     Unreachable { region: String, why: String },
     #[error(
-        "the interruption queue {queue:?} cannot be used: {why}; create it, or leave --interruption-queue out"
+        "the interruption queue {queue:?} cannot be used: {why}; create it and allow this identity sqs:GetQueueUrl, \
+         sqs:ReceiveMessage and sqs:DeleteMessage on it, or leave --interruption-queue out"
     )]
     Queue { queue: String, why: String },
 }
@@ -125,6 +126,10 @@ async fn check_role(base: &Identity, role: &AssumeRole) -> Result<(), StartError
 /// Without a role, the base identity acts itself.
 async fn act(base: &Identity, settings: &Settings, policy: String) -> Result<Identity, StartError> {
     let Some(role) = AssumeRole::of_settings(settings) else {
+        tracing::warn!(
+            "no role is assumed, so there is no session policy: only the policies of this identity keep it from other VPCs and \
+             other machines; --assume-role-arn names a role"
+        );
         return Ok(base.clone());
     };
     let session = credentials::session(base, &role, &settings.cluster_name, policy).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use plimsoll_api::ec2nodeclass::EC2NodeClassSpec;
 
 use super::*;
-use crate::{account::PATIENCE, fake, role::ALL_ASSUMED};
+use crate::{account::PATIENCE, fake, instances::Instances, role::ALL_ASSUMED};
 
 /// A running machine of the cluster `prod`, as DescribeInstances shows it.
 const MACHINE: &str = "<reservationSet><item><instancesSet><item><instanceId>i-1</instanceId>\
@@ -64,6 +64,45 @@ async fn a_silent_account_keeps_no_machine_of_another_from_its_end() {
         ["", "token-4", "token-4"],
         "at home, looked up, ended"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_ours_is_neither_ended_nor_tagged() {
+    for (changed, says) in [
+        (MACHINE.replace("vpc-1", "vpc-2"), "vpc-2"),
+        (
+            MACHINE.replace("karpenter.sh/nodepool", "owner"),
+            "karpenter.sh/nodepool",
+        ),
+        (
+            MACHINE.replace("cluster/prod", "cluster/test"),
+            "kubernetes.io/cluster/prod",
+        ),
+    ] {
+        let aws = fake::Aws::default();
+        let instances = Instances::new(aws.identity().ec2(), fake::cluster());
+        let machine = "aws:///us-east-1a/i-1";
+        aws.next("DescribeInstances", &changed);
+        let ended = instances.end(machine).await.unwrap_err();
+        assert!(
+            matches!(&ended, ProviderError::NotOurs { why, .. } if why.contains(says)),
+            "{ended}"
+        );
+        aws.next("DescribeInstances", &changed);
+        let tags = [("Name".to_owned(), "node".to_owned())].into();
+        let tagged = instances.add_tags(machine, tags).await.unwrap_err();
+        assert!(
+            matches!(&tagged, ProviderError::NotOurs { why, .. } if why.contains(says)),
+            "{tagged}"
+        );
+        assert_eq!(aws.seen().len(), 2, "looked up twice, and nothing else");
+    }
+    let aws = fake::Aws::default();
+    let instances = Instances::new(aws.identity().ec2(), fake::cluster());
+    aws.next("DescribeInstances", MACHINE);
+    let elsewhere = instances.end("aws:///us-east-1b/i-1").await.unwrap_err();
+    assert!(matches!(elsewhere, ProviderError::NotOurs { .. }), "{elsewhere}");
+    assert_eq!(aws.seen().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use kube::Client;
-use plimsoll_core::{catalog::Catalog, policy::Policy};
+use plimsoll_core::catalog::Catalog;
 use plimsoll_lifecycle::Settings;
 use plimsoll_state::Index;
 use tokio::sync::Notify;
@@ -76,14 +76,6 @@ impl<P> Context<P> {
 
     pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What plans for this cluster go by.
-    pub(crate) fn policy(&self) -> Policy {
-        Policy {
-            nomination: self.settings.nominate,
-            ..self.config.policy.clone()
-        }
     }
 
     pub(crate) fn catalog(&self) -> Arc<Catalog> {

@@ -51,7 +51,7 @@ pub(crate) async fn work(
 /// Planning is pure computation; the loops that serve watches must not wait for it.
 async fn look(context: &Arc<Context<()>>, prices: Prices) -> Option<Intention> {
     let of = context.clone();
-    let policy = context.policy();
+    let policy = context.config.policy.clone();
     let looked = tokio::task::spawn_blocking(move || {
         let now = Timestamp::now();
         let (catalog, snapshot) = {

@@ -137,22 +137,3 @@ async fn pass<P: CloudProvider>(
     }
     Ok(())
 }
-
-/// Whether the API server honours `nominatedNodeName` as an expectation: the gate is on from 1.35.
-pub(crate) async fn honours_nomination(client: &kube::Client) -> Result<bool, kube::Error> {
-    let version = client.apiserver_version().await?;
-    let number = |text: &str| {
-        text.chars()
-            .take_while(char::is_ascii_digit)
-            .collect::<String>()
-            .parse::<u32>()
-            .ok()
-    };
-    let at_least = (number(&version.major), number(&version.minor)) >= (Some(1), Some(35));
-    tracing::info!(
-        version = version.git_version,
-        nominate = at_least,
-        "API server found"
-    );
-    Ok(at_least)
-}

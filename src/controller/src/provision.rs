@@ -121,7 +121,7 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> Bought {
         (index.snapshot(&catalog, Timestamp::now()), index.waiting())
     };
     context.metrics.waiting(waiting);
-    let policy = context.policy();
+    let policy = context.config.policy.clone();
     // Planning is pure computation; the loops that serve watches must not wait for it.
     let planned = tokio::task::spawn_blocking(move || {
         let (plan, report) = provision::provision(&lowered.snapshot, &catalog, &policy);
@@ -167,6 +167,8 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> Bought {
         pods = launches.iter().map(|l| l.pods.len()).sum::<usize>(),
         price_per_hour = plan.launch_price.dollars(),
         lower_bound_per_hour = plan.lower_bound.dollars(),
+        padding_per_hour = plan.padding.map(|p| p.price.dollars()),
+        may_stay_pending = plan.padding.map(|p| p.unbound),
         planned_in_ms = begun.elapsed().as_millis(),
         "buying machines"
     );

@@ -136,7 +136,8 @@ async fn supervise<P: Send + std::marker::Sync + 'static>(
     let enabled = config.leader_election.enabled;
     let lease_name = config.leader_election.name.clone();
     let work = async {
-        let nominate = wait_for_api(&client, &sync).await;
+        wait_for_api(&client, &sync).await;
+        let nominate = config.policy.nomination;
         let (events, writer) = Recorder::new(client.clone(), config.leader_election.identity.clone());
         let context = Context::new(
             config,
@@ -208,11 +209,14 @@ fn spawn_loops<P: CloudProvider>(tasks: &mut JoinSet<()>, context: &Arc<Context<
     }
 }
 
-/// Waits for the API server and learns whether it honours nominations.
-async fn wait_for_api(client: &Client, sync: &Sync) -> bool {
+/// Waits for the API server.
+async fn wait_for_api(client: &Client, sync: &Sync) {
     loop {
-        match pools::honours_nomination(client).await {
-            Ok(nominate) => return nominate,
+        match client.apiserver_version().await {
+            Ok(version) => {
+                tracing::info!(version = version.git_version, "API server found");
+                return;
+            }
             Err(error) => {
                 tracing::warn!(%error, "API server not reached, trying again");
                 sync.unreached(error.to_string());

@@ -25,7 +25,7 @@ pub enum MinValuesPolicy {
 pub struct Policy {
     pub preferences: PreferencePolicy,
     pub min_values: MinValuesPolicy,
-    /// Pods go where the plan says, because kube-scheduler honours `nominatedNodeName` (Kubernetes 1.35 on). Without it,
+    /// Pods go where the plan says, because they are nominated there (`nominatedNodeName`). Without it,
     /// a plan is padded until a replay with kube-scheduler's default scores binds every pod.
     pub nomination: bool,
     /// Search steps after the first plan. Counted, not timed, so that a plan does not depend on the machine.

@@ -50,7 +50,7 @@ const AWAITING_READINESS: &str = "AwaitingNodeReadiness";
 /// What the user decided that matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The cluster honours `nominatedNodeName` as an expectation (Kubernetes 1.35 and later).
+    /// Pods are told where they are planned, by `nominatedNodeName`.
     pub nominate: bool,
 }
 

@@ -133,6 +133,8 @@ fn settings(settings: &Settings) -> anyhow::Result<Policy> {
         preference_policy: Preferences::from_str(&settings.preference_policy, false).map_err(unknown)?,
         min_values_policy: MinValues::from_str(&settings.min_values_policy, false).map_err(unknown)?,
         steps: settings.steps.unsigned_abs().min(STEPS_MAX),
+        // Plans of mode advise buy nothing.
+        disable_nomination: false,
     }))
 }
 

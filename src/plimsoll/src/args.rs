@@ -266,6 +266,10 @@ pub(crate) struct Planning {
     /// Search steps after the first plan. Counted, not timed: the same input gives the same plan anywhere.
     #[arg(long, env = "PLAN_STEPS", default_value_t = Settings::default().steps.unsigned_abs())]
     pub(crate) steps: u64,
+    /// Do not tell kube-scheduler where planned pods are to go, for clusters where the right to patch pods/status is
+    /// withheld. Plans then have room to spare, and say what it costs.
+    #[arg(long, env = "DISABLE_NOMINATION", default_value_t = false, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) disable_nomination: bool,
 }
 
 #[derive(Debug, ClapArgs)]

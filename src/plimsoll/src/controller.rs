@@ -82,7 +82,7 @@ pub(crate) fn policy(planning: &Planning) -> Policy {
             MinValues::Strict => MinValuesPolicy::Strict,
             MinValues::BestEffort => MinValuesPolicy::BestEffort,
         },
-        nomination: true,
+        nomination: !planning.disable_nomination,
         steps_max: planning.steps,
         types_per_launch_max: TYPES_PER_LAUNCH_MAX,
         interruption_cost: MicroDollars(0),

@@ -142,12 +142,13 @@ fn cluster(facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
     let version = &facts.version;
     found.push(match facts.minor {
-        Some(minor) if minor >= 35 => finding("cluster", Verdict::Pass, format!("API server {version} answers"), ""),
+        // From there on kube-scheduler always tries the nominated node first (PreferNominatedNode).
+        Some(minor) if minor >= 24 => finding("cluster", Verdict::Pass, format!("API server {version} answers"), ""),
         _ => finding(
             "cluster",
             Verdict::Warn,
             format!("API server {version} does not honour nominatedNodeName, so pods may bind elsewhere than planned"),
-            "Kubernetes 1.35 or newer; until then plans are padded",
+            "Kubernetes 1.24 or newer; until then DISABLE_NOMINATION=true, so that plans have room to spare",
         ),
     });
     found.push(match facts.clock_off_s {

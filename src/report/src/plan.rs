@@ -78,8 +78,17 @@ pub fn plan_summary(plan: &Plan, price_source: &str) -> String {
     } else {
         format!(" ({price_source})")
     };
+    let padding = plan.padding.map_or_else(String::new, |p| {
+        let dollars = p.price.dollars();
+        match p.unbound {
+            0 => format!(", of it ${dollars:.4}/h so that pods bind wherever kube-scheduler puts them"),
+            pods => format!(
+                ", at which {pods} pods may stay pending, because kube-scheduler chooses their places"
+            ),
+        }
+    });
     format!(
-        "plan {}: {} machines, ${:.4}/h; no plan can cost less than ${:.4}/h{source}",
+        "plan {}: {} machines, ${:.4}/h{padding}; no plan can cost less than ${:.4}/h{source}",
         plan.id,
         plan.launches.len(),
         plan.launch_price.dollars(),
@@ -115,6 +124,7 @@ pub fn plan_json(snapshot: &Snapshot, catalog: &Catalog, plan: &Plan, report: &R
         "plan": plan.id,
         "price_per_hour": plan.launch_price.dollars(),
         "lower_bound_per_hour": plan.lower_bound.dollars(),
+        "padding_per_hour": plan.padding.map(|p| p.price.dollars()),
         "price_source": catalog.price_source,
         "launches": launches,
         "assignments": plan.assignments.len(),
@@ -146,4 +156,32 @@ fn launch_json(launch: &Launch, snapshot: &Snapshot, catalog: &Catalog) -> Value
 /// Why a pod has no place, one text per reason.
 pub(crate) fn reasons(unplaced: &Unplaced) -> Vec<String> {
     unplaced.reasons.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_core::{catalog::MicroDollars, plan::Padding};
+
+    use super::*;
+
+    #[test]
+    fn what_padding_costs_is_said() {
+        let said = |padding| {
+            let plan = Plan {
+                launch_price: MicroDollars(3_000_000),
+                padding,
+                ..Plan::default()
+            };
+            plan_summary(&plan, "")
+        };
+        let (price, none) = (MicroDollars(500_000), said(None));
+        assert!(none.contains("$3.0000/h; no plan"), "{none}");
+        let padded = said(Some(Padding { price, unbound: 0 }));
+        assert!(
+            padded.contains("$3.0000/h, of it $0.5000/h so that pods bind"),
+            "{padded}"
+        );
+        let in_vain = said(Some(Padding { price, unbound: 12 }));
+        assert!(in_vain.contains("12 pods may stay pending"), "{in_vain}");
+    }
 }

@@ -22,7 +22,7 @@ use self::{machines::plan_of, promises::Promises};
 pub use self::{
     machines::{NodeView, Peers},
     observe::Observe,
-    promises::PROMISE_WINDOW,
+    promises::{PROMISE_MAX, PROMISE_WINDOW},
 };
 use crate::{
     node::accepts_pods,
@@ -217,8 +217,8 @@ impl Index {
         self.last_pod_event.get(node).copied()
     }
 
-    /// Drops promises that will not be kept: their machine is gone or leaving, or has been usable for
-    /// [`PROMISE_WINDOW`]. The pods count as waiting again.
+    /// Drops promises that will not be kept: their machine is gone or leaving, or has been usable for too
+    /// long. The pods count as waiting again.
     pub fn expire(&mut self, now: Timestamp) {
         self.break_promises(now);
         self.gone.retain(|_, at| now.duration_since(*at) <= GONE_WINDOW);

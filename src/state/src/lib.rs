@@ -15,7 +15,7 @@ mod slim;
 pub mod storage;
 mod workload;
 
-pub use index::{Bindings, Index, NodeView, Observe, PROMISE_WINDOW, Peers, Touched};
+pub use index::{Bindings, Index, NodeView, Observe, PROMISE_MAX, PROMISE_WINDOW, Peers, Touched};
 pub use lower::{
     requirement,
     snapshot::{Lowered, pool_usage},

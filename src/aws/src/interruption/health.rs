@@ -135,8 +135,9 @@ fn judge(status: &InstanceStatus, now: Timestamp) -> Vec<Interruption> {
 }
 
 fn has_failed(check: &InstanceStatusDetails, now: Timestamp) -> bool {
-    let since = check.impaired_since().map_or(0, aws_smithy_types::DateTime::secs);
-    check.status() == Some(&StatusType::Failed) && now.as_second() - since >= IMPAIRED_FOR.as_secs() as i64
+    let since = check.impaired_since().map(aws_smithy_types::DateTime::secs);
+    let is_long = since.is_some_and(|since| now.as_second() - since >= IMPAIRED_FOR.as_secs() as i64);
+    check.status() == Some(&StatusType::Failed) && is_long
 }
 
 #[cfg(test)]

@@ -120,10 +120,11 @@ pub(crate) async fn remove_of_class(
     cluster: &Cluster,
     class: &EC2NodeClass,
 ) -> Result<(), ProviderError> {
+    let mut removed = Ok(());
     for profile in list(iam, &path_of_class(cluster, class)).await? {
-        remove(iam, cluster, profile.instance_profile_name()).await?;
+        removed = removed.and(remove(iam, cluster, profile.instance_profile_name()).await);
     }
-    Ok(())
+    removed
 }
 
 /// Removes the profiles of this cluster that no class and no machine uses; only those of some classes if they are given.
@@ -134,16 +135,18 @@ pub(crate) async fn collect_profiles(
     used: &BTreeSet<String>,
     now: Timestamp,
 ) -> Result<(), ProviderError> {
+    let mut removed = Ok(());
     for path in paths(cluster, classes) {
         for profile in list(iam, &path).await? {
             let name = profile.instance_profile_name();
             let young = now.as_second() - profile.create_date().secs() < YOUNG_SECONDS;
             if !young && !used.contains(name) {
-                remove(iam, cluster, name).await?;
+                // One that cannot be removed keeps none of the others.
+                removed = removed.and(remove(iam, cluster, name).await);
             }
         }
     }
-    Ok(())
+    removed
 }
 
 fn paths(cluster: &Cluster, classes: Option<&[&EC2NodeClass]>) -> Vec<String> {

@@ -59,7 +59,7 @@ impl Observe<slim::Pod> for Index {
                 .entry(node.clone())
                 .or_default()
                 .insert(key.clone());
-            if let Some(promise) = self.promises.end(&key) {
+            if let Some(promise) = self.promises.bound(&key, now) {
                 let claim = self.nodes.get(&**node).and_then(|n| self.claim_of_node(n));
                 if claim.unwrap_or(node) == &*promise.target {
                     self.bindings.as_planned += 1;

@@ -14,9 +14,14 @@ use rustc_hash::FxHashSet;
 use super::Index;
 use crate::{lower, node::has_label, pod::PodState};
 
-/// A promise is forgotten this long after its machine became usable: if kube-scheduler has not followed it
-/// by then it will not, and the pod must be planned anew. Upstream's nomination window.
+/// A promise is forgotten this long after its machine became usable, and after kube-scheduler last bound a pod that has a
+/// place in a plan: if it has not followed it by then it will not, and the pod must be planned anew. Upstream's nomination
+/// window; but thousands of pods can take longer than that, one after the other.
 pub const PROMISE_WINDOW: Duration = Duration::from_secs(20);
+
+/// A promise is forgotten this long after its machine became usable, whatever else kube-scheduler binds: on a cluster where
+/// pods of plans come all the time, one that it does not try would wait for ever.
+pub const PROMISE_MAX: Duration = Duration::from_secs(120);
 
 /// A promise is forgotten when kube-scheduler has refused the pod this often although its machine is in service and
 /// has room. More than once, because an attempt may have begun before the machine opened.
@@ -35,6 +40,8 @@ pub(super) struct Promise {
 pub(super) struct Promises {
     by_pod: BTreeMap<Arc<str>, Promise>,
     by_target: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// When a pod with a promise was last bound.
+    last_bound: Option<Timestamp>,
 }
 
 impl Promises {
@@ -61,6 +68,13 @@ impl Promises {
                 self.by_target.remove(&promise.target);
             }
         }
+        Some(promise)
+    }
+
+    /// Ends the promise to a pod that was bound.
+    pub(super) fn bound(&mut self, pod: &str, now: Timestamp) -> Option<Promise> {
+        let promise = self.end(pod)?;
+        self.last_bound = Some(now);
         Some(promise)
     }
 
@@ -132,13 +146,17 @@ impl Index {
 
     /// Drops promises that will not be kept; their pods count as waiting again.
     pub(super) fn break_promises(&mut self, now: Timestamp) {
-        let window = SignedDuration::try_from(PROMISE_WINDOW).unwrap_or_default();
+        let signed = |duration| SignedDuration::try_from(duration).unwrap_or_default();
+        let (window, at_most) = (signed(PROMISE_WINDOW), signed(PROMISE_MAX));
         let broken: Vec<Arc<str>> = self
             .promises
             .iter()
             .filter(|(key, promise)| {
                 !self.needs_promise(key)
-                    || now.duration_since(self.usable_since(promise).unwrap_or(now)) > window
+                    || self.usable_since(promise).is_some_and(|since| {
+                        let tried = self.promises.last_bound.unwrap_or(since).max(since);
+                        now.duration_since(tried) > window || now.duration_since(since) > at_most
+                    })
             })
             .map(|(key, _)| key.clone())
             .collect();

@@ -23,7 +23,9 @@ use plimsoll_core::{
     requirement::Operator,
     snapshot::{Blocker, BudgetNodes, NodeStage, Place, Snapshot},
 };
-use plimsoll_state::{Index, Lowered, Observe, PROMISE_WINDOW, PersistentVolume, PersistentVolumeClaim, Pod};
+use plimsoll_state::{
+    Index, Lowered, Observe, PROMISE_MAX, PROMISE_WINDOW, PersistentVolume, PersistentVolumeClaim, Pod,
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 const START: Timestamp = Timestamp::UNIX_EPOCH;

@@ -71,6 +71,39 @@ fn a_promise_ends_when_its_pod_is_refused_without_room_or_too_often() {
     );
 }
 
+/// The pods `a` and `b` have places on one machine in service.
+fn two_promised() -> Index {
+    let mut index = Index::default();
+    with_machine(&mut index, "open");
+    for pod in ["a", "b"] {
+        index.apply(pending(pod, json!({})), at(0));
+        index.promise(&format!("default/{pod}").into(), "open", at(0));
+    }
+    index
+}
+
+#[test]
+fn a_promise_stands_while_kube_scheduler_gets_through_the_pods_of_plans() {
+    let long = i64::try_from(PROMISE_WINDOW.as_secs()).unwrap() + 1;
+    let mut index = two_promised();
+    index.apply(bound("a", "node-open", json!({})), at(long - 2));
+    index.expire(at(long));
+    assert_eq!(index.waiting(), 0);
+    index.expire(at(2 * long));
+    assert_eq!(index.waiting(), 1);
+}
+
+#[test]
+fn a_promise_does_not_stand_for_ever_because_others_are_kept() {
+    let longest = i64::try_from(PROMISE_MAX.as_secs()).unwrap();
+    let mut index = two_promised();
+    index.apply(bound("a", "node-open", json!({})), at(longest - 1));
+    index.expire(at(longest));
+    assert_eq!(index.waiting(), 0);
+    index.expire(at(longest + 1));
+    assert_eq!(index.waiting(), 1);
+}
+
 #[test]
 fn a_promise_ends_when_its_machine_has_been_usable_for_long_or_leaves() {
     let long = i64::try_from(PROMISE_WINDOW.as_secs()).unwrap() + 1;
