@@ -27,6 +27,8 @@ use crate::{
 const ITEMS_MAX: usize = 1200;
 /// A machine may use the steps of so many, as others need none.
 const STEPS_LENT: u64 = 8;
+/// The same where tables over two resources are made.
+const STEPS_LENT_CLOSELY: u64 = 32;
 /// An excess of less than this part of the price is not worth a closer look.
 pub(super) const ENOUGH: i64 = 4000;
 /// A proof that reaches this share of what it set out from, in thousandths, is not worth a second one.
@@ -235,7 +237,7 @@ impl Terms {
         if many::worthwhile(mix.n_items(), budget) {
             searches.knapsack.closely = true;
             // Most for finding values, the rest for proving them.
-            let mut share = budget.part(85);
+            let mut share = budget.part(75);
             let center = if aim > 0 { &hinted } else { &best.values };
             let found = generate(
                 mix,
@@ -247,12 +249,10 @@ impl Terms {
                 &mut share,
             );
             budget.spend(share.spent);
-            let mut share = budget.part(50);
-            let all = scaled(mix, &mut searches, &reserved, found.worths.clone(), &mut share);
-            budget.spend(share.spent);
-            better(all, &mut best);
-            let each = lowered(mix, &mut searches, &reserved, found.worths, budget);
-            better(each, &mut best);
+            // Only some machines are in doubt: it costs less to lower what those hold than all.
+            let values = lowered(mix, &mut searches, &reserved, found.worths, budget);
+            eprintln!("T lowered -> {:.2} left {}", mix.worth(&values) as f64 / 1e9, budget.left);
+            better(values, &mut best);
             best.unit_prices
                 .extend(cut::tight(&mut searches.knapsack, &reserved, &best.values));
             return best;
@@ -525,7 +525,8 @@ fn lowered(
     for (at, shape) in order.into_iter().enumerate() {
         let price = mix.prices[shape];
         let floor = price + price / ENOUGH;
-        let steps = (budget.left / (n_shapes - at as u64) * STEPS_LENT).min(budget.left);
+        let lent = if searches.knapsack.closely { STEPS_LENT_CLOSELY } else { STEPS_LENT };
+        let steps = (budget.left / (n_shapes - at as u64) * lent).min(budget.left);
         let proven = searches.knapsack.prove(shape, &values, &mix.counts, floor, steps);
         budget.spend(searches.steps());
         if proven.upper <= floor {
@@ -552,6 +553,7 @@ fn lowered(
             };
             lower.iter().map(of).sum()
         };
+        eprintln!("T   lower shape {shape} {:?} price {price} ratio {:.5} fair {:.2} ({} of {}) scaled {:.2} steps {steps} left {}", mix.room(shape), proven.upper as f64/price as f64, loss(&fair) as f64/1e9, fair.len(), scaled.len(), loss(&scaled) as f64/1e9, budget.left);
         let lower = if loss(&fair) < loss(&scaled) { fair } else { scaled };
         for (item, value) in lower {
             values[item as usize] = value;

@@ -9,16 +9,17 @@ use std::collections::BTreeMap;
 use super::{
     columns::worth_of,
     fit::{take, times},
-    knapsack::{Found, Knapsack},
+    knapsack::{Entry, Found, Knapsack},
+    mix::Pattern,
 };
 
 /// Cells of a table.
 const CELLS_MAX: usize = 1 << 14;
-/// The same of one over two resources of many amounts, and of the first of them.
-const TWO_MAX: usize = 1 << 17;
+/// The same of those over two resources of many amounts, and of the first of the two.
+const TWO_MAX: [usize; 2] = [1 << 17, 1 << 20];
 const FIRST_MAX: usize = 1 << 11;
 /// Parts of the price of the second that are charged.
-const CHARGED: [f64; 3] = [1.0, 0.6, 0.3];
+const CHARGED: [f64; 4] = [1.0, 0.6, 0.3, 0.0];
 /// Amounts of a resource, and cells of the resources of few amounts together, that a table may have.
 const FEW: usize = 17;
 const FEW_CELLS_MAX: usize = 128;
@@ -32,6 +33,16 @@ struct Axis {
     cells: usize,
     /// Distance in the table between one unit more and one less.
     stride: usize,
+}
+
+/// A bound, and the content that no table rules out: its worth and `excess` make the bound.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Doubt {
+    pub(super) upper: i64,
+    pub(super) content: Pattern,
+    pub(super) excess: i64,
+    /// Whether it really fits.
+    pub(super) fits: bool,
 }
 
 /// Pods that come together.
@@ -68,13 +79,22 @@ impl Knapsack<'_> {
         steps_max: u64,
     ) -> Option<Found> {
         let mut prices = self.prices(shape);
-        let axes = self.axes(shape, &prices, 1);
+        let axes = self.axes(shape, &prices, &[CELLS_MAX]);
         axes.iter().for_each(|axis| prices[axis.resource] = 0.0);
-        self.table(shape, values, counts, &axes, &prices, steps_max)
+        let (upper, content) = self.table(shape, &axes, &prices, steps_max)?;
+        let mut found = Found {
+            upper,
+            ..Found::default()
+        };
+        if self.fits(shape, &content, counts) {
+            found.worth = worth_of(&content, values);
+            found.pattern = content;
+        }
+        Some(found)
     }
 
-    /// The same over two resources of many amounts, if that is no more than the floor: the more of the second one's price is
-    /// charged, the less it matters that the table rounds it.
+    /// A bound over two resources of many amounts, and what speaks against one no higher than the floor. `upper` is a bound
+    /// without tables, the entries being listed as it left them.
     pub(super) fn by_two(
         &mut self,
         shape: usize,
@@ -82,37 +102,54 @@ impl Knapsack<'_> {
         counts: &[u32],
         floor: i64,
         steps_max: u64,
-    ) -> i64 {
+    ) -> Doubt {
         let full = self.prices(shape);
-        let axes = self.axes(shape, &full, 2);
-        let mut least = i64::MAX;
-        for charged in CHARGED {
-            let mut prices = full.clone();
-            axes.iter().for_each(|axis| prices[axis.resource] = 0.0);
-            if let Some(second) = axes.last() {
-                prices[second.resource] = full[second.resource] * charged;
-            }
-            let Some(found) = self.table(shape, values, counts, &axes, &prices, steps_max) else {
-                break;
-            };
-            least = least.min(found.upper);
-            if least <= floor {
-                break;
+        let cost = |amounts: &[i64]| -> f64 { amounts.iter().zip(&full).map(|(a, p)| *a as f64 * p).sum() };
+        let mix = self.mix;
+        let surplus = |e: &Entry| e.worth as f64 - cost(mix.request(e.item as usize));
+        let paying = self.entries.iter().map(|e| surplus(e).max(0.0) * f64::from(e.cap));
+        let upper = cost(mix.room(shape)) + paying.sum::<f64>();
+        // A content with a pod that costs more than this beyond its worth is worth no more than the floor.
+        let slack = (upper - floor as f64) * (1.0 + 1e-6) + 1.0;
+        self.entries.retain(|e| surplus(e) >= -slack);
+        let mut least = Doubt {
+            upper: i64::MAX,
+            ..Doubt::default()
+        };
+        // The finer table is made for the charge that proves most with the coarser one.
+        let mut charges = CHARGED.to_vec();
+        for cells_max in TWO_MAX {
+            let axes = self.axes(shape, &full, &[FIRST_MAX, cells_max]);
+            for charged in std::mem::take(&mut charges) {
+                let mut prices = full.clone();
+                axes.iter().for_each(|axis| prices[axis.resource] = 0.0);
+                if let Some(second) = axes.last() {
+                    prices[second.resource] = full[second.resource] * charged;
+                }
+                let Some((upper, content)) = self.table(shape, &axes, &prices, steps_max) else {
+                    return least;
+                };
+                if upper >= least.upper {
+                    break;
+                }
+                charges = vec![charged];
+                least = Doubt {
+                    upper: upper.max(floor),
+                    excess: upper - worth_of(&content, values),
+                    fits: self.fits(shape, &content, counts),
+                    content,
+                };
+                if least.upper <= floor {
+                    return least;
+                }
             }
         }
         least
     }
 
-    /// A bound by a table over the axes, with what `prices` say for what else there is, rounding included.
-    fn table(
-        &mut self,
-        shape: usize,
-        values: &[i64],
-        counts: &[u32],
-        axes: &[Axis],
-        prices: &[f64],
-        steps_max: u64,
-    ) -> Option<Found> {
+    /// A bound by a table over the axes, with what `prices` say for what else there is, rounding included; and the content
+    /// that the table has in mind, which may not fit.
+    fn table(&mut self, shape: usize, axes: &[Axis], prices: &[f64], steps_max: u64) -> Option<(i64, Pattern)> {
         let mix = self.mix;
         let cost = |amounts: &[i64]| -> f64 { amounts.iter().zip(prices).map(|(a, p)| *a as f64 * p).sum() };
         // Rounded so that the bound errs on the high side.
@@ -165,16 +202,23 @@ impl Knapsack<'_> {
             once: false,
         }));
         let n_cells = axes.iter().map(|axis| axis.cells).product::<usize>();
-        let work = (n_cells * moves.len() / LOOKS_PER_WORK + self.entries.len()) as u64;
-        if work > steps_max.saturating_mul(1000) {
+        let work = |moves: usize| (n_cells * moves / LOOKS_PER_WORK + self.entries.len()) as u64;
+        if work(moves.len()) > steps_max.saturating_mul(1000) {
             return None;
         }
-        self.work += work;
         let mut table = vec![0.0_f64; n_cells];
         let mut last = vec![u32::MAX; n_cells];
+        let mut spared = 0;
         for (at, it) in moves.iter().enumerate() {
+            let cell = axes.iter().zip(&it.units).map(|(axis, n)| n * axis.stride).sum::<usize>();
+            // What others can stand for in any number need not be entered.
+            if self.closely && !it.once && table.get(cell).is_none_or(|known| *known >= it.worth) {
+                spared += 1;
+                continue;
+            }
             enter(axes, it, at as u32, &mut table, &mut last);
         }
+        self.work += work(moves.len() - spared);
         let mut cell = n_cells - 1;
         let upper = ((table[cell] + base) * (1.0 + 1e-9)) as i64 + 1;
         while table[cell] > 0.0 {
@@ -186,25 +230,24 @@ impl Knapsack<'_> {
                 .sum::<usize>();
             taken[it.entry] += it.n;
         }
-        let mut found = Found {
-            upper,
-            ..Found::default()
-        };
+        let taken = self.entries.iter().zip(&taken).filter(|(_, n)| **n > 0);
+        let mut content: Pattern = taken.map(|(entry, n)| (entry.item, *n)).collect();
+        content.sort_unstable();
+        Some((upper, content))
+    }
+
+    fn fits(&self, shape: usize, content: &Pattern, counts: &[u32]) -> bool {
+        let mix = self.mix;
         let mut room = mix.room(shape).to_vec();
-        let content = || self.entries.iter().zip(&taken).filter(|(_, n)| **n > 0);
-        content().for_each(|(entry, n)| take(&mut room, mix.request(entry.item as usize), *n));
-        if room.iter().all(|left| *left >= 0)
-            && content().all(|(entry, n)| *n <= entry.cap.min(counts[entry.item as usize]))
-        {
-            found.pattern = content().map(|(entry, n)| (entry.item, *n)).collect();
-            found.pattern.sort_unstable();
-            found.worth = worth_of(&found.pattern, values);
+        for (item, n) in content {
+            take(&mut room, mix.request(*item as usize), *n);
         }
-        Some(found)
+        let few = |(item, n): &(u32, u32)| *n <= mix.caps[*item as usize].min(counts[*item as usize]);
+        room.iter().all(|left| *left >= 0) && content.iter().all(few)
     }
 
     /// The resources of few amounts, and of the others the one or two that cost most, in units coarse enough.
-    fn axes(&self, shape: usize, prices: &[f64], n_many: usize) -> Vec<Axis> {
+    fn axes(&self, shape: usize, prices: &[f64], cells_max: &[usize]) -> Vec<Axis> {
         let mix = self.mix;
         let mut all: Vec<Axis> = Vec::new();
         for resource in self.active(shape) {
@@ -232,9 +275,10 @@ impl Knapsack<'_> {
             }
         }
         let cost = |axis: &Axis| prices[axis.resource] * mix.room(shape)[axis.resource] as f64;
-        many.sort_by(|a, b| cost(b).total_cmp(&cost(a)));
-        many.truncate(n_many);
-        let cells_max = [&[CELLS_MAX][..], &[FIRST_MAX, TWO_MAX]][many.len() / 2];
+        many.sort_by(|a, b| cost(a).total_cmp(&cost(b)));
+        let mut many = many.split_off(many.len().saturating_sub(cells_max.len()));
+        // The one of fewer amounts first, so that it may keep them all.
+        many.sort_by_key(|axis| axis.cells);
         for (mut dearest, cells_max) in many.into_iter().zip(cells_max) {
             let cells_max = (cells_max / n_cells).max(2);
             if dearest.cells > cells_max {
@@ -280,20 +324,34 @@ fn enter(axes: &[Axis], it: &Move, at: u32, table: &mut [f64], last: &mut [u32])
         counter[turn] += 1;
         counter[turn + 1..].copy_from_slice(&n_outer[turn + 1..]);
     }
-    let mut enter = |cell: usize| {
-        let more = table[cell - back] + it.worth;
-        if more > table[cell] {
-            table[cell] = more;
-            last[cell] = at;
-        }
-    };
     if it.once {
-        for row in rows.into_iter().rev() {
-            (row + n_inner..row + inner.cells).rev().for_each(&mut enter);
+        rows.reverse();
+    }
+    for row in rows {
+        let (from, to) = (row + n_inner, row + inner.cells);
+        if back >= inner.cells {
+            // From another row, whatever the order.
+            let (before, rest) = table.split_at_mut(from);
+            let source = &before[from - back..to - back];
+            for ((cell, last), source) in rest.iter_mut().zip(&mut last[from..to]).zip(source) {
+                let more = source + it.worth;
+                let better = more > *cell;
+                *cell = if better { more } else { *cell };
+                *last = if better { at } else { *last };
+            }
+            continue;
         }
-    } else {
-        for row in rows {
-            (row + n_inner..row + inner.cells).for_each(&mut enter);
+        let mut improve = |cell: usize| {
+            let more = table[cell - back] + it.worth;
+            if more > table[cell] {
+                table[cell] = more;
+                last[cell] = at;
+            }
+        };
+        if it.once {
+            (from..to).rev().for_each(&mut improve);
+        } else {
+            (from..to).for_each(&mut improve);
         }
     }
 }
@@ -353,7 +411,7 @@ mod tests {
                 "{found:?} but {best} with {mix:?} at {values:?}"
             );
             knapsack.closely = true;
-            let two = knapsack.by_two(0, &values, &mix.counts, 0, 100_000);
+            let two = knapsack.by_two(0, &values, &mix.counts, 0, 100_000).upper;
             assert!(two >= best, "{two} but {best} with {mix:?} at {values:?}");
             reached += usize::from(found.worth == best);
             let proven = knapsack.prove(0, &values, &mix.counts, 0, 1000);

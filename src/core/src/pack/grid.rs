@@ -5,7 +5,7 @@
 //! for each kind of pod, the best content that holds one of it: what a master problem with many rows needs.
 //! Sizes are rounded to the table's units: what its contents really take is seen afterwards.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{cell::RefCell, cmp::Reverse, collections::BTreeMap};
 
 use super::{
     columns::worth_of,
@@ -258,6 +258,8 @@ struct Table {
     entries: Vec<Entry>,
     /// The greatest worth within each room, row by row.
     best: Vec<f32>,
+    /// For each room that was looked at, one more than the entry that comes first of its best content; zero for others.
+    first: RefCell<Vec<u16>>,
 }
 
 impl Table {
@@ -285,6 +287,7 @@ impl Table {
             width,
             entries: Vec::with_capacity(items.len()),
             best: vec![0.0; rows * width],
+            first: RefCell::new(vec![0; rows * width]),
         };
         let mut order: Vec<([usize; 2], u32)> = items
             .iter()
@@ -410,28 +413,27 @@ impl Table {
     /// What makes a cell worth what it is, and a pod of the item beside it.
     fn content(&self, mut cell: [usize; 2], with: Option<u32>, work: &mut u64) -> Pattern {
         let mut pattern: BTreeMap<u32, u32> = with.map(|item| (item, 1)).into_iter().collect();
+        let mut known = self.first.borrow_mut();
         while self.best[self.at(cell)] > 0.0 {
-            let here = self.best[self.at(cell)];
-            *work += self.entries.len() as u64 / LOOKS_PER_WORK;
-            // The one whose worth explains the cell's, but for what rounding makes of it.
-            let off = |entry: &Entry| -> Option<(f32, [usize; 2], u32)> {
-                let rest = less(cell, entry.cells)?;
-                if pattern.get(&entry.item).is_some_and(|n| *n >= entry.cap) {
-                    return None;
-                }
-                Some((
-                    (self.best[self.at(rest)] + entry.worth - here).abs(),
-                    rest,
-                    entry.item,
-                ))
-            };
-            let nearest = self
-                .entries
-                .iter()
-                .filter_map(off)
-                .min_by(|a, b| a.0.total_cmp(&b.0));
-            let Some((_, rest, item)) = nearest else { break };
-            *pattern.entry(item).or_default() += 1;
+            let at = self.at(cell);
+            let here = self.best[at];
+            let admits = |entry: &&Entry| pattern.get(&entry.item).is_none_or(|n| *n < entry.cap);
+            let before = usize::from(known[at]).checked_sub(1).map(|at| &self.entries[at]);
+            let entry = before.filter(admits).or_else(|| {
+                *work += self.entries.len() as u64 / LOOKS_PER_WORK;
+                // The one whose worth explains the cell's, but for what rounding makes of it.
+                let off = |(nth, entry): (usize, &Entry)| -> Option<(f32, usize)> {
+                    let rest = less(cell, entry.cells).filter(|_| admits(&entry))?;
+                    Some(((self.best[self.at(rest)] + entry.worth - here).abs(), nth))
+                };
+                let off = self.entries.iter().enumerate().filter_map(off);
+                let (_, nth) = off.min_by(|a, b| a.0.total_cmp(&b.0))?;
+                known[at] = u16::try_from(nth + 1).unwrap_or_default();
+                Some(&self.entries[nth])
+            });
+            let Some(entry) = entry else { break };
+            let Some(rest) = less(cell, entry.cells) else { break };
+            *pattern.entry(entry.item).or_default() += 1;
             cell = rest;
         }
         pattern.into_iter().collect()

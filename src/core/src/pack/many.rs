@@ -35,10 +35,14 @@ const CHEAP: f64 = 200.0;
 const CLOSING_PERCENT: u64 = 30;
 /// A round that makes less of a difference than this part calls for a thorough look.
 const SLOW: i128 = 2_500;
+/// The same below which exchanges help no more.
+const FLAT: i128 = 50_000;
 /// Rounds that are slow because what is known at first is of little use.
 const ROUNDS_MIN: usize = 5;
 /// Steps of one proof.
 const PROOF_STEPS_MAX: u64 = 20_000;
+/// Rounds of finding prices of resources for a proof.
+const TIGHT_ROUNDS: usize = 16;
 /// Nodes of a thorough look at one machine.
 const NODES_MAX: u32 = 2_000;
 /// What fits into the place of a pod must be worth more by this part to be news.
@@ -143,20 +147,21 @@ pub(super) fn generate(
     for group in &groups.pods {
         substitutes(mix, group, &mut purchase);
     }
-    let mut center = center.to_vec();
-    let mut last = center.clone();
+    let mut last = center.to_vec();
     let mut exchanging = true;
     let closing = budget.left / 100 * CLOSING_PERCENT;
     let mut before_that = i128::MAX;
-    let mut smooth = center.clone();
-    let mut proven = false;
+    let mut smooth = last.clone();
+    // What was looked at thoroughly last, and what it proves.
+    let mut center = None;
+    let mut proven = 0;
     // What values prove when some machine holds pods worth `worst` times its price.
     let proof = |values: &[i64], worst: (i64, i64)| -> i128 {
         let worth = |(v, n): (&i64, &u32)| i128::from(*v) * i128::from(*n);
         values.iter().zip(counts).map(worth).sum::<i128>() * i128::from(worst.1) / i128::from(worst.0.max(1))
     };
     for round in 0.. {
-        out.duals = purchase.solve(budget);
+        let b0=budget.left; out.duals = purchase.solve(budget);eprintln!("T  simplex {}", b0-budget.left);
         if budget.left == 0 {
             break;
         }
@@ -211,20 +216,20 @@ pub(super) fn generate(
                 budget,
             );
             found += new;
-            if worst.0 < i64::MAX && (!proven || proof(values, worst) > proof(&center, (1, 1))) {
-                proven = true;
-                let scaled = |v: &i64| (i128::from(*v) * i128::from(worst.1) / i128::from(worst.0)) as i64;
-                center = values.iter().map(scaled).collect();
+            if worst.0 < i64::MAX {
+                proven = proof(values, worst);
+                center = Some(values.clone());
             }
         }
-        before_that = bought;
+        eprintln!("T {aim:?} round {round} bought {:.2} proven {:.2} found {found} cols {} left {} slow {slow} exch {exchanging}", bought as f64/1e9, proven as f64/1e9, purchase.columns.len(), budget.left);
         if exchanging {
             for group in &groups.pods {
                 found += exchanges(mix, axes, group, &out.duals, &mut purchase, budget);
             }
         }
-        let near = proven && bought - proof(&center, (1, 1)) <= bought / NEAR;
-        let late = exchanging && aim == Aim::Buy && budget.left < closing;
+        let near = bought - proven <= bought / NEAR;
+        let flat = slow && before_that - bought < bought / FLAT;
+        let late = aim == Aim::Buy && (flat || exchanging && budget.left < closing);
         if found == 0 || near || late {
             if !exchanging || aim == Aim::Worths {
                 break;
@@ -232,8 +237,9 @@ pub(super) fn generate(
             exchanging = false;
             purchase.close_exchanges();
         }
+        before_that = bought;
     }
-    out.worths = if proven { center } else { smooth };
+    out.worths = center.unwrap_or(smooth);
     (out.columns, out.solution) = purchase.outcome();
     out
 }
@@ -309,32 +315,37 @@ fn search(
         }
         budget.spend(searches.steps());
     }
+    let mut worst_shape=0; let n_unproven=unproven.len();
     if aim == Aim::Buy {
         return (found, (i64::MAX, 1));
     }
-    // Only the worst of them matters.
     unproven.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    for (ratio, shape) in unproven {
+    for (_, shape) in unproven {
         if budget.left == 0 {
             return (found, (i64::MAX, 1));
         }
-        if ratio <= worst.0 as f64 / worst.1 as f64 {
-            break;
+        let at = shape as usize;
+        let floor = floors[at];
+        let mut upper = searches.knapsack.tighten(at, values, counts, floor, TIGHT_ROUNDS);
+        if upper > floor {
+            let steps = budget.left.min(PROOF_STEPS_MAX);
+            let doubt = searches.knapsack.by_two(at, values, counts, floor, steps);
+            upper = upper.min(doubt.upper);
+            let choice = (shape, doubt.content);
+            if upper > floor && doubt.fits {
+                found += usize::from(worth_of(&choice.1, duals) > floor && purchase.add(choice));
+            } else if upper > floor {
+                let cost = searches.knapsack.mix.prices[at] - doubt.excess;
+                found += usize::from(purchase.suppose(&choice, cost, duals));
+            }
         }
-        let floor = floors[shape as usize];
-        let steps = budget.left.min(PROOF_STEPS_MAX);
-        let proof = searches
-            .knapsack
-            .prove(shape as usize, values, counts, floor, steps);
-        if worth_of(&proof.pattern, duals) > floor {
-            found += usize::from(purchase.add((shape, proof.pattern)));
-        }
-        let upper = proof.upper.min((ratio * floor as f64) as i64 + 1);
         if i128::from(upper) * i128::from(worst.1) > i128::from(worst.0) * i128::from(floor) {
             worst = (upper, floor);
+            worst_shape = shape;
         }
         budget.spend(searches.steps());
     }
+    eprintln!("T   search: {n_unproven} unproven, worst {:.5} shape {worst_shape} {:?}, found {found}", worst.0 as f64/worst.1 as f64, searches.knapsack.mix.room(worst_shape as usize));
     (found, worst)
 }
 

@@ -79,7 +79,7 @@ impl Knapsack<'_> {
             VARIETY_MAX
         };
         if self.closely && upper > floor && table.worth <= enough && self.variety > variety_max {
-            upper = upper.min(self.by_two(shape, values, counts, floor, steps_max));
+            upper = upper.min(self.by_two(shape, values, counts, floor, steps_max).upper);
         }
         if upper <= floor || table.worth > enough || self.variety > variety_max {
             return Found { upper, ..table };

@@ -3,7 +3,7 @@
 use rustc_hash::FxHashSet;
 
 use super::{
-    columns::{Budget, Choice, lone},
+    columns::{Budget, Choice, lone, worth_of},
     fit::{add_part, remove_part, take},
     mix::{Mix, Pattern},
     simplex::{Column, Master},
@@ -105,6 +105,19 @@ impl<'a> Purchase<'a> {
         let cost = self.mix.prices[choice.0 as usize] as f64;
         self.numbers.push(self.master.add(Column { cost, entries }));
         self.columns.push(choice);
+        true
+    }
+
+    /// Lets a content that may not fit be had at this cost: what cannot be ruled out has to be paid for. False if it is of no
+    /// use at these prices.
+    pub(super) fn suppose(&mut self, (shape, pattern): &Choice, cost: i64, duals: &[i64]) -> bool {
+        let mut entries = self.entries(pattern);
+        if worth_of(pattern, duals) <= cost {
+            return false;
+        }
+        entries.extend(&self.pots_of_shape[*shape as usize]);
+        let cost = cost as f64;
+        self.master.add(Column { cost, entries });
         true
     }
 

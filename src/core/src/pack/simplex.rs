@@ -11,6 +11,11 @@ const SMALLEST_PIVOT: f64 = 1e-6;
 /// Pivots after which the inverse is computed anew, because errors add up.
 const REBUILT_AFTER: u64 = 1000;
 const DRIFT_MAX: f64 = 1e-3;
+/// Columns beyond which only some of them are looked at for most pivots, and how many.
+const COLUMNS_MANY: usize = 4000;
+const CANDIDATES_MAX: usize = 300;
+/// They are chosen anew when the best of them promises less than this part of what the best one did.
+const PROMISE: f64 = 0.3;
 /// Entries of the inverse below this are what rounding left of a zero.
 const NOTHING: f64 = 1e-13;
 
@@ -20,6 +25,14 @@ pub(super) struct Column {
     pub(super) cost: f64,
     /// (row, amount); ascending rows.
     pub(super) entries: Vec<(u32, f64)>,
+}
+
+impl Column {
+    /// About how far its amounts reach.
+    fn size(&self) -> f64 {
+        let squares = self.entries.iter().map(|(_, a)| a * a);
+        (1.0 + squares.sum::<f64>()).sqrt()
+    }
 }
 
 /// What stands in a basis position.
@@ -44,6 +57,9 @@ pub(super) struct Master {
     wanted: Vec<f64>,
     shortage_costs: Vec<f64>,
     pivots: u64,
+    /// Columns to look at first, when there are many, and what the best one promised when they were chosen.
+    candidates: Vec<u32>,
+    promise: f64,
     /// Work done, in units of roughly a nanosecond; see [`Master::steps`].
     work: u64,
 }
@@ -76,6 +92,8 @@ impl Master {
             wanted,
             shortage_costs,
             pivots: 0,
+            candidates: Vec::new(),
+            promise: 0.0,
             work: 0,
         }
     }
@@ -155,8 +173,8 @@ impl Master {
         }
         let mut duals = self.duals();
         let scale = self.shortage_costs.iter().fold(1.0, |m: f64, c| m.max(*c));
+        self.candidates.clear();
         while self.work < stop {
-            self.work += 4 * (self.columns.len() + self.n_rows) as u64;
             let Some((reduced, entering)) = self.entering(&duals, scale) else {
                 return;
             };
@@ -239,33 +257,63 @@ impl Master {
         }
     }
 
-    /// The column with the most negative reduced cost, and that cost.
-    fn entering(&self, duals: &[f64], scale: f64) -> Option<(f64, Basic)> {
-        let mut best: Option<(f64, Basic)> = None;
-        let mut consider = |reduced: f64, it: Basic| {
-            if reduced < best.as_ref().map_or(-1e-10 * scale, |(b, _)| *b) {
-                best = Some((reduced, it));
-            }
+    /// The column with the most negative reduced cost, and that cost; where there are many columns, a good one for its size.
+    fn entering(&mut self, duals: &[f64], scale: f64) -> Option<(f64, Basic)> {
+        self.work += 4 * self.n_rows as u64;
+        let least = -1e-10 * scale;
+        let surplus = (0_u32..).zip(duals).filter(|(_, dual)| **dual < least);
+        let surplus = surplus.map(|(row, dual)| (*dual, Basic::Surplus(row)));
+        let surplus = surplus.min_by(|a, b| a.0.total_cmp(&b.0));
+        if self.columns.len() <= COLUMNS_MANY {
+            self.work += 4 * self.columns.len() as u64;
+            let all = 0..self.columns.len() as u32;
+            let best = all.filter_map(|column| Some((self.reduced(column, duals, least)?, column)));
+            let best = best.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            let best = best.map(|(reduced, column)| (reduced, Basic::Column(column)));
+            return best.into_iter().chain(surplus).min_by(|a, b| a.0.total_cmp(&b.0));
+        }
+        if surplus.is_some() {
+            return surplus;
+        }
+        let promises = |columns: &mut dyn Iterator<Item = u32>| -> Vec<(f64, f64, u32)> {
+            let promise = |column| {
+                let reduced = self.reduced(column, duals, least)?;
+                Some((reduced / self.columns[column as usize].size(), reduced, column))
+            };
+            columns.filter_map(promise).collect()
         };
-        for (idx, column) in self.columns.iter().enumerate() {
-            if !self.in_basis[idx] {
-                let worth: f64 = column
-                    .entries
-                    .iter()
-                    .map(|(row, a)| duals[*row as usize] * a)
-                    .sum();
-                let reduced = column.cost - worth;
-                if reduced < -1e-9 * column.cost {
-                    consider(reduced, Basic::Column(idx as u32));
-                }
+        let order = |a: &(f64, f64, u32), b: &(f64, f64, u32)| a.0.total_cmp(&b.0).then(a.2.cmp(&b.2));
+        let known = promises(&mut self.candidates.iter().copied());
+        let mut work = 8 * self.candidates.len();
+        let mut best = known.into_iter().min_by(order);
+        if best.is_none_or(|best| best.0 > self.promise * PROMISE) {
+            let mut all = promises(&mut (0..self.columns.len() as u32));
+            work += 8 * self.columns.len();
+            if all.len() > CANDIDATES_MAX {
+                all.select_nth_unstable_by(CANDIDATES_MAX, order);
+                all.truncate(CANDIDATES_MAX);
             }
+            best = all.iter().copied().min_by(order);
+            self.promise = best.map_or(0.0, |best| best.0);
+            self.candidates = all.into_iter().map(|it| it.2).collect();
         }
-        for (row, dual) in duals.iter().enumerate() {
-            if *dual < 0.0 {
-                consider(*dual, Basic::Surplus(row as u32));
-            }
+        self.work += work as u64;
+        best.map(|(_, reduced, column)| (reduced, Basic::Column(column)))
+    }
+
+    /// The reduced cost of a column that may come into the basis, if that is of use.
+    fn reduced(&self, at: u32, duals: &[f64], least: f64) -> Option<f64> {
+        let column = &self.columns[at as usize];
+        if self.in_basis[at as usize] {
+            return None;
         }
-        best
+        let worth: f64 = column
+            .entries
+            .iter()
+            .map(|(row, a)| duals[*row as usize] * a)
+            .sum();
+        let reduced = column.cost - worth;
+        (reduced < least && reduced < -1e-9 * column.cost).then_some(reduced)
     }
 
     /// Puts a column into the basis; returns the entries of the new row of the inverse that are not zero. Patterns

@@ -62,15 +62,13 @@ pub(super) fn at_most(items: &[Item], room: &[i64], limit: i64, hints: &[Vec<i12
             return Some(true);
         }
         let cells_max = match effort {
-            Effort::Hinted => 0,
-            Effort::Quick => CELLS_QUICK,
-            Effort::Thorough => CELLS_THOROUGH,
+            Effort::Hinted => None,
+            Effort::Quick => Some(CELLS_QUICK),
+            Effort::Thorough => Some(CELLS_THOROUGH),
         };
-        if cells_max > 0
+        if let Some(cells_max) = cells_max
             && let Some(best) = search.multipliers.first()
-            && let Some(bound) =
-                table::bound_by_two(&search.items, room, &best.lambda, i128::from(limit), cells_max)
-            && bound <= i128::from(limit)
+            && table::rules_out(&search.items, room, &best.lambda, i128::from(limit), cells_max)?
         {
             return Some(true);
         }
@@ -472,11 +470,24 @@ mod tests {
             assert_eq!(at_most(&items, &room, expected, &[]), Some(true));
             let lambda: Vec<i128> = (0..3).map(|_| i128::from(next(9)) * SCALE / 4).collect();
             let table = table::bound(&items, &room, &lambda).unwrap();
-            let two = table::bound_by_two(&items, &room, &lambda, 0, 64).unwrap();
             assert!(
-                table >= i128::from(expected) && two >= i128::from(expected),
-                "{table}, {two} of {items:?} in {room:?} at {lambda:?}"
+                table >= i128::from(expected),
+                "{table} of {items:?} in {room:?} at {lambda:?}"
             );
+            // Coarse tables and good ones, at multipliers that are any or good.
+            for limit in 0..expected {
+                let search = Search::new(&items, &room, Effort::Quick, &[]).unwrap();
+                for lambda in search.multipliers.iter().map(|m| &m.lambda).chain([&lambda]) {
+                    for cells_max in [8, 64, 1 << 12] {
+                        let limit = i128::from(limit);
+                        assert_eq!(
+                            table::rules_out(&items, &room, lambda, limit, cells_max),
+                            Some(false),
+                            "{items:?} in {room:?} at {lambda:?}"
+                        );
+                    }
+                }
+            }
             let by_rooms = |limit: i64| {
                 let search = Search::new(&items, &room, Effort::Thorough, &[])?;
                 search.exceeds_by_rooms(&room, limit)

@@ -4,13 +4,15 @@
 //! multipliers. A capacity of many sizes is divided into coarser parts, of which every item takes at least its whole ones;
 //! a second one may also be paid for in part, so that what rounding takes away is not for nothing.
 
+use std::cmp::Reverse;
+
 use super::knapsack::{Item, SCALE};
 
 /// Cells of the table with one capacity of many sizes, and of the first of two.
 const CELLS_MAX: usize = 1 << 14;
 const FIRST_MAX: usize = 1 << 11;
 /// Tenths of the second one's multiplier that are tried.
-const CHARGED: [i128; 4] = [10, 6, 3, 1];
+const CHARGED: [i128; 4] = [10, 6, 3, 0];
 /// Sizes of a capacity, and cells of capacities of few sizes together.
 const FEW: i64 = 17;
 const FEW_CELLS_MAX: usize = 128;
@@ -29,30 +31,36 @@ pub(super) fn bound(items: &[Item], room: &[i64], lambda: &[i128]) -> Option<i12
     over(items, room, &axes, &paid)
 }
 
-/// The same with two capacities of many sizes, in a table of so many cells; stops at one that is no more than the limit.
-pub(super) fn bound_by_two(
+/// Whether tables of so many cells over two capacities of many sizes show that no filling is worth more than the limit.
+pub(super) fn rules_out(
     items: &[Item],
     room: &[i64],
     lambda: &[i128],
     limit: i128,
     cells_max: usize,
-) -> Option<i128> {
-    let mut axes = axes(items, room, lambda, &[FIRST_MAX, cells_max]);
+) -> Option<bool> {
+    let priced =
+        |amounts: &[i64]| -> i128 { amounts.iter().zip(lambda).map(|(a, l)| l * i128::from(*a)).sum() };
+    let surplus = |item: &Item| i128::from(item.worth) * SCALE - priced(&item.size);
+    let paying = items.iter().map(|item| surplus(item).max(0) * i128::from(item.most));
+    let all = priced(room) + paying.sum::<i128>();
+    // With one of the others in it, a filling is worth no more than the limit: it costs too much for what it is worth.
+    let relevant = items.iter().filter(|item| all + surplus(item).min(0) >= (limit + 1) * SCALE);
+    let items: Vec<Item> = relevant.cloned().collect();
+    let mut axes = axes(&items, room, lambda, &[FIRST_MAX, cells_max]);
     let second = axes.last().map(|(second, ..)| *second);
-    axes.sort_by_key(|(_, _, parts)| std::cmp::Reverse(*parts));
-    let mut least = i128::MAX;
+    axes.sort_by_key(|(_, _, parts)| Reverse(*parts));
     for tenths in CHARGED {
         let mut paid = lambda.to_vec();
         axes.iter().for_each(|(r, ..)| paid[*r] = 0);
         if let Some(second) = second {
             paid[second] = lambda[second] * tenths / 10;
         }
-        least = least.min(over(items, room, &axes, &paid)?);
-        if least <= limit {
-            break;
+        if over(&items, room, &axes, &paid)? <= limit {
+            return Some(true);
         }
     }
-    Some(least)
+    Some(false)
 }
 
 /// The bound of a table over the axes when every item pays what `paid` says for all that it takes.
@@ -136,18 +144,24 @@ fn enter(axes: &[Axis], best: &mut [i64], takes: &[usize], worth: i64, again: bo
         })
     };
     let n_rows = best.len() / width;
-    let mut improve = |cell: usize| best[cell] = best[cell].max(best[cell - back] + worth);
     let rows = (0..n_rows).filter(|row| takes[0] < width && holds(*row));
     // Upwards, what a cell is improved by may be in the one before it already.
-    if again {
-        for row in rows {
-            (row * width + takes[0]..(row + 1) * width).for_each(&mut improve);
+    let rows: Vec<usize> = if again { rows.collect() } else { rows.rev().collect() };
+    for row in rows {
+        let (from, to) = (row * width + takes[0], (row + 1) * width);
+        if back >= width {
+            // From another row, whatever the order.
+            let (before, rest) = best.split_at_mut(from);
+            for (cell, source) in rest.iter_mut().zip(&before[from - back..to - back]) {
+                *cell = (*cell).max(source + worth);
+            }
+            continue;
         }
-    } else {
-        for row in rows.rev() {
-            (row * width + takes[0]..(row + 1) * width)
-                .rev()
-                .for_each(&mut improve);
+        let mut improve = |cell: usize| best[cell] = best[cell].max(best[cell - back] + worth);
+        if again {
+            (from..to).for_each(&mut improve);
+        } else {
+            (from..to).rev().for_each(&mut improve);
         }
     }
 }
@@ -169,7 +183,10 @@ fn axes(items: &[Item], room: &[i64], lambda: &[i128], cells_max: &[usize]) -> V
             many.push((r, size, 0));
         }
     }
-    many.sort_by_key(|(r, ..)| std::cmp::Reverse(lambda[*r] * i128::from(room[*r])));
+    many.sort_by_key(|(r, ..)| lambda[*r] * i128::from(room[*r]));
+    let mut many = many.split_off(many.len().saturating_sub(cells_max.len()));
+    // The one of fewer sizes first, so that it may keep them all.
+    many.sort_by_key(|(r, size, _)| room[*r] / size);
     for ((r, size, _), cells_max) in many.into_iter().zip(cells_max) {
         let size = size.max(room[r] / ((cells_max / n_cells).max(2) - 1) as i64 + 1);
         let parts = (room[r] / size) as usize;
