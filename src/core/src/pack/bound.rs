@@ -251,7 +251,6 @@ impl Terms {
             budget.spend(share.spent);
             // Only some machines are in doubt: it costs less to lower what those hold than all.
             let values = lowered(mix, &mut searches, &reserved, found.worths, budget);
-            eprintln!("T lowered -> {:.2} left {}", mix.worth(&values) as f64 / 1e9, budget.left);
             better(values, &mut best);
             best.unit_prices
                 .extend(cut::tight(&mut searches.knapsack, &reserved, &best.values));
@@ -553,7 +552,6 @@ fn lowered(
             };
             lower.iter().map(of).sum()
         };
-        eprintln!("T   lower shape {shape} {:?} price {price} ratio {:.5} fair {:.2} ({} of {}) scaled {:.2} steps {steps} left {}", mix.room(shape), proven.upper as f64/price as f64, loss(&fair) as f64/1e9, fair.len(), scaled.len(), loss(&scaled) as f64/1e9, budget.left);
         let lower = if loss(&fair) < loss(&scaled) { fair } else { scaled };
         for (item, value) in lower {
             values[item as usize] = value;

@@ -161,7 +161,7 @@ pub(super) fn generate(
         values.iter().zip(counts).map(worth).sum::<i128>() * i128::from(worst.1) / i128::from(worst.0.max(1))
     };
     for round in 0.. {
-        let b0=budget.left; out.duals = purchase.solve(budget);eprintln!("T  simplex {}", b0-budget.left);
+        out.duals = purchase.solve(budget);
         if budget.left == 0 {
             break;
         }
@@ -221,7 +221,6 @@ pub(super) fn generate(
                 center = Some(values.clone());
             }
         }
-        eprintln!("T {aim:?} round {round} bought {:.2} proven {:.2} found {found} cols {} left {} slow {slow} exch {exchanging}", bought as f64/1e9, proven as f64/1e9, purchase.columns.len(), budget.left);
         if exchanging {
             for group in &groups.pods {
                 found += exchanges(mix, axes, group, &out.duals, &mut purchase, budget);
@@ -315,7 +314,6 @@ fn search(
         }
         budget.spend(searches.steps());
     }
-    let mut worst_shape=0; let n_unproven=unproven.len();
     if aim == Aim::Buy {
         return (found, (i64::MAX, 1));
     }
@@ -341,11 +339,9 @@ fn search(
         }
         if i128::from(upper) * i128::from(worst.1) > i128::from(worst.0) * i128::from(floor) {
             worst = (upper, floor);
-            worst_shape = shape;
         }
         budget.spend(searches.steps());
     }
-    eprintln!("T   search: {n_unproven} unproven, worst {:.5} shape {worst_shape} {:?}, found {found}", worst.0 as f64/worst.1 as f64, searches.knapsack.mix.room(worst_shape as usize));
     (found, worst)
 }
 
