@@ -154,10 +154,24 @@ fn refusal(code: &str) -> String {
 
 /// A Kubernetes in which there is nothing but these classes.
 pub(crate) fn kubernetes(classes: &[EC2NodeClass]) -> Client {
-    let list = json!({ "apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClassList", "metadata": {}, "items": classes });
+    let classes = classes.to_vec();
     Client::new(
-        tower::service_fn(move |_: http::Request<Body>| {
-            let answer = http::Response::new(Body::from(list.to_string().into_bytes()));
+        tower::service_fn(move |request: http::Request<Body>| {
+            let name = request.uri().path().rsplit('/').next().unwrap_or_default();
+            let named = classes.iter().find(|c| c.metadata.name.as_deref() == Some(name));
+            let (status, object) = match named {
+                Some(class) => (200, json!(class)),
+                None if name == "ec2nodeclasses" => (
+                    200,
+                    json!({ "apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClassList", "metadata": {}, "items": classes }),
+                ),
+                None => (
+                    404,
+                    json!({ "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404 }),
+                ),
+            };
+            let mut answer = http::Response::new(Body::from(object.to_string().into_bytes()));
+            *answer.status_mut() = status.try_into().unwrap();
             std::future::ready(Ok::<_, Infallible>(answer))
         }),
         "default",
