@@ -628,6 +628,10 @@ impl CloudProvider for AwsCloud {
         self.next_interruptions().await
     }
 
+    async fn is_new(&self, machine_id: &str) -> bool {
+        self.is_launched_lately(machine_id).await
+    }
+
     async fn interruptions_handled(&self) -> usize {
         match &self.queue {
             Some(queue) => queue.delete().await,

@@ -224,3 +224,31 @@ async fn a_launch_that_looks_for_its_machine_holds_up_no_other() {
         is_free = turn => assert!(is_free),
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn word_of_a_machine_that_is_not_recorded_yet_is_kept() {
+    let aws = fake::Aws::default();
+    let cloud = ready(&aws);
+    assert!(
+        !cloud.is_new("i-1").await,
+        "it is not shown, and nobody here launched it"
+    );
+    launch(&aws);
+    cloud.create(&request("u-1")).await.unwrap();
+    assert!(cloud.is_new("i-1").await, "launched by this process");
+    tokio::time::advance(VISIBLE_WITHIN).await;
+    let of_age = |age: Duration| {
+        let launched = format!("<launchTime>{}</launchTime><vpcId>", Timestamp::now() - age);
+        MACHINE.replace("<vpcId>", &launched)
+    };
+    let young = of_age(Duration::from_mins(1));
+    for (shown, is_new) in [
+        (young.clone(), true),
+        (young.replace("cluster/prod", "cluster/test"), false),
+        (young.replace("running", "terminated"), false),
+        (of_age(Duration::from_hours(1)), false),
+    ] {
+        aws.next("DescribeInstances", &shown);
+        assert_eq!(cloud.is_new("i-1").await, is_new, "{shown}");
+    }
+}
