@@ -60,6 +60,21 @@ impl Queue {
         }
     }
 
+    /// Whether messages may be received and deleted. SQS has no dry run, but a message that is hidden for no time is
+    /// there for whoever reads the queue, and a receipt that nobody was given deletes nothing.
+    pub(crate) async fn check(&self) -> Result<(), ProviderError> {
+        let receive = self.sqs.receive_message().queue_url(&self.url);
+        let received = receive.wait_time_seconds(0).visibility_timeout(0).send().await;
+        received.map_err(|error| provider_error("sqs:ReceiveMessage", &error))?;
+        let delete = self.sqs.delete_message().queue_url(&self.url);
+        let deleted = delete.receipt_handle("none").send().await;
+        match deleted.map_err(|error| provider_error("sqs:DeleteMessage", &error)) {
+            Err(error @ ProviderError::Denied(_)) => Err(error),
+            // Another error is what becomes of such a receipt.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// What was handed out and not deleted comes again.
     fn forget(&self) {
         self.handed_out
