@@ -285,7 +285,10 @@ impl Cloud {
     /// One call of AWS's query protocol with these keys, and the body of its answer, also if that is an error. Nothing
     /// is signed: the stand-in looks only whose the key is.
     pub async fn call(&self, keys: &Keys, service: &str, parameters: &[(&str, &str)]) -> Result<String> {
-        let escaped = |text: &str| -> String { text.bytes().map(|byte| format!("%{byte:02X}")).collect() };
+        let escaped = |text: &str| {
+            let bytes = text.bytes().map(|byte| format!("%{byte:02X}"));
+            bytes.collect::<Vec<_>>().concat()
+        };
         let form = parameters
             .iter()
             .map(|(name, value)| format!("{name}={}", escaped(value)));

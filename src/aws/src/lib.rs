@@ -462,15 +462,17 @@ impl CloudProvider for AwsCloud {
                 .recent(|_, m| m.provider_id == provider_id)
                 .is_some()
         };
-        match answer? {
-            Ended::ShuttingDown => Ok(Termination::Started),
-            Ended::Terminated => Ok(Termination::Gone),
-            Ended::NotShown if showed_all && self.accounts.show_all() && !is_recent() => {
-                Ok(Termination::Gone)
-            }
-            // Launched a moment ago: EC2 may not show it yet, and what is taken for gone runs for ever.
-            Ended::NotShown => Ok(Termination::Started),
-        }
+        let is_gone = match answer? {
+            Ended::Terminated => true,
+            Ended::ShuttingDown => false,
+            // Launched a moment ago, EC2 may not show it yet, and what is taken for gone runs for ever.
+            Ended::NotShown => showed_all && self.accounts.show_all() && !is_recent(),
+        };
+        Ok(if is_gone {
+            Termination::Gone
+        } else {
+            Termination::Started
+        })
     }
 
     async fn list(&self, claims: &[Arc<NodeClaim>]) -> Result<Listing, ProviderError> {
