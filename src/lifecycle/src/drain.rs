@@ -1,9 +1,10 @@
 //! Emptying a node: pods leave by tiers, through the eviction API, until a deadline overrules it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
+use plimsoll_api::{labels, nodeclaim::NodeClaim};
 use plimsoll_state::{
     NodeView,
     pod::{Owner, PodState},
@@ -24,6 +25,10 @@ pub(crate) enum Progress {
     Draining,
     Done,
 }
+
+/// What remains after the last grace period of a drain that waited for the next places of its pods: for evictions that
+/// budgets put off.
+const MARGIN: Duration = Duration::from_secs(20);
 
 /// Who leaves first. A tier is sent off when all before it are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,10 +63,12 @@ pub(crate) fn step(
     if let Some(deadline) = deadline {
         force(&waiting, node, deadline, now, pass);
     }
+    let may_wait = latest_begin(view, &waiting, deadline).is_some_and(|begin| now < begin);
+    let stays = |pod: &PodState| may_wait && pod.is_reschedulable() && !view.replaced.contains(&pod.key);
     if let Some(tier) = waiting.iter().map(|p| tier(p)).min() {
         for pod in waiting
             .iter()
-            .filter(|p| self::tier(p) == tier && p.is_evictable(now))
+            .filter(|p| self::tier(p) == tier && p.is_evictable(now) && !stays(p))
         {
             pass.effects.push(Effect::Evict {
                 pod: pod.key.clone(),
@@ -72,6 +79,32 @@ pub(crate) fn step(
     }
     pass.again_in(DRAIN_POLL);
     Progress::Draining
+}
+
+/// When the cloud takes the machine of this claim away, as far as it is known.
+pub(crate) fn ends_at(claim: &NodeClaim) -> Option<Timestamp> {
+    let annotation = claim.metadata.annotations.as_ref()?.get(labels::ENDS_AT)?;
+    annotation.parse().ok()
+}
+
+/// When evictions must begin so that all tiers have their grace periods before the machine ends. None: it is not known
+/// that it lasts, nobody waits.
+fn latest_begin(
+    view: &NodeView,
+    waiting: &[&Arc<PodState>],
+    deadline: Option<Timestamp>,
+) -> Option<Timestamp> {
+    let ends = ends_at(&view.claim)?;
+    let ends = deadline.map_or(ends, |deadline| deadline.min(ends));
+    let mut of_tiers = BTreeMap::<Tier, Duration>::new();
+    for pod in waiting {
+        let longest = of_tiers.entry(tier(pod)).or_default();
+        *longest = pod.grace_period.max(*longest);
+    }
+    let takes = of_tiers
+        .values()
+        .fold(MARGIN, |all, one| all.saturating_add(*one));
+    Some(ends.saturating_sub(takes).unwrap_or(Timestamp::MIN))
 }
 
 /// Pods that could not finish their own grace period before the deadline are deleted now, whatever protects

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::{api::policy::v1::PodDisruptionBudget, apimachinery::pkg::util::intstr::IntOrString};
 use plimsoll_core::{requirement::Operator, snapshot::Selector};
 use rustc_hash::FxHashMap;
@@ -76,6 +77,11 @@ impl<'a> Budgets<'a> {
             .and_then(|s| s.disruptions_allowed)
             .unwrap_or(0);
         (allowed <= 0).then(|| name(first))
+    }
+
+    /// Whether the pod needs another place when its node leaves, and can be evicted sooner or later.
+    pub(crate) fn let_move(&self, pod: &PodState, now: Timestamp) -> bool {
+        pod.is_reschedulable() && !pod.do_not_disrupt_now(now) && !self.blocks_for_ever(pod)
     }
 
     /// A budget under which the pod can never be evicted, whatever its state.

@@ -110,6 +110,7 @@ fn judge(status: &InstanceStatus, now: Timestamp) -> Vec<Interruption> {
         event: "InstanceUnhealthy",
         note,
         answer,
+        ends_at: None,
     };
     let mut all = Vec::new();
     for (kind, what, summary) in [
@@ -129,7 +130,11 @@ fn judge(status: &InstanceStatus, now: Timestamp) -> Vec<Interruption> {
     if let Some(event) = ahead {
         let code = event.code().map(EventCode::as_str).unwrap_or_default();
         let note = format!("EC2 has scheduled {code} for the instance");
-        all.push(about("event_status", note, Answer::Drain));
+        let begins = event.not_before().map(aws_smithy_types::DateTime::secs);
+        all.push(Interruption {
+            ends_at: begins.and_then(|at| Timestamp::from_second(at).ok()),
+            ..about("event_status", note, Answer::Drain)
+        });
     }
     all
 }

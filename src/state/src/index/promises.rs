@@ -12,7 +12,7 @@ use plimsoll_api::{conditions, labels};
 use rustc_hash::FxHashSet;
 
 use super::Index;
-use crate::{lower, node::has_label, pod::PodState};
+use crate::{lower, node::has_label, pdb::Budgets, pod::PodState};
 
 /// A promise is forgotten this long after its machine became usable, and after kube-scheduler last bound a pod that has a
 /// place in a plan: if it has not followed it by then it will not, and the pod must be planned anew. Upstream's nomination
@@ -136,18 +136,30 @@ impl Index {
         pods.filter(|pod| pod.node.is_none() && pod.is_active())
     }
 
-    /// Pods that wait for a machine and have no place in any plan.
-    pub fn waiting(&self) -> usize {
-        self.pods
-            .values()
-            .filter(|p| p.is_provisionable() && self.promises.get(&p.key).is_none())
-            .count()
+    /// Whether the pod's next place is on a machine in service.
+    pub(super) fn is_replaced(&self, pod_key: &str) -> bool {
+        let usable = self.promises.get(pod_key).and_then(|p| self.usable_since(p));
+        usable.is_some_and(|since| since > Timestamp::MIN)
+    }
+
+    /// Pods that wait for a machine, or whose machine is leaving, and that have no place in any plan.
+    pub fn waiting(&self, now: Timestamp) -> usize {
+        let waiting = self.pods.values().filter(|p| p.is_provisionable());
+        let budgets = Budgets::new(self.pdbs.values());
+        let leaving = self.nodes.values().filter(|node| self.is_leaving(node));
+        let to_move = leaving
+            .flat_map(|node| self.pods_on(node.metadata.name.as_deref().unwrap_or_default()))
+            .filter(|pod| pod.is_active() && budgets.let_move(pod, now));
+        let has_no_place = |pod: &&Arc<PodState>| self.promises.get(&pod.key).is_none();
+        waiting.chain(to_move).filter(has_no_place).count()
     }
 
     /// Drops promises that will not be kept; their pods count as waiting again.
     pub(super) fn break_promises(&mut self, now: Timestamp) {
         let signed = |duration| SignedDuration::try_from(duration).unwrap_or_default();
         let (window, at_most) = (signed(PROMISE_WINDOW), signed(PROMISE_MAX));
+        // Kube-scheduler does not try a pod that still runs on its last machine: it has not missed its chance.
+        let runs = |key: &str| self.pods.get(key).is_some_and(|pod| pod.node.is_some());
         let broken: Vec<Arc<str>> = self
             .promises
             .iter()
@@ -155,7 +167,9 @@ impl Index {
                 !self.needs_promise(key)
                     || self.usable_since(promise).is_some_and(|since| {
                         let tried = self.promises.last_bound.unwrap_or(since).max(since);
-                        now.duration_since(tried) > window || now.duration_since(since) > at_most
+                        let is_late =
+                            now.duration_since(tried) > window || now.duration_since(since) > at_most;
+                        since == Timestamp::MIN || is_late && !runs(key)
                     })
             })
             .map(|(key, _)| key.clone())
@@ -177,6 +191,11 @@ impl Index {
         let Some(node) = self.nodes.get(&**node) else {
             return false;
         };
+        self.is_leaving(node)
+    }
+
+    /// Its deletion, or that of its claim, has begun.
+    fn is_leaving(&self, node: &Node) -> bool {
         let claim = self.claim_of_node(node).and_then(|name| self.claim(name));
         node.metadata.deletion_timestamp.is_some()
             || claim.is_some_and(|c| c.metadata.deletion_timestamp.is_some())

@@ -11,7 +11,7 @@ fn promises_hold_a_place_and_are_counted_when_kept() {
         index.apply(pending(name, json!({})), at(0));
         index.promise(&format!("default/{name}").into(), "a", at(0));
     }
-    assert_eq!(index.waiting(), 0);
+    assert_eq!(index.waiting(at(0)), 0);
     let snapshot = lowered(&index, at(0)).snapshot;
     let Some(Place::Assigned(target)) = place_of(&snapshot, "kept") else {
         panic!("assigned")
@@ -34,7 +34,7 @@ fn a_promise_ends_when_its_pod_is_refused_without_room_or_too_often() {
         index.apply(nominated(pod, json!("node-a")), at(1));
         index.take_touched();
         index.apply(nominated(pod, Value::Null), at(1));
-        (index.waiting(), index.take_touched().claims.contains("a"))
+        (index.waiting(at(0)), index.take_touched().claims.contains("a"))
     };
     let promised = |closed: bool| {
         let mut index = Index::default();
@@ -88,9 +88,9 @@ fn a_promise_stands_while_kube_scheduler_gets_through_the_pods_of_plans() {
     let mut index = two_promised();
     index.apply(bound("a", "node-open", json!({})), at(long - 2));
     index.expire(at(long));
-    assert_eq!(index.waiting(), 0);
+    assert_eq!(index.waiting(at(0)), 0);
     index.expire(at(2 * long));
-    assert_eq!(index.waiting(), 1);
+    assert_eq!(index.waiting(at(0)), 1);
 }
 
 #[test]
@@ -99,9 +99,9 @@ fn a_promise_does_not_stand_for_ever_because_others_are_kept() {
     let mut index = two_promised();
     index.apply(bound("a", "node-open", json!({})), at(longest - 1));
     index.expire(at(longest));
-    assert_eq!(index.waiting(), 0);
+    assert_eq!(index.waiting(at(0)), 0);
     index.expire(at(longest + 1));
-    assert_eq!(index.waiting(), 1);
+    assert_eq!(index.waiting(at(0)), 1);
 }
 
 #[test]
@@ -118,13 +118,13 @@ fn a_promise_ends_when_its_machine_has_been_usable_for_long_or_leaves() {
     index.take_touched();
     index.expire(at(1));
     assert_eq!(
-        index.waiting(),
+        index.waiting(at(0)),
         1,
         "a target that does not exist promises nothing"
     );
     index.expire(at(long));
     assert_eq!(
-        index.waiting(),
+        index.waiting(at(0)),
         2,
         "the open machine had its chance, the coming one has not"
     );
@@ -139,5 +139,41 @@ fn a_promise_ends_when_its_machine_has_been_usable_for_long_or_leaves() {
         at(long),
     );
     index.expire(at(long));
-    assert_eq!(index.waiting(), 3);
+    assert_eq!(index.waiting(at(0)), 3);
+}
+
+#[test]
+fn pods_of_a_machine_that_leaves_wait_for_their_next_place() {
+    let mut index = Index::default();
+    with_machine(&mut index, "old");
+    let keeps = json!({ "metadata": { "annotations": { "karpenter.sh/do-not-disrupt": "true" } } });
+    index.apply(bound("a", "node-old", json!({})), at(0));
+    index.apply(bound("stays", "node-old", keeps), at(0));
+    assert_eq!((index.waiting(at(1)), index.take_touched().waiting_pods), (0, 0));
+
+    let mut leaves = in_service("old", at(0));
+    merge(
+        &mut leaves,
+        json!({ "metadata": { "deletionTimestamp": at(1).to_string() } }),
+    );
+    index.apply(claim("old", 2, leaves), at(1));
+    assert_eq!(
+        index.waiting(at(1)),
+        1,
+        "one that cannot be evicted is not planned for"
+    );
+    assert!(index.take_touched().waiting_pods > 0);
+
+    index.promise(&"default/a".into(), "new", at(1));
+    index.expire(at(1));
+    assert_eq!(index.waiting(at(1)), 1, "no such machine");
+    with_machine(&mut index, "new");
+    index.promise(&"default/a".into(), "new", at(1));
+    let later = i64::try_from(PROMISE_MAX.as_secs()).unwrap() + 2;
+    index.expire(at(later));
+    assert_eq!(
+        index.waiting(at(later)),
+        0,
+        "kube-scheduler has had no chance yet"
+    );
 }
