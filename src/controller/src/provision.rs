@@ -304,7 +304,13 @@ fn tell<P: CloudProvider>(context: &Context<P>, lowered: &Lowered, report: &Repo
         )
     });
     for (key, why) in unplaced.chain(lowered.refused.iter().cloned()) {
-        let Some(pod) = context.index().pod(&key).cloned() else {
+        // One that still runs on a machine that leaves has not failed to schedule.
+        let Some(pod) = context
+            .index()
+            .pod(&key)
+            .filter(|pod| pod.node.is_none())
+            .cloned()
+        else {
             continue;
         };
         let subject = Subject::Pod {

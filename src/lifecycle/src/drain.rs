@@ -63,9 +63,19 @@ pub(crate) fn step(
     if let Some(deadline) = deadline {
         force(&waiting, node, deadline, now, pass);
     }
-    let may_wait = latest_begin(view, &waiting, deadline).is_some_and(|begin| now < begin);
-    let stays = |pod: &PodState| may_wait && pod.is_reschedulable() && !view.replaced.contains(&pod.key);
-    if let Some(tier) = waiting.iter().map(|p| tier(p)).min() {
+    let ends = ends_at(&view.claim).map(|ends| deadline.map_or(ends, |deadline| deadline.min(ends)));
+    let stays = |pod: &PodState| {
+        let is_homeless = pod.is_reschedulable() && !view.replaced.contains(&pod.key);
+        is_homeless && ends.is_some_and(|ends| now < latest_eviction(pod, &waiting, ends))
+    };
+    // Pods that stay keep the agents of their machine.
+    let someone_stays = waiting.iter().any(|p| p.is_evictable(now) && stays(p));
+    if let Some(tier) = waiting
+        .iter()
+        .map(|p| tier(p))
+        .min()
+        .filter(|t| !(t.daemon && someone_stays))
+    {
         for pod in waiting
             .iter()
             .filter(|p| self::tier(p) == tier && p.is_evictable(now) && !stays(p))
@@ -87,24 +97,18 @@ pub(crate) fn ends_at(claim: &NodeClaim) -> Option<Timestamp> {
     annotation.parse().ok()
 }
 
-/// When evictions must begin so that all tiers have their grace periods before the machine ends. None: it is not known
-/// that it lasts, nobody waits.
-fn latest_begin(
-    view: &NodeView,
-    waiting: &[&Arc<PodState>],
-    deadline: Option<Timestamp>,
-) -> Option<Timestamp> {
-    let ends = ends_at(&view.claim)?;
-    let ends = deadline.map_or(ends, |deadline| deadline.min(ends));
-    let mut of_tiers = BTreeMap::<Tier, Duration>::new();
-    for pod in waiting {
-        let longest = of_tiers.entry(tier(pod)).or_default();
-        *longest = pod.grace_period.max(*longest);
+/// When a pod must be evicted so that it and the tiers after it have their grace periods before the machine ends.
+fn latest_eviction(pod: &PodState, waiting: &[&Arc<PodState>], ends: Timestamp) -> Timestamp {
+    let mut of_later_tiers = BTreeMap::<Tier, Duration>::new();
+    for other in waiting.iter().filter(|other| tier(other) > tier(pod)) {
+        let longest = of_later_tiers.entry(tier(other)).or_default();
+        *longest = other.grace_period.max(*longest);
     }
-    let takes = of_tiers
+    let takes = of_later_tiers
         .values()
         .fold(MARGIN, |all, one| all.saturating_add(*one));
-    Some(ends.saturating_sub(takes).unwrap_or(Timestamp::MIN))
+    let takes = takes.saturating_add(pod.grace_period);
+    ends.saturating_sub(takes).unwrap_or(Timestamp::MIN)
 }
 
 /// Pods that could not finish their own grace period before the deadline are deleted now, whatever protects

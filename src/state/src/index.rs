@@ -318,22 +318,24 @@ impl Index {
             self.touch_peers(plan);
         }
         if leaves {
-            self.pods_lose_their_machine(&object);
+            self.machine_is_lost(&object);
         }
         self.touched.capacity = true;
         self.touched.pools = true;
         self.revision += 1;
     }
 
-    /// Its pods are planned anew before they are evicted.
-    fn pods_lose_their_machine(&mut self, claim: &NodeClaim) {
+    /// Its pods, and those that have a place on it, are planned anew before they are evicted.
+    fn machine_is_lost(&mut self, claim: &NodeClaim) {
         let node = self.sole_node(claim).and_then(|node| node.metadata.name.clone());
         let pods = self.pods_on(node.as_deref().unwrap_or_default());
-        let moving = pods
-            .filter(|pod| pod.is_active() && pod.is_reschedulable())
-            .count();
-        self.touched.waiting_pods += moving;
-        self.arrivals += moving as u64;
+        let moving = pods.filter(|pod| pod.is_reschedulable()).count();
+        let coming = self
+            .promises
+            .on(claim.metadata.name.as_deref().unwrap_or_default());
+        let lost = moving + coming.count();
+        self.touched.waiting_pods += lost;
+        self.arrivals += lost as u64;
     }
 
     fn forget_claim(&mut self, name: &str) {
@@ -342,6 +344,7 @@ impl Index {
                 self.claims_by_provider_id.remove(id);
             }
             self.touch_claim(name);
+            self.machine_is_lost(&entry.object);
             if let Some(plan) = plan_of(&entry.object) {
                 self.touch_peers(plan);
             }

@@ -70,6 +70,8 @@ fn interruptions(event: &Envelope) -> Vec<Interruption> {
                 Answer::Drain,
             );
             let warned = event.time.parse::<Timestamp>().ok();
+            // Hibernation begins at once.
+            let warned = warned.filter(|_| matches!(text("instance-action"), "terminate" | "stop"));
             ending(all, warned.and_then(|at| at.checked_add(SPOT_NOTICE).ok()))
         }
         ("aws.ec2", "EC2 Instance Rebalance Recommendation") => one(
@@ -213,6 +215,41 @@ mod tests {
                 "{detail_type} {detail}"
             );
         }
+    }
+
+    #[test]
+    fn an_event_says_when_the_machine_ends() {
+        let ends = |source: &str, detail_type: &str, time: &str, detail: Value| {
+            let body = json!({
+                "version": "0", "source": source, "detail-type": detail_type, "detail": detail, "time": time,
+            });
+            let all = parse(&body.to_string()).interruptions;
+            assert_eq!(all.len(), 1, "{body}");
+            all[0].ends_at.map(|at| at.to_string())
+        };
+        let spot = |time: &str, action: &str| {
+            let detail = json!({ "instance-id": "i-1", "instance-action": action });
+            ends("aws.ec2", "EC2 Spot Instance Interruption Warning", time, detail)
+        };
+        let two_minutes_on = Some("2026-01-01T00:02:00Z".to_owned());
+        assert_eq!(spot("2026-01-01T00:00:00Z", "terminate"), two_minutes_on);
+        assert_eq!(spot("2026-01-01T00:00:00Z", "stop"), two_minutes_on);
+        assert_eq!(
+            spot("2026-01-01T00:00:00Z", "hibernate"),
+            None,
+            "that begins at once"
+        );
+        assert_eq!(spot("yesterday", "terminate"), None);
+        let health = |starts: &str| {
+            let detail = json!({
+                "service": "EC2", "eventTypeCategory": "scheduledChange", "startTime": starts,
+                "affectedEntities": [{ "entityValue": "i-1" }],
+            });
+            ends("aws.health", "AWS Health Event", "2026-01-01T00:00:00Z", detail)
+        };
+        let said = Some("2026-01-17T15:10:09Z".to_owned());
+        assert_eq!(health("Sat, 17 Jan 2026 15:10:09 GMT"), said);
+        assert_eq!(health("soon"), None);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub struct NodeView {
     pub pods: Vec<Arc<PodState>>,
     /// Pods planned onto it that are not bound anywhere yet.
     pub promised: Vec<Arc<PodState>>,
+    /// Some pod has a place on it and is not there yet: it waits, or it still runs on a machine that leaves.
+    pub awaited: bool,
     /// Keys of its pods whose next place, on a machine in service, is known.
     pub replaced: BTreeSet<Arc<str>>,
     /// The other machines of its plan that are still closed.
@@ -78,6 +80,7 @@ impl Index {
             nodes,
             pods,
             promised,
+            awaited: self.is_awaited(claim),
             replaced,
             peers,
             attachments,

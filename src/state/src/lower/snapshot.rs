@@ -116,7 +116,7 @@ impl Index {
         };
         if let Some(name) = &pod.node {
             let node = *by_name.get(name)?;
-            let moves = snapshot.nodes[node.0 as usize].leaving && budgets.let_move(pod, now);
+            let moves = snapshot.nodes[node.0 as usize].leaving && self.moves(pod, budgets, now);
             return Some(match (moves, promised()) {
                 (false, _) => Place::Bound(node),
                 (true, Some(next)) => Place::Assigned(next),
