@@ -35,7 +35,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Requests for machines under way at once. EC2 lets in a few dozen and then five a second, and each is a connection and
 /// a list of all that may be launched: a hundred of them together would hold more memory than everything else.
-const LAUNCHES_MAX: usize = 16;
+pub(crate) const LAUNCHES_MAX: usize = 16;
 
 /// What an account answers, if it does so in time: one that is silent must not hold up the others.
 pub(crate) async fn in_time<T>(
@@ -127,6 +127,11 @@ impl Account {
         Launching(self)
     }
 
+    /// Something may have been launched until now that nobody here knows of.
+    pub(crate) fn make_unclear(&self) {
+        *self.unclear.at() = Instant::now();
+    }
+
     /// Whether EC2 shows all that was launched here: only then is a list that lacks a machine a proof that there is none.
     pub(crate) fn shows_all(&self) -> bool {
         self.unclear.at().elapsed() >= VISIBLE_WITHIN
@@ -152,7 +157,7 @@ impl Launching<'_> {
 
 impl Drop for Launching<'_> {
     fn drop(&mut self) {
-        *self.0.unclear.at() = Instant::now();
+        self.0.make_unclear();
     }
 }
 
@@ -249,6 +254,11 @@ impl Accounts {
             Tried::Refused(..) => None,
         });
         [self.home.clone()].into_iter().chain(open).collect()
+    }
+
+    /// Whether EC2 shows all that was launched in any of them.
+    pub(crate) fn show_all(&self) -> bool {
+        self.open().iter().all(|account| account.shows_all())
     }
 
     /// Forgets the accounts that nothing names any more.

@@ -13,13 +13,14 @@ use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 use futures::future::join_all;
 use jiff::Timestamp;
 use plimsoll_api::labels;
-use plimsoll_provider::{Interruptions, ProviderError};
+use plimsoll_provider::{Interruptions, Machine, ProviderError};
 use tokio::time::Instant;
 
 use crate::{
     AwsCloud,
     account::{Account, in_time},
     error::provider_error,
+    instances::{self, State},
     role::Role,
     unavailable::Refusal,
 };
@@ -36,6 +37,10 @@ const VISIBILITY_SECONDS: i32 = 20;
 const RETRY: Duration = Duration::from_secs(10);
 /// Longest look at what kind of machine is taken back.
 const HINT: Duration = Duration::from_millis(500);
+/// Longest look at whose a machine is that no claim names; messages wait meanwhile.
+const LOOK: Duration = Duration::from_secs(5);
+/// A launch is recorded, or its machine ended by the garbage collection, within this.
+const RECORDED_WITHIN: Duration = Duration::from_mins(5);
 
 /// The queue of one cluster.
 #[derive(Debug)]
@@ -52,6 +57,21 @@ impl Queue {
             sqs,
             url,
             handed_out: Mutex::default(),
+        }
+    }
+
+    /// Whether messages may be received and deleted. SQS has no dry run, but a message that is hidden for no time is
+    /// there for whoever reads the queue, and a receipt that nobody was given deletes nothing.
+    pub(crate) async fn check(&self) -> Result<(), ProviderError> {
+        let receive = self.sqs.receive_message().queue_url(&self.url);
+        let received = receive.wait_time_seconds(0).visibility_timeout(0).send().await;
+        received.map_err(|error| provider_error("sqs:ReceiveMessage", &error))?;
+        let delete = self.sqs.delete_message().queue_url(&self.url);
+        let deleted = delete.receipt_handle("none").send().await;
+        match deleted.map_err(|error| provider_error("sqs:DeleteMessage", &error)) {
+            Err(error @ ProviderError::Denied(_)) => Err(error),
+            // Another error is what becomes of such a receipt.
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -198,6 +218,25 @@ impl AwsCloud {
         // The drains must not wait for a hint that is slow to come.
         let _ = tokio::time::timeout(HINT, notes).await;
         events
+    }
+
+    /// Whether this cluster has launched a machine so lately that its claim may not name it yet. What cannot be looked up
+    /// is taken for another's: its messages would come again and again.
+    pub(crate) async fn is_launched_lately(&self, instance_id: &str) -> bool {
+        let is_it = |machine: &Machine| instances::instance_id(&machine.provider_id) == Some(instance_id);
+        if self.launches.recent(|_, machine| is_it(machine)).is_some() {
+            return true;
+        }
+        let look = async |account: Arc<Account>| {
+            let found = tokio::time::timeout(LOOK, account.instances.get(instance_id)).await;
+            let Ok(Ok(Some(found))) = found else { return false };
+            let age = Timestamp::now().duration_since(found.launched);
+            found.state == State::Alive
+                && found.not_ours(&account.cluster).is_none()
+                && age.unsigned_abs() < RECORDED_WITHIN
+        };
+        let looks = join_all(self.accounts.open().into_iter().map(look));
+        looks.await.contains(&true)
     }
 
     /// A spot machine that is taken back says that there are too few of its kind, so that kind is not asked for at

@@ -1,4 +1,6 @@
-//! The provider between two accounts.
+//! The provider as a whole, between two accounts.
+
+mod launch;
 
 use std::time::Duration;
 

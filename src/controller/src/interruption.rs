@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, mem::take, sync::Arc};
 
+use futures::future::join_all;
 use jiff::Timestamp;
 use plimsoll_provider::{CloudProvider, Interruption, chain};
 
@@ -37,6 +38,7 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
         for message in interruptions.messages.iter().flatten() {
             context.metrics.message(message, now);
         }
+        let mut unknown = Vec::new();
         for interruption in interruptions.found {
             tracing::debug!(
                 machine = interruption.machine_id,
@@ -49,6 +51,9 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
             if is_look && !effects.is_empty() && unwell.is_news(&interruption) {
                 context.metrics.unhealthy(interruption.kind);
             }
+            if effects.is_empty() && !is_look {
+                unknown.push(interruption.machine_id.clone());
+            }
             if let Err(error) = context.perform_all(effects).await {
                 tracing::warn!(
                     error = chain(&error),
@@ -59,6 +64,12 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
         }
         if is_look {
             unwell.end_look();
+        }
+        // Only now: what is known must not wait.
+        let are_new = join_all(unknown.iter().map(|id| context.provider.is_new(id))).await;
+        if are_new.contains(&true) {
+            tracing::info!("a machine is interrupted before it is recorded, word of it will come again");
+            all_done = false;
         }
         if all_done {
             let deleted = context.provider.interruptions_handled().await;

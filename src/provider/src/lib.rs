@@ -236,6 +236,12 @@ pub trait CloudProvider: Send + Sync + 'static {
         std::future::pending()
     }
 
+    /// Whether an interrupted machine that no claim names was launched for one only lately, so that it may not be
+    /// recorded yet.
+    fn is_new(&self, _machine_id: &str) -> impl Future<Output = bool> + Send {
+        std::future::ready(false)
+    }
+
     /// What the last call of `interruptions` returned has been acted upon. Answers with how many messages were deleted.
     fn interruptions_handled(&self) -> impl Future<Output = usize> + Send {
         std::future::ready(0)
