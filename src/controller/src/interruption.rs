@@ -94,6 +94,7 @@ mod tests {
                 event: "InstanceUnhealthy",
                 note: String::new(),
                 answer: Answer::Drain,
+                ends_at: None,
             };
             let news = all.iter().map(|one| unwell.is_news(&said(one))).collect();
             unwell.end_look();

@@ -121,6 +121,8 @@ pub struct Interruption {
     pub event: &'static str,
     pub note: String,
     pub answer: Answer,
+    /// When the cloud takes the machine away. None: it is unknown, or it may be at any moment.
+    pub ends_at: Option<Timestamp>,
 }
 
 /// Interruptions, and where they were read.
