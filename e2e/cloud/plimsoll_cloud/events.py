@@ -7,7 +7,7 @@ from email.utils import format_datetime
 from moto.moto_api._internal import mock_random
 from moto.sqs.models import sqs_backends
 
-from .cloud import Cloud, now, timestamp
+from .cloud import Cloud, now
 
 # AWS Health announces a retirement days ahead.
 HEALTH_NOTICE = timedelta(days=7)
