@@ -71,6 +71,11 @@ pub(crate) struct Account {
 pub(crate) struct Unclear(Arc<Mutex<Instant>>);
 
 impl Unclear {
+    /// Something may have been launched until now.
+    fn renew(&self) {
+        *self.at() = Instant::now();
+    }
+
     fn at(&self) -> MutexGuard<'_, Instant> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -127,11 +132,6 @@ impl Account {
         Launching(self)
     }
 
-    /// Something may have been launched until now that nobody here knows of.
-    pub(crate) fn make_unclear(&self) {
-        *self.unclear.at() = Instant::now();
-    }
-
     /// Whether EC2 shows all that was launched here: only then is a list that lacks a machine a proof that there is none.
     pub(crate) fn shows_all(&self) -> bool {
         self.unclear.at().elapsed() >= VISIBLE_WITHIN
@@ -157,7 +157,7 @@ impl Launching<'_> {
 
 impl Drop for Launching<'_> {
     fn drop(&mut self) {
-        self.0.make_unclear();
+        self.0.unclear.renew();
     }
 }
 
@@ -254,6 +254,12 @@ impl Accounts {
             Tried::Refused(..) => None,
         });
         [self.home.clone()].into_iter().chain(open).collect()
+    }
+
+    /// Something may have been launched until now that nobody here knows of, also where a role cannot be assumed now.
+    pub(crate) fn make_unclear(&self) {
+        self.home.unclear.renew();
+        self.unclear().values().for_each(Unclear::renew);
     }
 
     /// Whether EC2 shows all that was launched in any of them.

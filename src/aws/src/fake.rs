@@ -20,7 +20,7 @@ use aws_types::region::Region;
 use jiff::Timestamp;
 use kube::{Client, client::Body};
 use plimsoll_api::ec2nodeclass::EC2NodeClass;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{cluster::Cluster, credentials::Identity, renewal::Renewal, settings::Settings};
 
@@ -38,6 +38,8 @@ struct Books {
     end: Option<String>,
     /// Sessions up to this one are refused with the code.
     refused: Option<(usize, &'static str)>,
+    /// By action, what was asked last.
+    sent: BTreeMap<String, String>,
     /// A session whose calls are never answered.
     silent: Option<&'static str>,
     /// Tokens in the order in which they reached EC2.
@@ -54,8 +56,10 @@ impl Aws {
     fn answer(&self, request: &HttpRequest) -> (u16, String) {
         let mut books = self.books();
         let body = String::from_utf8(request.body().bytes().unwrap_or_default().to_vec()).unwrap();
-        let action = body.split('&').find_map(|pair| pair.strip_prefix("Action="));
-        let action = action.unwrap_or_default();
+        let of_json = request.headers().get("x-amz-target");
+        let of_json = of_json.and_then(|target| target.rsplit('.').next());
+        let of_query = body.split('&').find_map(|pair| pair.strip_prefix("Action="));
+        let action = of_json.or(of_query).unwrap_or_default();
         if action == "AssumeRole" && books.closed {
             let error = "<Error><Code>AccessDenied</Code><Message>not trusted</Message></Error>";
             return (403, format!("<ErrorResponse>{error}</ErrorResponse>"));
@@ -73,6 +77,7 @@ impl Aws {
         }
         let token = request.headers().get("x-amz-security-token");
         let token = token.unwrap_or_default().to_owned();
+        books.sent.insert(action.to_owned(), body.clone());
         let session: usize = token.trim_start_matches("token-").parse().unwrap_or(0);
         books.seen.push(token);
         match books.refused {
@@ -106,6 +111,11 @@ impl Aws {
         std::mem::take(&mut self.books().seen)
     }
 
+    /// What was asked when `action` was called last.
+    pub(crate) fn last(&self, action: &str) -> String {
+        self.books().sent.get(action).cloned().unwrap_or_default()
+    }
+
     /// The next call of `action` is answered with this content.
     pub(crate) fn next(&self, action: &'static str, content: &str) {
         self.tell(
@@ -113,6 +123,11 @@ impl Aws {
             200,
             format!("<{action}Response>{content}</{action}Response>"),
         );
+    }
+
+    /// The next call of `action`, of a service that speaks JSON, is answered with this.
+    pub(crate) fn next_json(&self, action: &'static str, content: &Value) {
+        self.tell(action, 200, content.to_string());
     }
 
     /// The next call of `action` is refused with this code.

@@ -143,7 +143,7 @@ impl AwsCloud {
             }
             Err(error) => {
                 let error = provider_error("ec2:CreateFleet", &error);
-                if matches!(error, ProviderError::Denied(_)) {
+                if matches!(error, ProviderError::Denied(_) | ProviderError::Invalid { .. }) {
                     launching.settle();
                 }
                 return Err(error);

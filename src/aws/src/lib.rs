@@ -597,9 +597,7 @@ impl CloudProvider for AwsCloud {
 
     async fn work(&self) {
         // Whoever led before may have launched until just now.
-        for account in self.accounts.open() {
-            account.make_unclear();
-        }
+        self.accounts.make_unclear();
         tokio::join!(
             self.keep_classes(),
             self.keep_market(),
@@ -634,9 +632,9 @@ impl CloudProvider for AwsCloud {
         self.is_launched_lately(machine_id).await
     }
 
-    async fn interruptions_handled(&self) -> usize {
+    async fn interruptions_handled(&self, except: &BTreeSet<String>) -> usize {
         match &self.queue {
-            Some(queue) => queue.delete().await,
+            Some(queue) => queue.delete(except).await,
             None => 0,
         }
     }

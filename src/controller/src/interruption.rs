@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, mem::take, sync::Arc};
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use plimsoll_provider::{CloudProvider, Interruption, chain};
+use plimsoll_provider::{Answer, CloudProvider, Interruption, chain};
 
 use crate::context::Context;
 
@@ -31,14 +31,14 @@ impl Unwell {
 pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
     let mut unwell = Unwell::default();
     loop {
-        let mut all_done = true;
+        let mut undone = BTreeSet::new();
         let interruptions = context.provider.interruptions().await;
         let now = Timestamp::now();
         let is_look = interruptions.messages.is_none();
         for message in interruptions.messages.iter().flatten() {
             context.metrics.message(message, now);
         }
-        let mut unknown = Vec::new();
+        let mut unknown = BTreeSet::new();
         for interruption in interruptions.found {
             tracing::debug!(
                 machine = interruption.machine_id,
@@ -51,15 +51,15 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
             if is_look && !effects.is_empty() && unwell.is_news(&interruption) {
                 context.metrics.unhealthy(interruption.kind);
             }
-            if effects.is_empty() && !is_look {
-                unknown.push(interruption.machine_id.clone());
+            if effects.is_empty() && !is_look && interruption.answer != Answer::Nothing {
+                unknown.insert(interruption.machine_id.clone());
             }
             if let Err(error) = context.perform_all(effects).await {
                 tracing::warn!(
                     error = chain(&error),
                     "interruption not handled, it will come again"
                 );
-                all_done = false;
+                undone.insert(interruption.machine_id);
             }
         }
         if is_look {
@@ -67,21 +67,21 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
         }
         // Only now: what is known must not wait.
         let are_new = join_all(unknown.iter().map(|id| context.provider.is_new(id))).await;
-        if are_new.contains(&true) {
-            tracing::info!("a machine is interrupted before it is recorded, word of it will come again");
-            all_done = false;
+        let new = unknown.into_iter().zip(are_new).filter(|(_, is_new)| *is_new);
+        for (machine, _) in new {
+            tracing::info!(
+                machine,
+                "interrupted before it is recorded, word of it will come again"
+            );
+            undone.insert(machine);
         }
-        if all_done {
-            let deleted = context.provider.interruptions_handled().await;
-            context.metrics.messages_deleted(deleted);
-        }
+        let deleted = context.provider.interruptions_handled(&undone).await;
+        context.metrics.messages_deleted(deleted);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use plimsoll_provider::Answer;
-
     use super::*;
 
     #[test]

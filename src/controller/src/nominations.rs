@@ -18,9 +18,9 @@ const HEARD_PER_POD: Duration = Duration::from_millis(1);
 /// Nominations are taken for heard after this long, however many there are.
 const HEARD_MAX: Duration = Duration::from_secs(2);
 
-/// A machine stays closed for no longer than this because nominations are lost: those who lose them time and again may
-/// go elsewhere.
-const STEADY_MAX: Duration = Duration::from_secs(10);
+/// A machine stays closed for no longer than this because nominations are lost. Where pods keep each other away, one that
+/// loses its own makes kube-scheduler try the others again, and they lose theirs.
+pub(crate) const STEADY_MAX: Duration = Duration::from_secs(2);
 /// How long a machine that is open waits for the others to open.
 const OPEN_MAX: Duration = Duration::from_secs(1);
 
@@ -52,7 +52,6 @@ struct Machines {
 pub(crate) struct Opening<'a> {
     nominations: &'a Nominations,
     id: u64,
-    since: Instant,
 }
 
 impl Opening<'_> {
@@ -61,11 +60,6 @@ impl Opening<'_> {
         if let Some(told) = self.nominations.machines().told.get_mut(&self.id) {
             told.extend(pods);
         }
-    }
-
-    /// Whether it must not stay closed any longer.
-    pub(crate) fn is_late(&self) -> bool {
-        self.since.elapsed() >= STEADY_MAX
     }
 }
 
@@ -104,7 +98,6 @@ impl Nominations {
         Opening {
             nominations: self,
             id,
-            since: Instant::now(),
         }
     }
 

@@ -17,6 +17,7 @@ use plimsoll_state::{Observe, pod::PodState};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thiserror::Error;
+use tokio::time::Instant;
 
 use crate::{
     context::Context,
@@ -101,11 +102,12 @@ impl<P: CloudProvider> Context<P> {
         } else {
             self.index().promised_pods()
         };
-        let mut untold = nominations.clone();
+        let (mut untold, mut deadline) = (nominations.clone(), None);
         loop {
             opening.told(self.nominate_all(untold).await);
             self.nominations.are_heard(pods).await;
-            if lost().is_empty() || opening.is_late() {
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + nominations::STEADY_MAX);
+            if lost().is_empty() || Instant::now() >= deadline {
                 break;
             }
             // Of nominations, too, we hear through a watch.

@@ -70,12 +70,12 @@ pub(crate) fn step(
     };
     // Pods that stay keep the agents of their machine.
     let someone_stays = waiting.iter().any(|p| p.is_evictable(now) && stays(p));
-    if let Some(tier) = waiting
+    let in_turn = waiting
         .iter()
         .map(|p| tier(p))
-        .min()
         .filter(|t| !(t.daemon && someone_stays))
-    {
+        .min();
+    if let Some(tier) = in_turn {
         for pod in waiting
             .iter()
             .filter(|p| self::tier(p) == tier && p.is_evictable(now) && !stays(p))
@@ -97,14 +97,19 @@ pub(crate) fn ends_at(claim: &NodeClaim) -> Option<Timestamp> {
     annotation.parse().ok()
 }
 
-/// When a pod must be evicted so that it and the tiers after it have their grace periods before the machine ends.
+/// When a pod must be evicted so that it and the tiers that wait for it have their grace periods before the machine ends:
+/// those after its own, and all agents of the machine.
 fn latest_eviction(pod: &PodState, waiting: &[&Arc<PodState>], ends: Timestamp) -> Timestamp {
-    let mut of_later_tiers = BTreeMap::<Tier, Duration>::new();
-    for other in waiting.iter().filter(|other| tier(other) > tier(pod)) {
-        let longest = of_later_tiers.entry(tier(other)).or_default();
-        *longest = other.grace_period.max(*longest);
+    let own = tier(pod);
+    let mut of_other_tiers = BTreeMap::<Tier, Duration>::new();
+    for other in waiting {
+        let tier = tier(other);
+        if tier > own || (tier.daemon && tier != own) {
+            let longest = of_other_tiers.entry(tier).or_default();
+            *longest = other.grace_period.max(*longest);
+        }
     }
-    let takes = of_later_tiers
+    let takes = of_other_tiers
         .values()
         .fold(MARGIN, |all, one| all.saturating_add(*one));
     let takes = takes.saturating_add(pod.grace_period);

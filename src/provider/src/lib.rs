@@ -236,14 +236,15 @@ pub trait CloudProvider: Send + Sync + 'static {
         std::future::pending()
     }
 
-    /// Whether an interrupted machine that no claim names was launched for one only lately, so that it may not be
-    /// recorded yet.
+    /// Whether a machine of the last interruptions that no claim names was launched for one only lately, or may have been,
+    /// so that it is not recorded yet.
     fn is_new(&self, _machine_id: &str) -> impl Future<Output = bool> + Send {
         std::future::ready(false)
     }
 
-    /// What the last call of `interruptions` returned has been acted upon. Answers with how many messages were deleted.
-    fn interruptions_handled(&self) -> impl Future<Output = usize> + Send {
+    /// What the last call of `interruptions` returned has been acted upon, except for these machines. Answers with how many
+    /// messages were deleted.
+    fn interruptions_handled(&self, _except: &BTreeSet<String>) -> impl Future<Output = usize> + Send {
         std::future::ready(0)
     }
 }

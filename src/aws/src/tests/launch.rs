@@ -252,3 +252,44 @@ async fn word_of_a_machine_that_is_not_recorded_yet_is_kept() {
         assert_eq!(cloud.is_new("i-1").await, is_new, "{shown}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn word_of_a_machine_that_cannot_be_looked_up_is_kept_for_a_while() {
+    let aws = fake::Aws::default();
+    let cloud = cloud(&aws, &[]);
+    for (minutes, code, is_kept) in [
+        (1, "InternalError", true),
+        (1, "UnauthorizedOperation", false),
+        (10, "InternalError", false),
+    ] {
+        let said = Timestamp::now() - Duration::from_mins(minutes);
+        let message = |id: &str| {
+            let event = json!({
+                "version": "0", "source": "aws.ec2", "detail-type": "EC2 Instance Rebalance Recommendation",
+                "time": said.to_string(), "detail": { "instance-id": id },
+            });
+            json!({ "MessageId": id, "ReceiptHandle": id, "Body": event.to_string() })
+        };
+        aws.next_json(
+            "ReceiveMessage",
+            &json!({ "Messages": [message("i-1"), message("i-2")] }),
+        );
+        let found = cloud.interruptions().await.found;
+        assert_eq!(found.len(), 2);
+        aws.next_refused("DescribeInstances", code);
+        assert_eq!(
+            cloud.is_new("i-1").await,
+            is_kept,
+            "{code} after {minutes} minutes"
+        );
+    }
+    // Both were handed out; the one that is kept stays in the queue.
+    aws.next_json(
+        "DeleteMessageBatch",
+        &json!({ "Successful": [{ "Id": "0" }], "Failed": [] }),
+    );
+    let kept = ["i-1".to_owned()].into();
+    assert_eq!(cloud.interruptions_handled(&kept).await, 1);
+    let sent = aws.last("DeleteMessageBatch");
+    assert!(sent.contains("\"i-2\"") && !sent.contains("\"i-1\""), "{sent}");
+}

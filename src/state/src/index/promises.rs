@@ -28,6 +28,10 @@ pub const PROMISE_WINDOW: Duration = Duration::from_secs(20);
 /// pods of plans come all the time, one that it does not try would wait for ever.
 pub const PROMISE_MAX: Duration = Duration::from_secs(120);
 
+/// What cannot be evicted from a machine gets its next place this long before it must go: time for another machine to
+/// join, and not for it to stand empty for days.
+const REPLACED_BEFORE: Duration = Duration::from_mins(10);
+
 /// A promise is forgotten when kube-scheduler has refused the pod this often although its machine is in service and
 /// has room. More than once, because an attempt may have begun before the machine opened.
 const REFUSALS_MAX: u32 = 4;
@@ -174,18 +178,21 @@ impl Index {
         count
     }
 
-    /// Whether a pod of a leaving machine needs another place: it can be evicted, or its machine ends whatever protects it.
+    /// Whether a pod of a leaving machine needs another place: it can be evicted, or its machine ends soon whatever protects
+    /// it.
     pub(crate) fn moves(&self, pod: &PodState, budgets: &Budgets<'_>, now: Timestamp) -> bool {
-        let is_bounded = || {
+        let ends_soon = || {
             let node = pod.node.as_ref().and_then(|name| self.nodes.get(&**name));
             let claim = node.and_then(|node| self.claim(self.claim_of_node(node)?));
             let annotations = claim.and_then(|claim| claim.metadata.annotations.as_ref());
-            annotations.is_some_and(|all| {
-                let ends = [labels::ENDS_AT, labels::TERMINATION_TIMESTAMP];
-                ends.iter().any(|key| all.contains_key(*key))
-            })
+            let ends = [labels::ENDS_AT, labels::TERMINATION_TIMESTAMP];
+            let ends = ends.iter().filter_map(|key| annotations?.get(*key)?.parse().ok());
+            let needs = REPLACED_BEFORE.saturating_add(pod.grace_period);
+            let needs = SignedDuration::try_from(needs).unwrap_or(SignedDuration::MAX);
+            ends.min()
+                .is_some_and(|ends: Timestamp| ends.duration_since(now) <= needs)
         };
-        pod.is_reschedulable() && (budgets.allow_moving(pod, now) || is_bounded())
+        pod.is_reschedulable() && (budgets.allow_moving(pod, now) || ends_soon())
     }
 
     fn node_of_target(&self, target: &str) -> Option<&Arc<Node>> {

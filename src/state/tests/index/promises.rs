@@ -211,13 +211,23 @@ fn a_pod_that_cannot_be_evicted_is_moved_only_if_its_machine_ends() {
     let keeps = json!({ "metadata": { "annotations": { "karpenter.sh/do-not-disrupt": "true" } } });
     let mut index = leaving(keeps);
     assert_eq!(index.waiting(at(1)), 0);
-    let mut ends = in_service("old", at(0));
-    let metadata = json!({ "metadata": {
-        "deletionTimestamp": at(1).to_string(), "annotations": { "plimsoll.dev/ends-at": at(120).to_string() },
-    } });
-    merge(&mut ends, metadata);
-    index.apply(claim("old", 3, ends), at(1));
-    assert_eq!(index.waiting(at(1)), 1);
+    let mut ends_at = |seconds: i64| {
+        let mut ends = in_service("old", at(0));
+        let metadata = json!({ "metadata": {
+            "deletionTimestamp": at(1).to_string(),
+            "annotations": { "plimsoll.dev/ends-at": at(seconds).to_string() },
+        } });
+        merge(&mut ends, metadata);
+        index.apply(claim("old", 3, ends), at(1));
+        [index.waiting(at(1)), index.waiting(at(seconds - 120))]
+    };
+    let week = 7 * 24 * 3600;
+    assert_eq!(
+        ends_at(week),
+        [0, 1],
+        "no machine is to stand empty for it for a week"
+    );
+    assert_eq!(ends_at(120), [1, 1]);
 }
 
 #[test]
