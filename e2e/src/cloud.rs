@@ -282,6 +282,41 @@ impl Cloud {
         serde_json::from_str(&answer.body).with_context(|| format!("{method} {path}: {}", answer.body))
     }
 
+    /// One call of AWS's query protocol with these keys, and the body of its answer, also if that is an error. Nothing
+    /// is signed: the stand-in looks only whose the key is.
+    pub async fn call(&self, keys: &Keys, service: &str, parameters: &[(&str, &str)]) -> Result<String> {
+        let escaped = |text: &str| {
+            let bytes = text.bytes().map(|byte| format!("%{byte:02X}"));
+            bytes.collect::<Vec<_>>().concat()
+        };
+        let form = parameters
+            .iter()
+            .map(|(name, value)| format!("{name}={}", escaped(value)));
+        let form = form.collect::<Vec<_>>().join("&");
+        let scope = format!(
+            "{}/20260101/{}/{service}/aws4_request",
+            keys.access_key_id, self.ready.region
+        );
+        let request = http::Request::post("/")
+            .header(
+                "Authorization",
+                format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=none"),
+            )
+            .header("Content-Type", "application/x-www-form-urlencoded");
+        let answer = controller::send_request(self.port, request.body(form)?).await?;
+        Ok(answer.body)
+    }
+
+    /// Replaces the policy of the role that controllers assume.
+    pub async fn set_controller_policy(&self, statements: &Value) -> Result<()> {
+        let role = self.ready.controller_role_arn.rsplit('/').next();
+        let policy = serde_json::json!({ "Version": "2012-10-17", "Statement": statements });
+        let body = serde_json::json!({ "role": role, "policy": policy });
+        self.control::<Value>(Method::PUT, "role-policy", &body)
+            .await
+            .map(drop)
+    }
+
     /// Sets the named faults and leaves the others.
     pub async fn set_faults(&self, faults: &Value) -> Result<()> {
         self.control::<Value>(Method::PUT, "faults", faults)

@@ -247,14 +247,18 @@ async fn get(port: u16, path: &str) -> Result<String> {
 
 /// One request to a port of the loopback address, without TLS.
 pub(crate) async fn send(port: u16, method: http::Method, path: &str, body: &str) -> Result<Answer> {
+    let request = http::Request::builder().method(method).uri(path);
+    send_request(port, request.body(body.to_owned())?).await
+}
+
+/// The same for a request with headers.
+pub(crate) async fn send_request(port: u16, request: http::Request<String>) -> Result<Answer> {
     let mut config = kube::Config::new(format!("http://127.0.0.1:{port}").parse()?);
     config.default_retry = false;
     let client = Client::try_from(config)?;
-    let what = || format!("{method} http://127.0.0.1:{port}{path}");
-    let request = http::Request::builder()
-        .method(&method)
-        .uri(path)
-        .body(Body::from(body.as_bytes().to_vec()))?;
+    let what = format!("{} http://127.0.0.1:{port}{}", request.method(), request.uri());
+    let what = || what.clone();
+    let request = request.map(|body| Body::from(body.into_bytes()));
     let response = client.send(request).await.with_context(what)?;
     let status = response.status().as_u16();
     let body = response.into_body().collect_bytes().await.with_context(what)?;

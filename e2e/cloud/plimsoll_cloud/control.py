@@ -190,6 +190,11 @@ def _expire(cloud: Cloud, body, query):
     return {"sessions": ended}
 
 
+def _set_role_policy(cloud: Cloud, body, query):
+    cloud.iam.put_role_policy(body["role"], "plimsoll", json.dumps(body["policy"]))
+    return {}
+
+
 def _publish(cloud: Cloud, body, query):
     if body["family"] not in images.FAMILIES:
         raise BadFault(f"family must be one of {', '.join(images.FAMILIES)}")
@@ -203,6 +208,7 @@ ROUTES = {
     ("DELETE", "faults"): _clear_faults,
     ("PUT", "capacity"): _set_capacity,
     ("PUT", "reservations"): lambda cloud, body, query: reservations.put(cloud, body),
+    ("PUT", "role-policy"): _set_role_policy,
     ("PUT", "subnets"): _set_subnets,
     ("POST", "prices"): _set_prices,
     ("GET", "instances"): _list_instances,

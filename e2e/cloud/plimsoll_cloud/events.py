@@ -1,11 +1,16 @@
 """EventBridge events as they arrive in the interruption queue."""
 
 import json
+from datetime import timedelta
+from email.utils import format_datetime
 
 from moto.moto_api._internal import mock_random
 from moto.sqs.models import sqs_backends
 
-from .cloud import Cloud, now, timestamp
+from .cloud import Cloud, now
+
+# AWS Health announces a retirement days ahead.
+HEALTH_NOTICE = timedelta(days=7)
 
 # kind of the control endpoint: source, detail-type, and the detail of an instance.
 KINDS = {
@@ -27,7 +32,7 @@ KINDS = {
             "service": "EC2",
             "eventTypeCode": "AWS_EC2_PERSISTENT_INSTANCE_RETIREMENT_SCHEDULED",
             "eventTypeCategory": "scheduledChange",
-            "startTime": timestamp(now()),
+            "startTime": format_datetime(now() + HEALTH_NOTICE, usegmt=True),
             "eventDescription": [
                 {
                     "language": "en_US",

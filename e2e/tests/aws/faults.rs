@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use k8s_openapi::api::core::v1::Pod;
-use kube::{ResourceExt, api::ListParams};
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Api, ResourceExt, api::ListParams};
 use plimsoll_e2e::aws::{AwsFixture, Calls};
 use plimsoll_e2e::cloud::Instance;
 use plimsoll_e2e::fixture::PATIENCE;
@@ -222,4 +222,74 @@ async fn lost_answers_launch_nothing_twice() -> Result<()> {
     aws.finish().await?;
     drop(controller);
     Ok(())
+}
+
+/// No budget keeps the only pod of a Deployment: it is evicted once its next machine is ready, and not before.
+#[tokio::test]
+async fn a_pod_is_replaced_before_its_spot_machine_ends() -> Result<()> {
+    let aws = start("aws-notice").await?;
+    let joins_after = Duration::from_secs(15);
+    aws.cloud
+        .set_faults(&json!({"join_delay_seconds": joins_after.as_secs()}))
+        .await?;
+    let controller = aws.controller().await?;
+    aws.fixture.scale("web", 1).await?;
+    aws.fixture.wait_running(1).await?;
+    let first = aws.cloud.instances().await?.remove(0);
+
+    let cluster = aws.fixture.cluster();
+    let pods = aws.fixture.api::<Pod>().list(&ListParams::default()).await?.items;
+    let pod = pods[0].name_any();
+    let begin = Instant::now();
+    aws.cloud
+        .interrupt("spot", std::slice::from_ref(&first.id), WARNING)
+        .await?;
+    let is_evicted = |pods: &BTreeMap<String, Pod>| {
+        let mut running = pods
+            .values()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        running.all(|running| running.name_any() != pod)
+    };
+    cluster
+        .wait_for("the eviction of the pod", aws.fixture.api(), WARNING, is_evicted)
+        .await?;
+    let warned_for = begin.elapsed();
+    eprintln!(
+        "[notice] evicted {:.1} s after the warning",
+        warned_for.as_secs_f64()
+    );
+    let nodes: Api<Node> = Api::all(cluster.client());
+    let nodes = nodes.list(&ListParams::default()).await?.items;
+    let second = nodes.iter().find(|node| Some(node.name_any()) != first.node);
+    let second = second.context("evicted before there was another machine")?;
+    assert!(is_ready(second), "evicted before its next machine was ready");
+    // It waited for the machine, and not for the last moment.
+    assert!(joins_after < warned_for && warned_for < WARNING / 2);
+    cluster
+        .wait_for(
+            "its successor there",
+            aws.fixture.api(),
+            PATIENCE,
+            |pods: &BTreeMap<String, Pod>| {
+                let on = |pod: &Pod| pod.spec.as_ref().and_then(|s| s.node_name.clone());
+                pods.len() == 1 && pods.values().all(|pod| on(pod) == second.metadata.name)
+            },
+        )
+        .await?;
+    assert_eq!(
+        aws.cloud.instances().await?.len(),
+        2,
+        "one machine was bought for it"
+    );
+    aws.fixture.scale("web", 0).await?;
+    aws.wait_no_instances(PATIENCE).await?;
+    aws.finish().await?;
+    drop(controller);
+    Ok(())
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|c| c.type_ == "Ready" && c.status == "True")
 }

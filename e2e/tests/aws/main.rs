@@ -11,6 +11,8 @@ mod demo;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod fence;
+#[cfg(test)]
 mod localstack;
 #[cfg(test)]
 mod memory;

@@ -286,6 +286,44 @@ async fn an_interruption_is_told_and_counted() -> Result<()> {
     Ok(())
 }
 
+/// The cloud's word may come before its answer to the launch.
+#[tokio::test]
+async fn an_interruption_is_not_lost_while_the_launch_is_not_recorded() -> Result<()> {
+    let aws = with_one_machine("aws-early-interruption").await?;
+    let controller = aws.controller().await?;
+    aws.cloud
+        .set_faults(&json!({"answer_delay_seconds": {"ec2:CreateFleet": 10}}))
+        .await?;
+    aws.fixture.apply(objects::deployment("web", 1, "500m")).await?;
+    let deadline = Instant::now() + PATIENCE;
+    let launched = loop {
+        if let Some(instance) = aws.cloud.instances().await?.pop() {
+            break instance.id;
+        }
+        anyhow::ensure!(Instant::now() < deadline, "nothing was launched");
+        sleep(POLL).await;
+    };
+    let warning = std::time::Duration::from_mins(2);
+    aws.cloud.interrupt("spot", &[launched], warning).await?;
+    let claims = aws.fixture.cluster().node_claims().await?;
+    assert!(
+        claims[0].data["status"]["providerID"].is_null(),
+        "it is recorded already"
+    );
+    let claim = claims[0]
+        .metadata
+        .name
+        .as_deref()
+        .context("a claim without a name")?;
+    aws.fixture
+        .wait_event("NodeClaim", claim, "SpotInterrupted", "two minutes")
+        .await?;
+    aws.cloud.set_faults(&json!({"answer_delay_seconds": {}})).await?;
+    aws.finish().await?;
+    drop(controller);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_machine_whose_checks_fail_is_replaced() -> Result<()> {
     let aws = with_one_machine("aws-health").await?;

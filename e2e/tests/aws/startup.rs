@@ -4,6 +4,7 @@ use anyhow::Result;
 use plimsoll_e2e::aws::AwsFixture;
 use plimsoll_e2e::cloud::Cloud;
 use plimsoll_e2e::fixture::PATIENCE;
+use serde_json::json;
 
 /// Starts a controller that cannot start, and returns the error it ends with.
 async fn refusal(aws: &AwsFixture, name: &str, changes: &[(&str, &str)]) -> Result<String> {
@@ -77,6 +78,15 @@ async fn an_error_names_the_missing_right_or_setting() -> Result<()> {
     assert_says(&unnamed, &["--cluster-name", "CLUSTER_NAME"]);
     let queue = refusal(&aws, "other-queue", &[("INTERRUPTION_QUEUE", "another")]).await?;
     assert_says(&queue, &["\"another\"", "--interruption-queue"]);
+    for right in ["sqs:ReceiveMessage", "sqs:DeleteMessage"] {
+        let all_but_it = json!([
+            { "Effect": "Allow", "Action": "*", "Resource": "*" },
+            { "Effect": "Deny", "Action": right, "Resource": "*" },
+        ]);
+        aws.cloud.set_controller_policy(&all_but_it).await?;
+        let error = refusal(&aws, &format!("no-{}", right.replace(':', "-")), &[]).await?;
+        assert_says(&error, &[&format!("{right}: AccessDenied"), &ready.queue]);
+    }
 
     assert_untouched(&aws.cloud).await?;
     // There is nothing to take away, and no controller that could.

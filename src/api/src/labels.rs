@@ -22,6 +22,9 @@ pub const NODEPOOL_HASH: &str = "karpenter.sh/nodepool-hash";
 pub const NODEPOOL_HASH_VERSION: &str = "karpenter.sh/nodepool-hash-version";
 /// Annotation on NodeClaims: RFC 3339 time at which the machine goes whatever still runs on it.
 pub const TERMINATION_TIMESTAMP: &str = "karpenter.sh/nodeclaim-termination-timestamp";
+/// Annotation on NodeClaims: RFC 3339 time at which the cloud takes the machine away. Until shortly before, pods stay until
+/// their next place is ready. Ours, not upstream's.
+pub const ENDS_AT: &str = "plimsoll.dev/ends-at";
 /// Annotation on NodeClaims: `"true"` if the claim was created below its pool's minValues.
 pub const MIN_VALUES_RELAXED: &str = "karpenter.sh/nodeclaim-min-values-relaxed";
 /// Label on Nodes that takes them out of cloud load balancers while they terminate.

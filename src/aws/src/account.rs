@@ -35,7 +35,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Requests for machines under way at once. EC2 lets in a few dozen and then five a second, and each is a connection and
 /// a list of all that may be launched: a hundred of them together would hold more memory than everything else.
-const LAUNCHES_MAX: usize = 16;
+pub(crate) const LAUNCHES_MAX: usize = 16;
 
 /// What an account answers, if it does so in time: one that is silent must not hold up the others.
 pub(crate) async fn in_time<T>(
@@ -71,6 +71,11 @@ pub(crate) struct Account {
 pub(crate) struct Unclear(Arc<Mutex<Instant>>);
 
 impl Unclear {
+    /// Something may have been launched until now.
+    fn renew(&self) {
+        *self.at() = Instant::now();
+    }
+
     fn at(&self) -> MutexGuard<'_, Instant> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -152,7 +157,7 @@ impl Launching<'_> {
 
 impl Drop for Launching<'_> {
     fn drop(&mut self) {
-        *self.0.unclear.at() = Instant::now();
+        self.0.unclear.renew();
     }
 }
 
@@ -249,6 +254,17 @@ impl Accounts {
             Tried::Refused(..) => None,
         });
         [self.home.clone()].into_iter().chain(open).collect()
+    }
+
+    /// Something may have been launched until now that nobody here knows of, also where a role cannot be assumed now.
+    pub(crate) fn make_unclear(&self) {
+        self.home.unclear.renew();
+        self.unclear().values().for_each(Unclear::renew);
+    }
+
+    /// Whether EC2 shows all that was launched in any of them.
+    pub(crate) fn show_all(&self) -> bool {
+        self.open().iter().all(|account| account.shows_all())
     }
 
     /// Forgets the accounts that nothing names any more.

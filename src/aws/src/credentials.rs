@@ -317,7 +317,8 @@ impl ProvideCredentials for AssumedRole {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::advance;
+    use jiff::Timestamp;
+    use tokio::time::{Instant, advance};
 
     use super::*;
     use crate::fake::Aws;
@@ -369,6 +370,22 @@ mod tests {
             );
         }
         assert_eq!(shared(&home.ec2()), shared(&home.ec2()));
+
+        let seconds = async |ec2: &aws_sdk_ec2::Client| {
+            let begin = Instant::now();
+            let answer = ec2.describe_instances().send().await;
+            (answer.is_ok(), begin.elapsed().as_secs_f64())
+        };
+        let (at_home, abroad) = (home.ec2(), guest.ec2());
+        assert!(seconds(&at_home).await.0 && seconds(&abroad).await.0);
+        // Each role was assumed once when it was tried.
+        aws.refuse(3, "RequestLimitExceeded");
+        assert!(!seconds(&at_home).await.0);
+        let (answered, took) = seconds(&abroad).await;
+        assert!(answered && took < 0.1, "{took} s abroad");
+        aws.refuse(0, "");
+        let (answered, took) = seconds(&at_home).await;
+        assert!(answered && took > 0.1, "{took} s at home, where it was throttled");
     }
 
     #[tokio::test(start_paused = true)]
@@ -384,6 +401,45 @@ mod tests {
         assert_eq!(aws.seen(), ["token-2", "token-3"]);
         ec2.describe_instances().send().await.unwrap();
         assert_eq!(aws.seen(), ["token-3"], "the new session is kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_cannot_be_renewed_is_used_until_it_ends() {
+        let aws = Aws::default();
+        let called = async |ec2: &aws_sdk_ec2::Client| ec2.describe_instances().send().await.is_ok();
+        // A new one is due from the beginning.
+        aws.end_sessions(Timestamp::now() + BEFORE_EXPIRY / 2);
+        let ending = session_at(&aws).await;
+        assert!(called(&ending).await);
+        aws.end_sessions(Timestamp::now());
+        let ended = session_at(&aws).await;
+        assert!(called(&ended).await);
+        assert_eq!(aws.seen(), ["token-2", "token-4"]);
+        aws.close();
+        assert!(called(&ending).await);
+        assert_eq!(aws.seen(), ["token-2"]);
+        assert!(!called(&ended).await);
+        assert_eq!(aws.seen(), [""; 0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_missing_right_costs_no_session_and_an_ended_one_is_not_used_again() {
+        let aws = Aws::default();
+        let ec2 = session_at(&aws).await;
+        let called = async || ec2.describe_instances().send().await.is_ok();
+        assert!(called().await);
+        aws.close();
+        advance(Duration::from_mins(10)).await;
+        aws.refuse(2, "UnauthorizedOperation");
+        assert!(!called().await);
+        aws.refuse(0, "UnauthorizedOperation");
+        aws.seen();
+        assert!(called().await);
+        assert_eq!(aws.seen(), ["token-2"], "it is good for everything else");
+        advance(Duration::from_mins(10)).await;
+        aws.refuse(2, "RequestExpired");
+        assert!(!called().await);
+        assert_eq!(aws.seen(), ["token-2"], "told once that it is over");
     }
 
     #[tokio::test(start_paused = true)]

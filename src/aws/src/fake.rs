@@ -17,9 +17,10 @@ use aws_smithy_runtime_api::client::{
 use aws_smithy_types::body::SdkBody;
 use aws_types::region::Region;
 
+use jiff::Timestamp;
 use kube::{Client, client::Body};
 use plimsoll_api::ec2nodeclass::EC2NodeClass;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{cluster::Cluster, credentials::Identity, renewal::Renewal, settings::Settings};
 
@@ -33,8 +34,12 @@ struct Books {
     sessions: usize,
     /// No more of them.
     closed: bool,
+    /// When those end that are opened now.
+    end: Option<String>,
     /// Sessions up to this one are refused with the code.
     refused: Option<(usize, &'static str)>,
+    /// By action, what was asked last.
+    sent: BTreeMap<String, String>,
     /// A session whose calls are never answered.
     silent: Option<&'static str>,
     /// Tokens in the order in which they reached EC2.
@@ -51,24 +56,28 @@ impl Aws {
     fn answer(&self, request: &HttpRequest) -> (u16, String) {
         let mut books = self.books();
         let body = String::from_utf8(request.body().bytes().unwrap_or_default().to_vec()).unwrap();
-        if books.closed {
+        let of_json = request.headers().get("x-amz-target");
+        let of_json = of_json.and_then(|target| target.rsplit('.').next());
+        let of_query = body.split('&').find_map(|pair| pair.strip_prefix("Action="));
+        let action = of_json.or(of_query).unwrap_or_default();
+        if action == "AssumeRole" && books.closed {
             let error = "<Error><Code>AccessDenied</Code><Message>not trusted</Message></Error>";
             return (403, format!("<ErrorResponse>{error}</ErrorResponse>"));
         }
-        let action = body.split('&').find_map(|pair| pair.strip_prefix("Action="));
-        let action = action.unwrap_or_default();
         if action == "AssumeRole" {
             books.sessions += 1;
+            let end = books.end.as_deref().unwrap_or("2100-01-01T00:00:00Z");
             let answer = format!(
                 "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>a</AccessKeyId>\
                  <SecretAccessKey>s</SecretAccessKey><SessionToken>token-{}</SessionToken>\
-                 <Expiration>2100-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>",
+                 <Expiration>{end}</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>",
                 books.sessions
             );
             return (200, answer);
         }
         let token = request.headers().get("x-amz-security-token");
         let token = token.unwrap_or_default().to_owned();
+        books.sent.insert(action.to_owned(), body.clone());
         let session: usize = token.trim_start_matches("token-").parse().unwrap_or(0);
         books.seen.push(token);
         match books.refused {
@@ -85,6 +94,11 @@ impl Aws {
         self.books().closed = true;
     }
 
+    /// Sessions that are opened from now on end then.
+    pub(crate) fn end_sessions(&self, at: Timestamp) {
+        self.books().end = Some(at.to_string());
+    }
+
     pub(crate) fn refuse(&self, last: usize, code: &'static str) {
         self.books().refused = Some((last, code));
     }
@@ -97,6 +111,11 @@ impl Aws {
         std::mem::take(&mut self.books().seen)
     }
 
+    /// What was asked when `action` was called last.
+    pub(crate) fn last(&self, action: &str) -> String {
+        self.books().sent.get(action).cloned().unwrap_or_default()
+    }
+
     /// The next call of `action` is answered with this content.
     pub(crate) fn next(&self, action: &'static str, content: &str) {
         self.tell(
@@ -104,6 +123,11 @@ impl Aws {
             200,
             format!("<{action}Response>{content}</{action}Response>"),
         );
+    }
+
+    /// The next call of `action`, of a service that speaks JSON, is answered with this.
+    pub(crate) fn next_json(&self, action: &'static str, content: &Value) {
+        self.tell(action, 200, content.to_string());
     }
 
     /// The next call of `action` is refused with this code.
@@ -126,7 +150,7 @@ impl Aws {
             .region(Region::from_static("us-east-1"))
             .credentials_provider(SharedCredentialsProvider::new(keys))
             .identity_cache(renewal.clone())
-            .retry_config(RetryConfig::standard())
+            .retry_config(RetryConfig::adaptive())
             .http_client(http_client_fn(move |_, _| {
                 SharedHttpConnector::new(connector.clone())
             }))
@@ -154,10 +178,24 @@ fn refusal(code: &str) -> String {
 
 /// A Kubernetes in which there is nothing but these classes.
 pub(crate) fn kubernetes(classes: &[EC2NodeClass]) -> Client {
-    let list = json!({ "apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClassList", "metadata": {}, "items": classes });
+    let classes = classes.to_vec();
     Client::new(
-        tower::service_fn(move |_: http::Request<Body>| {
-            let answer = http::Response::new(Body::from(list.to_string().into_bytes()));
+        tower::service_fn(move |request: http::Request<Body>| {
+            let name = request.uri().path().rsplit('/').next().unwrap_or_default();
+            let named = classes.iter().find(|c| c.metadata.name.as_deref() == Some(name));
+            let (status, object) = match named {
+                Some(class) => (200, json!(class)),
+                None if name == "ec2nodeclasses" => (
+                    200,
+                    json!({ "apiVersion": "karpenter.k8s.aws/v1", "kind": "EC2NodeClassList", "metadata": {}, "items": classes }),
+                ),
+                None => (
+                    404,
+                    json!({ "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404 }),
+                ),
+            };
+            let mut answer = http::Response::new(Body::from(object.to_string().into_bytes()));
+            *answer.status_mut() = status.try_into().unwrap();
             std::future::ready(Ok::<_, Infallible>(answer))
         }),
         "default",

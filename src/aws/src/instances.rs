@@ -282,7 +282,7 @@ async fn terminate(
     let end =
         async |ids: Vec<String>| match ec2.terminate_instances().set_instance_ids(Some(ids)).send().await {
             Ok(_) => Ok(Ended::ShuttingDown),
-            Err(error) if is_not_found(&error) => Ok(Ended::Terminated),
+            Err(error) if is_not_found(&error) => Ok(Ended::NotShown),
             Err(error) => Err(provider_error("ec2:TerminateInstances", &error)),
         };
     let of_all = end(ids.clone()).await;

@@ -83,13 +83,7 @@ impl AwsCloud {
                     );
                 }
                 Ok(machine) => return Ok(machine),
-                Err(error) => {
-                    if matches!(error, ProviderError::InsufficientCapacity(_)) {
-                        // The claim goes, and its UID with it.
-                        self.launches.forget(uid);
-                    }
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
         unreachable!("the last attempt returns")
@@ -117,11 +111,12 @@ impl AwsCloud {
         account: &Account,
         uid: &str,
     ) -> Result<Machine, ProviderError> {
-        let _turn = account.turn().await;
+        let turn = account.turn().await;
         let (capacity_type, chosen) = self.choose(request, class, account).await?;
         let mut fleet = self
             .fleet_request(request, class, account, capacity_type, &chosen, uid)
             .await?;
+        self.launches.note_request(uid);
         let launching = account.launching();
         let answer = match fleet.send(&account.ec2).await {
             Err(error) if code(&error) == TEMPLATE_NOT_FOUND => {
@@ -137,6 +132,8 @@ impl AwsCloud {
             Ok(answer) => answer,
             // A former process made another request for this claim: its machine is ours.
             Err(error) if code(&error) == "IdempotentParameterMismatch" => {
+                // EC2 may be slow to show it, and others need not wait for that.
+                drop(turn);
                 let machine = self.find_launched(request, class, account, uid).await?;
                 return Ok(self.launched(launching, uid, machine));
             }
@@ -146,7 +143,7 @@ impl AwsCloud {
             }
             Err(error) => {
                 let error = provider_error("ec2:CreateFleet", &error);
-                if matches!(error, ProviderError::Denied(_)) {
+                if matches!(error, ProviderError::Denied(_) | ProviderError::Invalid { .. }) {
                     launching.settle();
                 }
                 return Err(error);

@@ -399,6 +399,8 @@ impl CloudProvider for AwsCloud {
     async fn find(&self, claim: &NodeClaim) -> Result<Option<Machine>, ProviderError> {
         let uid = claim.metadata.uid.as_deref().unwrap_or_default();
         let known = claim.status.as_ref().and_then(|s| s.provider_id.as_deref());
+        // Judged before EC2 is asked, for its answer is no newer, and again with the accounts that were opened for it.
+        let showed_all = self.accounts.show_all();
         let found = match known.and_then(instances::instance_id) {
             Some(id) => self.known_to(claim, id).await?,
             None => self.launched_for(claim, uid).await?,
@@ -406,7 +408,14 @@ impl CloudProvider for AwsCloud {
         match found {
             Some(found) if found.state == State::Terminated => Ok(None),
             Some(found) => Ok(Some(Self::listed(&found))),
-            None => Ok(self.launches.recent(|of, _| of == uid)),
+            None => match self.launches.recent(|of, _| of == uid) {
+                Some(machine) => Ok(Some(machine)),
+                None if known.is_some() || self.launches.is_refused(uid) => Ok(None),
+                None if showed_all && self.accounts.show_all() => Ok(None),
+                None => Err(ProviderError::Transient(
+                    "a machine may have been launched for this claim that EC2 does not show yet".into(),
+                )),
+            },
         }
     }
 
@@ -415,6 +424,7 @@ impl CloudProvider for AwsCloud {
         provider_id: &str,
         claim: Option<&NodeClaim>,
     ) -> Result<Termination, ProviderError> {
+        let showed_all = self.accounts.show_all();
         let known = claim.filter(|c| c.status.as_ref().is_some_and(|s| s.provider_id.is_some()));
         let mut answer = match known {
             Some(claim) => self.account_of(claim).await?.instances.end(provider_id).await,
@@ -447,13 +457,22 @@ impl CloudProvider for AwsCloud {
                 }
             }
         }
-        let recent = || self.launches.recent(|_, m| m.provider_id == provider_id);
-        match answer? {
-            // Launched a moment ago: EC2 may not show it yet, and what is taken for gone runs for ever.
-            Ended::NotShown if recent().is_some() => Ok(Termination::Started),
-            Ended::NotShown | Ended::Terminated => Ok(Termination::Gone),
-            Ended::ShuttingDown => Ok(Termination::Started),
-        }
+        let is_recent = || {
+            self.launches
+                .recent(|_, m| m.provider_id == provider_id)
+                .is_some()
+        };
+        let is_gone = match answer? {
+            Ended::Terminated => true,
+            Ended::ShuttingDown => false,
+            // Launched a moment ago, EC2 may not show it yet, and what is taken for gone runs for ever.
+            Ended::NotShown => showed_all && self.accounts.show_all() && !is_recent(),
+        };
+        Ok(if is_gone {
+            Termination::Gone
+        } else {
+            Termination::Started
+        })
     }
 
     async fn list(&self, claims: &[Arc<NodeClaim>]) -> Result<Listing, ProviderError> {
@@ -577,6 +596,8 @@ impl CloudProvider for AwsCloud {
     }
 
     async fn work(&self) {
+        // Whoever led before may have launched until just now.
+        self.accounts.make_unclear();
         tokio::join!(
             self.keep_classes(),
             self.keep_market(),
@@ -607,9 +628,13 @@ impl CloudProvider for AwsCloud {
         self.next_interruptions().await
     }
 
-    async fn interruptions_handled(&self) -> usize {
+    async fn is_new(&self, machine_id: &str) -> bool {
+        self.is_launched_lately(machine_id).await
+    }
+
+    async fn interruptions_handled(&self, except: &BTreeSet<String>) -> usize {
         match &self.queue {
-            Some(queue) => queue.delete().await,
+            Some(queue) => queue.delete(except).await,
             None => 0,
         }
     }

@@ -1,23 +1,31 @@
-//! An identity that AWS no longer takes is asked for anew at once, not when that was planned.
+//! An identity that AWS no longer takes is asked for anew at once, not when that was planned, and one that cannot be had
+//! anew is used until it ends.
 //!
 //! Sessions end early: somebody revokes those of a role, a role is made anew, a clock was wrong.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use aws_config::identity::IdentityCache;
-use aws_smithy_runtime_api::client::{
-    identity::{IdentityFuture, ResolveCachedIdentity, SharedIdentityCache, SharedIdentityResolver},
-    interceptors::context::InterceptorContext,
-    orchestrator::HttpResponse,
-    retries::classifiers::{ClassifyRetry, RetryAction},
-    runtime_components::RuntimeComponents,
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        identity::{
+            Identity, IdentityFuture, ResolveCachedIdentity, SharedIdentityCache, SharedIdentityResolver,
+        },
+        interceptors::context::InterceptorContext,
+        orchestrator::HttpResponse,
+        retries::classifiers::{ClassifyRetry, RetryAction},
+        runtime_components::RuntimeComponents,
+    },
 };
 use aws_smithy_types::{config_bag::ConfigBag, retry::ErrorKind};
+use jiff::Timestamp;
+use plimsoll_provider::chain;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::error::DENIED;
 
@@ -30,6 +38,10 @@ const SAME_ANSWER: Duration = Duration::from_secs(1);
 /// A revoked session is denied everything, as one that lacks a right is denied something. Only a new session tells
 /// which it is, so at most one is opened in this time.
 const MAY_BE_REVOKED_AFTER: Duration = Duration::from_mins(1);
+/// A session that could not be renewed is used for so long before that is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+/// As long as there is a good session, the next one is not waited for any longer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What an identity is held in. Clones share it.
 #[derive(Clone, Debug)]
@@ -43,27 +55,64 @@ struct Held {
     since: Instant,
     /// It is not the first one.
     renewed: bool,
+    /// What was asked for last and given, unless AWS has said that it is over.
+    last: Option<Identity>,
+    /// When it could not be renewed.
+    failed: Option<Instant>,
 }
 
 impl Held {
-    fn empty(before_expiry: Duration, renewed: bool) -> Self {
+    fn empty(before_expiry: Duration, renewed: bool, last: Option<Identity>) -> Self {
         Self {
             cache: IdentityCache::lazy().buffer_time(before_expiry).build(),
             before_expiry,
             since: Instant::now(),
             renewed,
+            last,
+            failed: None,
         }
+    }
+
+    /// What was given last, if it has not ended.
+    fn still_good(&self) -> Option<Identity> {
+        let last = self.last.as_ref()?;
+        let has_ended = last.expiration().is_some_and(|end| end <= SystemTime::now());
+        (!has_ended).then(|| last.clone())
     }
 }
 
 impl Renewal {
     /// Renews this long before an identity ends, too.
     pub(crate) fn new(before_expiry: Duration) -> Self {
-        Self(Arc::new(Mutex::new(Held::empty(before_expiry, false))))
+        Self(Arc::new(Mutex::new(Held::empty(before_expiry, false, None))))
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was asked for, or else what was given before and is still good.
+    fn given(&self, answer: Result<Identity, BoxError>) -> Result<Identity, BoxError> {
+        let mut held = self.held();
+        match answer {
+            Ok(identity) => {
+                (held.last, held.failed) = (Some(identity.clone()), None);
+                Ok(identity)
+            }
+            Err(error) => {
+                let Some(last) = held.still_good() else {
+                    return Err(error);
+                };
+                held.failed = Some(Instant::now());
+                let until = last.expiration().and_then(|end| Timestamp::try_from(end).ok());
+                tracing::warn!(
+                    error = chain(&*error),
+                    until = until.map(tracing::field::display),
+                    "the session could not be renewed and is used until it ends"
+                );
+                Ok(last)
+            }
+        }
     }
 
     /// Whether a call that was refused with this code is worth another try, for which the identity is renewed.
@@ -78,7 +127,9 @@ impl Renewal {
         let renews = age >= renewed_after;
         if renews {
             tracing::info!(code, "AWS refused the session, so it is renewed");
-            *held = Held::empty(held.before_expiry, true);
+            // What lacks a right is still good for everything else.
+            let last = held.last.take().filter(|_| !ENDED.contains(&code));
+            *held = Held::empty(held.before_expiry, true, last);
         }
         renews || (held.renewed && age < settled_after)
     }
@@ -91,11 +142,23 @@ impl ResolveCachedIdentity for Renewal {
         runtime_components: &'a RuntimeComponents,
         config_bag: &'a ConfigBag,
     ) -> IdentityFuture<'a> {
-        let cache = self.held().cache.clone();
         IdentityFuture::new(async move {
-            cache
-                .resolve_cached_identity(resolver, runtime_components, config_bag)
-                .await
+            let (cache, good) = {
+                let held = self.held();
+                let good = held.still_good();
+                let failed_lately = held.failed.is_some_and(|at| at.elapsed() < RETRY);
+                if let Some(good) = good.clone().filter(|_| failed_lately) {
+                    return Ok(good);
+                }
+                (held.cache.clone(), good)
+            };
+            let answer = cache.resolve_cached_identity(resolver, runtime_components, config_bag);
+            self.given(match good {
+                None => answer.await,
+                Some(_) => timeout(PATIENCE, answer)
+                    .await
+                    .unwrap_or_else(|late| Err(late.into())),
+            })
         })
     }
 }

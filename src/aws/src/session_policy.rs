@@ -2,7 +2,7 @@
 //!
 //! A session may do what the role's policies and this one both allow. So it allows everything and denies what lies
 //! outside this cluster: other regions, launches into other VPCs, launches without both ownership tags, and changes of
-//! what does not carry them. Even a role that is too wide is narrow in our hands.
+//! what does not carry them, as far as we make such changes at all. What we never call, the role should not allow.
 
 use serde_json::{Value, json};
 

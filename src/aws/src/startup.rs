@@ -7,7 +7,8 @@ use crate::{
     AwsCloud,
     cluster::{self, Cluster, EksCluster},
     credentials::{self, AssumeRole, Identity, TrustError},
-    error::code,
+    error::{code, provider_error},
+    interruption::Queue,
     session_policy,
     settings::Settings,
 };
@@ -222,9 +223,11 @@ async fn find_queue(acting: &Identity, queue: &str) -> Result<String, StartError
         .queue_name(queue)
         .send()
         .await
-        .map_err(|error| unusable(crate::error::provider_error("sqs:GetQueueUrl", &error).to_string()))?;
-    answer
+        .map_err(|error| unusable(provider_error("sqs:GetQueueUrl", &error).to_string()))?;
+    let url = answer
         .queue_url()
-        .map(str::to_owned)
-        .ok_or_else(|| unusable("SQS named no URL".into()))
+        .ok_or_else(|| unusable("SQS named no URL".into()))?;
+    let checked = Queue::new(acting.sqs(), url.to_owned()).check().await;
+    checked.map_err(|error| unusable(error.to_string()))?;
+    Ok(url.to_owned())
 }

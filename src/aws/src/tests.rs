@@ -1,4 +1,6 @@
-//! The provider between two accounts.
+//! The provider as a whole, between two accounts.
+
+mod launch;
 
 use std::time::Duration;
 
@@ -33,7 +35,7 @@ fn cloud(aws: &fake::Aws, classes: &[EC2NodeClass]) -> AwsCloud {
         settings,
         (identity.clone(), &identity),
         fake::cluster(),
-        None,
+        Some("https://sqs.us-east-1.amazonaws.com/123456789012/prod".into()),
         client,
     )
 }

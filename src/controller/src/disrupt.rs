@@ -128,7 +128,7 @@ async fn remove<P: CloudProvider>(context: &Context<P>, name: &str) -> Removal {
     let Some(view) = context.index().view(name) else {
         return Removal::Dropped;
     };
-    let Some(node) = view.node() else {
+    let Some(node) = view.node().filter(|_| !view.awaited) else {
         return Removal::Dropped;
     };
 

@@ -35,7 +35,7 @@ pub(crate) async fn work(
 ) {
     let mut said = Intention::default();
     loop {
-        context.metrics.waiting(context.index().waiting());
+        context.metrics.waiting(context.index().waiting(Timestamp::now()));
         if let Some(now) = look(&context, prices(&context)).await {
             context.metrics.intends(&now);
             if now != said {

@@ -2,8 +2,9 @@
 
 use std::{collections::BTreeSet, mem::take, sync::Arc};
 
+use futures::future::join_all;
 use jiff::Timestamp;
-use plimsoll_provider::{CloudProvider, Interruption, chain};
+use plimsoll_provider::{Answer, CloudProvider, Interruption, chain};
 
 use crate::context::Context;
 
@@ -30,13 +31,14 @@ impl Unwell {
 pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
     let mut unwell = Unwell::default();
     loop {
-        let mut all_done = true;
+        let mut undone = BTreeSet::new();
         let interruptions = context.provider.interruptions().await;
         let now = Timestamp::now();
         let is_look = interruptions.messages.is_none();
         for message in interruptions.messages.iter().flatten() {
             context.metrics.message(message, now);
         }
+        let mut unknown = BTreeSet::new();
         for interruption in interruptions.found {
             tracing::debug!(
                 machine = interruption.machine_id,
@@ -49,28 +51,37 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
             if is_look && !effects.is_empty() && unwell.is_news(&interruption) {
                 context.metrics.unhealthy(interruption.kind);
             }
+            if effects.is_empty() && !is_look && interruption.answer != Answer::Nothing {
+                unknown.insert(interruption.machine_id.clone());
+            }
             if let Err(error) = context.perform_all(effects).await {
                 tracing::warn!(
                     error = chain(&error),
                     "interruption not handled, it will come again"
                 );
-                all_done = false;
+                undone.insert(interruption.machine_id);
             }
         }
         if is_look {
             unwell.end_look();
         }
-        if all_done {
-            let deleted = context.provider.interruptions_handled().await;
-            context.metrics.messages_deleted(deleted);
+        // Only now: what is known must not wait.
+        let are_new = join_all(unknown.iter().map(|id| context.provider.is_new(id))).await;
+        let new = unknown.into_iter().zip(are_new).filter(|(_, is_new)| *is_new);
+        for (machine, _) in new {
+            tracing::info!(
+                machine,
+                "interrupted before it is recorded, word of it will come again"
+            );
+            undone.insert(machine);
         }
+        let deleted = context.provider.interruptions_handled(&undone).await;
+        context.metrics.messages_deleted(deleted);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use plimsoll_provider::Answer;
-
     use super::*;
 
     #[test]
@@ -83,6 +94,7 @@ mod tests {
                 event: "InstanceUnhealthy",
                 note: String::new(),
                 answer: Answer::Drain,
+                ends_at: None,
             };
             let news = all.iter().map(|one| unwell.is_news(&said(one))).collect();
             unwell.end_look();

@@ -1,13 +1,14 @@
 //! Nominations tell kube-scheduler where planned pods are to go, before the machine opens.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::Instant,
+    sync::{Notify, Semaphore, SemaphorePermit},
+    time::{Instant, timeout},
 };
 
 /// Under way at once, for all machines together: each holds a connection, and the API server takes no more in time.
@@ -17,11 +18,59 @@ const HEARD_PER_POD: Duration = Duration::from_millis(1);
 /// Nominations are taken for heard after this long, however many there are.
 const HEARD_MAX: Duration = Duration::from_secs(2);
 
+/// A machine stays closed for no longer than this because nominations are lost. Where pods keep each other away, one that
+/// loses its own makes kube-scheduler try the others again, and they lose theirs.
+pub(crate) const STEADY_MAX: Duration = Duration::from_secs(2);
+/// How long a machine that is open waits for the others to open.
+const OPEN_MAX: Duration = Duration::from_secs(1);
+
 /// The pace of nominations, shared by all machines.
 pub(crate) struct Nominations {
     turns: Semaphore,
     /// When kube-scheduler will have heard of the latest.
     heard: Mutex<Option<Instant>>,
+    opening: Mutex<Machines>,
+    opened: Notify,
+}
+
+/// A pod that was nominated.
+#[derive(Clone, Debug)]
+pub(crate) struct Told {
+    pub(crate) pod: Arc<str>,
+    pub(crate) uid: Arc<str>,
+    pub(crate) node: String,
+}
+
+/// Machines that are about to open, and who was told to go there.
+#[derive(Default)]
+struct Machines {
+    latest: u64,
+    told: BTreeMap<u64, Vec<Told>>,
+}
+
+/// A machine that is about to open; it counts as one until this is dropped.
+pub(crate) struct Opening<'a> {
+    nominations: &'a Nominations,
+    id: u64,
+}
+
+impl Opening<'_> {
+    /// More pods that know where to go.
+    pub(crate) fn told(&self, pods: Vec<Told>) {
+        if let Some(told) = self.nominations.machines().told.get_mut(&self.id) {
+            told.extend(pods);
+        }
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        let mut machines = self.nominations.machines();
+        machines.told.remove(&self.id);
+        if machines.told.is_empty() {
+            self.nominations.opened.notify_waiters();
+        }
+    }
 }
 
 impl Default for Nominations {
@@ -29,11 +78,46 @@ impl Default for Nominations {
         Self {
             turns: Semaphore::new(AT_ONCE),
             heard: Mutex::default(),
+            opening: Mutex::default(),
+            opened: Notify::new(),
         }
     }
 }
 
 impl Nominations {
+    fn machines(&self) -> MutexGuard<'_, Machines> {
+        self.opening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another machine is about to open.
+    pub(crate) fn opening(&self) -> Opening<'_> {
+        let mut machines = self.machines();
+        machines.latest += 1;
+        let id = machines.latest;
+        machines.told.insert(id, Vec::new());
+        Opening {
+            nominations: self,
+            id,
+        }
+    }
+
+    /// UIDs of pods told to go to any machine that is about to open, and that are not nominated there (any more). The first
+    /// machine that opens makes kube-scheduler try them all, and such a one would take the room of another.
+    pub(crate) fn lost(&self, is_nominated: impl Fn(&Told) -> bool) -> BTreeSet<Arc<str>> {
+        let machines = self.machines();
+        let told = machines.told.values().flatten();
+        let lost = told.filter(|told| !is_nominated(told));
+        lost.map(|told| told.uid.clone()).collect()
+    }
+
+    /// Waits until no machine is about to open any more, for a second at most.
+    pub(crate) async fn all_are_open(&self) {
+        let opened = self.opened.notified();
+        if !self.machines().told.is_empty() {
+            let _ = timeout(OPEN_MAX, opened).await;
+        }
+    }
+
     /// One call may go out as long as this is held.
     pub(crate) async fn turn(&self) -> SemaphorePermit<'_> {
         self.turns.acquire().await.expect("nobody closes the semaphore")
@@ -60,9 +144,30 @@ impl Nominations {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_machine_that_is_open_waits_for_the_others_but_not_for_long() {
+        let nominations = Arc::new(Nominations::default());
+        let (first, second) = (nominations.opening(), nominations.opening());
+        let told = |pod: &str, node: &str| Told {
+            pod: format!("default/{pod}").into(),
+            uid: pod.into(),
+            node: node.into(),
+        };
+        first.told(vec![told("a", "node-a")]);
+        second.told(vec![told("b", "node-b")]);
+        let lost = |known: &str| nominations.lost(|told| told.node == known);
+        assert_eq!(lost("node-a"), BTreeSet::from(["b".into()]));
+        assert_eq!(lost("node-b"), BTreeSet::from(["a".into()]));
+        drop(first);
+        assert!(lost("node-b").is_empty(), "its machine is open");
+        let begun = Instant::now();
+        nominations.all_are_open().await;
+        assert_eq!(begun.elapsed(), OPEN_MAX);
+        tokio::join!(nominations.all_are_open(), async { drop(second) });
+        assert_eq!(begun.elapsed(), OPEN_MAX, "nobody was left to wait for");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn waits_a_millisecond_per_pod_and_not_for_ever() {

@@ -17,8 +17,13 @@ use plimsoll_state::{Observe, pod::PodState};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use thiserror::Error;
+use tokio::time::Instant;
 
-use crate::{context::Context, nominations, watch};
+use crate::{
+    context::Context,
+    nominations::{self, Told},
+    watch,
+};
 
 /// No call outside a watch takes longer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -62,40 +67,92 @@ impl PerformError {
 /// other, so this is waited for whether the next step belongs to the same pass or not.
 const EVICTIONS_STOP: Duration = Duration::from_millis(500);
 
+/// What we have changed ourselves is known through our watches after this long.
+const HEARD_OURSELVES: Duration = Duration::from_millis(100);
+
 impl<P: CloudProvider> Context<P> {
-    /// Performs effects in order; the first that fails ends it. Nominations that follow each other go out together,
-    /// and kube-scheduler gets the time to take them in before the node they are for opens.
+    /// Performs effects in order; the first that fails ends it. Nominations that follow each other go out together.
     pub(crate) async fn perform_all(&self, effects: Vec<Effect>) -> Result<(), PerformError> {
-        let (mut together, mut effects) = (Vec::new(), effects.into_iter().peekable());
-        while let Some(effect) = effects.next() {
-            if !matches!(effect, Effect::Nominate { .. }) {
-                let stops_evicting = matches!(effect, Effect::StopEvicting { .. });
-                self.perform(effect).await?;
-                if stops_evicting {
-                    tokio::time::sleep(EVICTIONS_STOP).await;
-                }
-                continue;
-            }
-            together.push(self.perform(effect));
-            if !effects
-                .peek()
-                .is_some_and(|next| matches!(next, Effect::Nominate { .. }))
-            {
-                let answers = stream::iter(together.drain(..)).buffer_unordered(nominations::AT_ONCE);
-                // Best effort: one pod that cannot be nominated must not keep a machine closed.
-                let log = async |answer: Result<(), PerformError>| {
-                    if let Err(error) = answer {
-                        tracing::warn!(error = chain(&error), "nomination failed");
+        let mut nominations = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Nominate { .. } => nominations.push(effect),
+                Effect::OpenNode { .. } => self.open(std::mem::take(&mut nominations), effect).await?,
+                other => {
+                    self.nominate_all(std::mem::take(&mut nominations)).await;
+                    let stops_evicting = matches!(other, Effect::StopEvicting { .. });
+                    self.perform(other).await?;
+                    if stops_evicting {
+                        tokio::time::sleep(EVICTIONS_STOP).await;
                     }
-                };
-                answers.for_each(log).await;
-                if matches!(effects.peek(), Some(Effect::OpenNode { .. })) {
-                    let pods = self.index().promised_pods();
-                    self.nominations.are_heard(pods).await;
                 }
             }
         }
+        self.nominate_all(nominations).await;
         Ok(())
+    }
+
+    /// Opens a machine when the pods of all machines that are to open now are nominated, and kube-scheduler has had the
+    /// time to take that in. Then waits for these to open too: whatever is done meanwhile would keep them closed for longer.
+    async fn open(&self, nominations: Vec<Effect>, open: Effect) -> Result<(), PerformError> {
+        let opening = self.nominations.opening();
+        let lost = || self.nominations.lost(|told| self.is_nominated(told));
+        let mut pods = if nominations.is_empty() {
+            0
+        } else {
+            self.index().promised_pods()
+        };
+        let (mut untold, mut deadline) = (nominations.clone(), None);
+        loop {
+            opening.told(self.nominate_all(untold).await);
+            self.nominations.are_heard(pods).await;
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + nominations::STEADY_MAX);
+            if lost().is_empty() || Instant::now() >= deadline {
+                break;
+            }
+            // Of nominations, too, we hear through a watch.
+            tokio::time::sleep(HEARD_OURSELVES).await;
+            let lost = lost();
+            tracing::debug!(pods = lost.len(), "not nominated any more");
+            let is_lost = |told: &&Effect| matches!(told, Effect::Nominate { uid, .. } if lost.contains(uid));
+            untold = nominations.iter().filter(is_lost).cloned().collect();
+            pods = lost.len();
+        }
+        self.perform(open).await?;
+        drop(opening);
+        self.nominations.all_are_open().await;
+        Ok(())
+    }
+
+    /// Whether the pod is nominated there, as far as it waits at all.
+    fn is_nominated(&self, told: &Told) -> bool {
+        let index = self.index();
+        let waiting = index
+            .pod(&told.pod)
+            .filter(|pod| pod.uid == told.uid && pod.node.is_none());
+        waiting.is_none_or(|pod| pod.nominated_node.as_deref() == Some(&told.node))
+    }
+
+    /// Those that were told. Best effort: one pod that cannot be nominated must not keep a machine closed.
+    async fn nominate_all(&self, nominations: Vec<Effect>) -> Vec<Told> {
+        let tell = async |nomination: Effect| {
+            let Effect::Nominate { pod, uid, node, .. } = &nomination else {
+                return None;
+            };
+            let (pod, uid, node) = (pod.clone(), uid.clone(), node.clone());
+            let told = Told { pod, uid, node };
+            match self.perform(nomination).await {
+                Ok(()) => Some(told),
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "nomination failed");
+                    None
+                }
+            }
+        };
+        let answers = stream::iter(nominations)
+            .map(tell)
+            .buffer_unordered(nominations::AT_ONCE);
+        answers.filter_map(std::future::ready).collect().await
     }
 
     /// Boxed, because what follows from an answer is performed the same way.

@@ -60,7 +60,7 @@ pub(crate) async fn work<P: CloudProvider>(context: Arc<Context<P>>) {
         }
         recount = false;
         context.update(plimsoll_state::Index::expire);
-        if context.index().waiting() == 0 {
+        if context.index().waiting(Timestamp::now()) == 0 {
             context.metrics.waiting(0);
             continue;
         }
@@ -117,8 +117,9 @@ async fn pass<P: CloudProvider>(context: &Arc<Context<P>>, buy: Buy) -> Bought {
     let begun = Instant::now();
     let catalog = context.catalog();
     let (lowered, waiting) = {
+        let now = Timestamp::now();
         let index = context.index();
-        (index.snapshot(&catalog, Timestamp::now()), index.waiting())
+        (index.snapshot(&catalog, now), index.waiting(now))
     };
     context.metrics.waiting(waiting);
     let policy = context.config.policy.clone();
@@ -303,7 +304,13 @@ fn tell<P: CloudProvider>(context: &Context<P>, lowered: &Lowered, report: &Repo
         )
     });
     for (key, why) in unplaced.chain(lowered.refused.iter().cloned()) {
-        let Some(pod) = context.index().pod(&key).cloned() else {
+        // One that still runs on a machine that leaves has not failed to schedule.
+        let Some(pod) = context
+            .index()
+            .pod(&key)
+            .filter(|pod| pod.node.is_none())
+            .cloned()
+        else {
             continue;
         };
         let subject = Subject::Pod {

@@ -19,7 +19,7 @@ pub fn close(view: &NodeView) -> Option<Effect> {
     let node = view.node()?;
     let leaving =
         view.claim.metadata.deletion_timestamp.is_some() || node.metadata.deletion_timestamp.is_some();
-    if leaving || !view.promised.is_empty() || !owns(&view.claim, node) {
+    if leaving || view.awaited || !owns(&view.claim, node) {
         return None;
     }
     Some(Effect::PatchNode {

@@ -1,9 +1,10 @@
 //! Emptying a node: pods leave by tiers, through the eviction API, until a deadline overrules it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
+use plimsoll_api::{labels, nodeclaim::NodeClaim};
 use plimsoll_state::{
     NodeView,
     pod::{Owner, PodState},
@@ -24,6 +25,10 @@ pub(crate) enum Progress {
     Draining,
     Done,
 }
+
+/// What remains after the last grace period of a drain that waited for the next places of its pods: for evictions that
+/// budgets put off.
+const MARGIN: Duration = Duration::from_secs(20);
 
 /// Who leaves first. A tier is sent off when all before it are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,10 +63,22 @@ pub(crate) fn step(
     if let Some(deadline) = deadline {
         force(&waiting, node, deadline, now, pass);
     }
-    if let Some(tier) = waiting.iter().map(|p| tier(p)).min() {
+    let ends = ends_at(&view.claim).map(|ends| deadline.map_or(ends, |deadline| deadline.min(ends)));
+    let stays = |pod: &PodState| {
+        let is_homeless = pod.is_reschedulable() && !view.replaced.contains(&pod.key);
+        is_homeless && ends.is_some_and(|ends| now < latest_eviction(pod, &waiting, ends))
+    };
+    // Pods that stay keep the agents of their machine.
+    let someone_stays = waiting.iter().any(|p| p.is_evictable(now) && stays(p));
+    let in_turn = waiting
+        .iter()
+        .map(|p| tier(p))
+        .filter(|t| !(t.daemon && someone_stays))
+        .min();
+    if let Some(tier) = in_turn {
         for pod in waiting
             .iter()
-            .filter(|p| self::tier(p) == tier && p.is_evictable(now))
+            .filter(|p| self::tier(p) == tier && p.is_evictable(now) && !stays(p))
         {
             pass.effects.push(Effect::Evict {
                 pod: pod.key.clone(),
@@ -72,6 +89,31 @@ pub(crate) fn step(
     }
     pass.again_in(DRAIN_POLL);
     Progress::Draining
+}
+
+/// When the cloud takes the machine of this claim away, as far as it is known.
+pub(crate) fn ends_at(claim: &NodeClaim) -> Option<Timestamp> {
+    let annotation = claim.metadata.annotations.as_ref()?.get(labels::ENDS_AT)?;
+    annotation.parse().ok()
+}
+
+/// When a pod must be evicted so that it and the tiers that wait for it have their grace periods before the machine ends:
+/// those after its own, and all agents of the machine.
+fn latest_eviction(pod: &PodState, waiting: &[&Arc<PodState>], ends: Timestamp) -> Timestamp {
+    let own = tier(pod);
+    let mut of_other_tiers = BTreeMap::<Tier, Duration>::new();
+    for other in waiting {
+        let tier = tier(other);
+        if tier > own || (tier.daemon && tier != own) {
+            let longest = of_other_tiers.entry(tier).or_default();
+            *longest = other.grace_period.max(*longest);
+        }
+    }
+    let takes = of_other_tiers
+        .values()
+        .fold(MARGIN, |all, one| all.saturating_add(*one));
+    let takes = takes.saturating_add(pod.grace_period);
+    ends.saturating_sub(takes).unwrap_or(Timestamp::MIN)
 }
 
 /// Pods that could not finish their own grace period before the deadline are deleted now, whatever protects

@@ -7,10 +7,11 @@ use k8s_openapi::api::core::v1::Node;
 use plimsoll_api::{labels, nodeclaim::NodeClaim};
 use plimsoll_provider::{Answer, Interruption};
 use plimsoll_state::Index;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     claim::{delete, event, locked, name},
+    drain,
     effect::{Effect, EventType, Subject},
 };
 
@@ -18,8 +19,8 @@ use crate::{
 const ENDS: &str = "TerminatingOnInterruption";
 
 /// Tells claim and node, and deletes the claim when its machine must go. The pods of a claim that is being
-/// deleted count as waiting, so their new machines are bought while the old one is still being drained. A machine that
-/// no claim stands for is another's.
+/// deleted count as waiting, so their new machines are bought at once; where it is known when the machine ends, they are
+/// evicted when those are ready. A machine that no claim stands for is another's.
 pub fn interrupted(index: &Index, interruption: &Interruption, now: Timestamp) -> Vec<Effect> {
     let provider_id = |claim: &NodeClaim| claim.status.as_ref()?.provider_id.clone();
     let is_meant = |id: String| id.rsplit('/').next() == Some(&*interruption.machine_id);
@@ -49,20 +50,42 @@ pub fn interrupted(index: &Index, interruption: &Interruption, now: Timestamp) -
     let annotations = claim.metadata.annotations.as_ref();
     let bounded = annotations.is_some_and(|a| a.contains_key(labels::TERMINATION_TIMESTAMP));
     if interruption.answer == Answer::End && !bounded {
-        let at = Timestamp::from_second(now.as_second()).unwrap_or(now);
-        let annotations = json!({ "annotations": { labels::TERMINATION_TIMESTAMP: at.to_string() } });
+        let at = whole_second(now).to_string();
+        let annotations = json!({ "annotations": { labels::TERMINATION_TIMESTAMP: at } });
         effects.push(Effect::PatchClaim {
             name: name(claim),
             patch: locked(claim, annotations),
         });
     }
-    if interruption.answer != Answer::Nothing && claim.metadata.deletion_timestamp.is_none() {
+    let leaves = claim.metadata.deletion_timestamp.is_some();
+    if interruption.answer == Answer::Drain
+        && let Some(patch) = ends_patch(claim, leaves, interruption.ends_at.unwrap_or(now), now)
+    {
+        let name = name(claim);
+        effects.push(Effect::PatchClaim { name, patch });
+    }
+    if interruption.answer != Answer::Nothing && !leaves {
         let note = "the machine is replaced and ended, because the cloud interrupts it";
         effects.push(event(claim, EventType::Warning, ENDS, note.to_owned()));
         effects.extend(on_nodes(ENDS, note));
         effects.push(delete(claim, interruption.kind));
     }
     effects
+}
+
+/// Writes down when the machine ends, if its drain has to know. None: a drain without a known end is not to begin later,
+/// and an end that is known only ever comes nearer.
+fn ends_patch(claim: &NodeClaim, leaves: bool, ends_at: Timestamp, now: Timestamp) -> Option<Value> {
+    let is_news = match drain::ends_at(claim) {
+        Some(known) => ends_at < known,
+        None => !leaves && ends_at > now,
+    };
+    let annotations = json!({ labels::ENDS_AT: whole_second(ends_at).to_string() });
+    is_news.then(|| json!({ "metadata": { "annotations": annotations } }))
+}
+
+fn whole_second(at: Timestamp) -> Timestamp {
+    Timestamp::from_second(at.as_second()).unwrap_or(at)
 }
 
 #[cfg(test)]
@@ -101,6 +124,7 @@ mod tests {
             event: "SpotInterrupted",
             note: "it goes".into(),
             answer,
+            ends_at: None,
         }
     }
 
@@ -146,6 +170,54 @@ mod tests {
         assert!(deadline(&effects).is_some(), "a drain under way ends, too");
         let drained = interrupted(&index(false), &interruption("i-1", Answer::Drain), NOW);
         assert_eq!(deadline(&drained), None);
+    }
+
+    #[test]
+    fn a_drain_knows_when_its_machine_ends() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let written = |claim_patch: Value, ends_at: Option<i64>| {
+            let mut claim = serde_json::to_value(index(false).claim("general-x").unwrap().as_ref()).unwrap();
+            claim["metadata"]["resourceVersion"] = json!("2");
+            for (key, value) in claim_patch.as_object().unwrap() {
+                claim["metadata"][key] = value.clone();
+            }
+            let mut index = index(false);
+            index.apply(serde_json::from_value::<NodeClaim>(claim).unwrap(), NOW);
+            let mut interruption = interruption("i-1", Answer::Drain);
+            interruption.ends_at = ends_at.map(at);
+            let effects = interrupted(&index, &interruption, at(10));
+            let first = effects
+                .iter()
+                .position(|e| matches!(e, Effect::PatchClaim { .. }));
+            let delete = effects
+                .iter()
+                .position(|e| matches!(e, Effect::DeleteClaim { .. }));
+            assert!(
+                first.is_none() || delete.is_none() || first < delete,
+                "known before the drain begins"
+            );
+            effects.into_iter().find_map(|e| match e {
+                Effect::PatchClaim { patch, .. } => patch["metadata"]["annotations"][labels::ENDS_AT]
+                    .as_str()
+                    .map(|text| text.parse::<Timestamp>().unwrap().as_second()),
+                _ => None,
+            })
+        };
+        let leaves = json!({ "deletionTimestamp": at(5).to_string() });
+        let held = json!({
+            "deletionTimestamp": at(5).to_string(), "annotations": { labels::ENDS_AT: at(130).to_string() },
+        });
+        assert_eq!(written(json!({}), Some(130)), Some(130));
+        assert_eq!(written(json!({}), None), None, "it may end at any moment");
+        assert_eq!(written(json!({}), Some(9)), None, "it should have ended");
+        assert_eq!(
+            written(leaves, Some(130)),
+            None,
+            "a drain under way is not stopped"
+        );
+        assert_eq!(written(held.clone(), Some(131)), None);
+        assert_eq!(written(held.clone(), Some(50)), Some(50));
+        assert_eq!(written(held, None), Some(10), "sooner than was said");
     }
 
     #[test]

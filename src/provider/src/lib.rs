@@ -121,6 +121,8 @@ pub struct Interruption {
     pub event: &'static str,
     pub note: String,
     pub answer: Answer,
+    /// When the cloud takes the machine away. None: it is unknown, or it may be at any moment.
+    pub ends_at: Option<Timestamp>,
 }
 
 /// Interruptions, and where they were read.
@@ -234,8 +236,15 @@ pub trait CloudProvider: Send + Sync + 'static {
         std::future::pending()
     }
 
-    /// What the last call of `interruptions` returned has been acted upon. Answers with how many messages were deleted.
-    fn interruptions_handled(&self) -> impl Future<Output = usize> + Send {
+    /// Whether a machine of the last interruptions that no claim names was launched for one only lately, or may have been,
+    /// so that it is not recorded yet.
+    fn is_new(&self, _machine_id: &str) -> impl Future<Output = bool> + Send {
+        std::future::ready(false)
+    }
+
+    /// What the last call of `interruptions` returned has been acted upon, except for these machines. Answers with how many
+    /// messages were deleted.
+    fn interruptions_handled(&self, _except: &BTreeSet<String>) -> impl Future<Output = usize> + Send {
         std::future::ready(0)
     }
 }

@@ -46,7 +46,7 @@ pub struct Touched {
     pub claims: BTreeSet<String>,
     /// NodePools whose spec, machines or class changed.
     pub pools: bool,
-    /// A pod began to wait for a machine.
+    /// A pod began to wait for a machine, or its machine began to leave.
     pub waiting_pods: usize,
     /// Something that can make a machine removable, or let a waiting pod be planned differently.
     pub capacity: bool,
@@ -203,7 +203,7 @@ impl Index {
         self.revision += 1;
     }
 
-    /// How often a pod began to wait for a machine.
+    /// How often a pod began to wait for a machine, or to lose the one it has.
     pub fn arrivals(&self) -> u64 {
         self.arrivals
     }
@@ -317,9 +317,25 @@ impl Index {
         if let Some(plan) = plan_of(&object).filter(|_| joined || leaves) {
             self.touch_peers(plan);
         }
+        if leaves {
+            self.machine_is_lost(&object);
+        }
         self.touched.capacity = true;
         self.touched.pools = true;
         self.revision += 1;
+    }
+
+    /// Its pods, and those that have a place on it, are planned anew before they are evicted.
+    fn machine_is_lost(&mut self, claim: &NodeClaim) {
+        let node = self.sole_node(claim).and_then(|node| node.metadata.name.clone());
+        let pods = self.pods_on(node.as_deref().unwrap_or_default());
+        let moving = pods.filter(|pod| pod.is_reschedulable()).count();
+        let coming = self
+            .promises
+            .on(claim.metadata.name.as_deref().unwrap_or_default());
+        let lost = moving + coming.count();
+        self.touched.waiting_pods += lost;
+        self.arrivals += lost as u64;
     }
 
     fn forget_claim(&mut self, name: &str) {
@@ -328,6 +344,7 @@ impl Index {
                 self.claims_by_provider_id.remove(id);
             }
             self.touch_claim(name);
+            self.machine_is_lost(&entry.object);
             if let Some(plan) = plan_of(&entry.object) {
                 self.touch_peers(plan);
             }

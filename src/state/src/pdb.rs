@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::{api::policy::v1::PodDisruptionBudget, apimachinery::pkg::util::intstr::IntOrString};
 use plimsoll_core::{requirement::Operator, snapshot::Selector};
 use rustc_hash::FxHashMap;
@@ -78,6 +79,12 @@ impl<'a> Budgets<'a> {
         (allowed <= 0).then(|| name(first))
     }
 
+    /// Whether the pod can be evicted sooner or later.
+    pub(crate) fn allow_moving(&self, pod: &PodState, now: Timestamp) -> bool {
+        let is_stuck = self.blocks_for_ever(pod) || self.of(pod).any(keeps_all);
+        !pod.do_not_disrupt_now(now) && !is_stuck
+    }
+
     /// A budget under which the pod can never be evicted, whatever its state.
     pub(crate) fn blocks_for_ever(&self, pod: &PodState) -> bool {
         self.of(pod).any(|pdb| {
@@ -110,16 +117,19 @@ impl crate::Index {
         let budgets = Budgets::new(self.pdbs.values());
         let blocking = |pod: &PodState| {
             let key = budgets.blocking(pod)?;
-            let never = |pdb: &PodDisruptionBudget| {
-                let status = pdb.status.as_ref();
-                let counts = status.and_then(|s| s.desired_healthy.zip(s.expected_pods));
-                name(pdb) == key && counts.is_some_and(|(desired, expected)| desired >= expected)
-            };
+            let never = |pdb| name(pdb) == key && keeps_all(pdb);
             let for_ever = budgets.blocks_for_ever(pod) || budgets.of(pod).any(never);
             Some(BlockingBudget { key, for_ever })
         };
         pods.into_iter().map(blocking).collect()
     }
+}
+
+/// It wants as many healthy pods as there are, such as one of one.
+fn keeps_all(pdb: &PodDisruptionBudget) -> bool {
+    let status = pdb.status.as_ref();
+    let counts = status.and_then(|s| s.desired_healthy.zip(s.expected_pods));
+    counts.is_some_and(|(desired, expected)| desired >= expected)
 }
 
 fn name(pdb: &PodDisruptionBudget) -> Arc<str> {

@@ -1,5 +1,7 @@
 //! EventBridge events about EC2 instances, as interruptions.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use plimsoll_provider::{Answer, Interruption, Message};
 use serde::Deserialize;
@@ -9,6 +11,8 @@ use serde_json::Value;
 const NOTHING: &str = "no_op";
 /// Kind of the warning that a spot machine is taken back in two minutes.
 pub(super) const SPOT: &str = "spot_interrupted";
+/// From that warning to the end of the machine.
+const SPOT_NOTICE: Duration = Duration::from_mins(2);
 
 #[derive(Deserialize)]
 struct Envelope {
@@ -53,16 +57,23 @@ fn interruptions(event: &Envelope) -> Vec<Interruption> {
         event,
         note,
         answer,
+        ends_at: None,
     };
     let one =
         |kind, event, note: &str, answer| vec![about(text("instance-id"), kind, event, note.into(), answer)];
     let found = match (event.source.as_str(), event.detail_type.as_str()) {
-        ("aws.ec2", "EC2 Spot Instance Interruption Warning") => one(
-            SPOT,
-            "SpotInterrupted",
-            "EC2 takes the spot instance back in two minutes",
-            Answer::Drain,
-        ),
+        ("aws.ec2", "EC2 Spot Instance Interruption Warning") => {
+            let all = one(
+                SPOT,
+                "SpotInterrupted",
+                "EC2 takes the spot instance back in two minutes",
+                Answer::Drain,
+            );
+            let warned = event.time.parse::<Timestamp>().ok();
+            // Hibernation begins at once.
+            let warned = warned.filter(|_| matches!(text("instance-action"), "terminate" | "stop"));
+            ending(all, warned.and_then(|at| at.checked_add(SPOT_NOTICE).ok()))
+        }
         ("aws.ec2", "EC2 Instance Rebalance Recommendation") => one(
             "rebalance_recommendation",
             "SpotRebalanceRecommendation",
@@ -99,7 +110,7 @@ fn interruptions(event: &Envelope) -> Vec<Interruption> {
                 .flatten()
                 .filter_map(|e| e["entityValue"].as_str());
             let note = format!("AWS Health announces {}", text("eventTypeCode"));
-            ids.map(|id| {
+            let all = ids.map(|id| {
                 about(
                     id,
                     "scheduled_change",
@@ -107,8 +118,9 @@ fn interruptions(event: &Envelope) -> Vec<Interruption> {
                     note.clone(),
                     Answer::Drain,
                 )
-            })
-            .collect()
+            });
+            let starts = jiff::fmt::rfc2822::parse(text("startTime")).ok();
+            ending(all.collect(), starts.map(|at| at.timestamp()))
         }
         _ => Vec::new(),
     };
@@ -116,6 +128,11 @@ fn interruptions(event: &Envelope) -> Vec<Interruption> {
         .into_iter()
         .filter(|i| i.machine_id.starts_with("i-"))
         .collect()
+}
+
+fn ending(mut all: Vec<Interruption>, ends_at: Option<Timestamp>) -> Vec<Interruption> {
+    all.iter_mut().for_each(|one| one.ends_at = ends_at);
+    all
 }
 
 #[cfg(test)]
@@ -198,6 +215,41 @@ mod tests {
                 "{detail_type} {detail}"
             );
         }
+    }
+
+    #[test]
+    fn an_event_says_when_the_machine_ends() {
+        let ends = |source: &str, detail_type: &str, time: &str, detail: Value| {
+            let body = json!({
+                "version": "0", "source": source, "detail-type": detail_type, "detail": detail, "time": time,
+            });
+            let all = parse(&body.to_string()).interruptions;
+            assert_eq!(all.len(), 1, "{body}");
+            all[0].ends_at.map(|at| at.to_string())
+        };
+        let spot = |time: &str, action: &str| {
+            let detail = json!({ "instance-id": "i-1", "instance-action": action });
+            ends("aws.ec2", "EC2 Spot Instance Interruption Warning", time, detail)
+        };
+        let two_minutes_on = Some("2026-01-01T00:02:00Z".to_owned());
+        assert_eq!(spot("2026-01-01T00:00:00Z", "terminate"), two_minutes_on);
+        assert_eq!(spot("2026-01-01T00:00:00Z", "stop"), two_minutes_on);
+        assert_eq!(
+            spot("2026-01-01T00:00:00Z", "hibernate"),
+            None,
+            "that begins at once"
+        );
+        assert_eq!(spot("yesterday", "terminate"), None);
+        let health = |starts: &str| {
+            let detail = json!({
+                "service": "EC2", "eventTypeCategory": "scheduledChange", "startTime": starts,
+                "affectedEntities": [{ "entityValue": "i-1" }],
+            });
+            ends("aws.health", "AWS Health Event", "2026-01-01T00:00:00Z", detail)
+        };
+        let said = Some("2026-01-17T15:10:09Z".to_owned());
+        assert_eq!(health("Sat, 17 Jan 2026 15:10:09 GMT"), said);
+        assert_eq!(health("soon"), None);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::{
 };
 
 use aws_sdk_ec2::types::{
-    EventCode, Filter, InstanceStatus, InstanceStatusDetails, InstanceStatusSummary, StatusType,
-    SummaryStatus,
+    EventCode, Filter, InstanceStatus, InstanceStatusDetails, InstanceStatusEvent, InstanceStatusSummary,
+    StatusType, SummaryStatus,
 };
 use jiff::Timestamp;
 use plimsoll_provider::{Answer, Interruption, ProviderError};
@@ -110,6 +110,7 @@ fn judge(status: &InstanceStatus, now: Timestamp) -> Vec<Interruption> {
         event: "InstanceUnhealthy",
         note,
         answer,
+        ends_at: None,
     };
     let mut all = Vec::new();
     for (kind, what, summary) in [
@@ -122,14 +123,22 @@ fn judge(status: &InstanceStatus, now: Timestamp) -> Vec<Interruption> {
             all.push(about(kind, note, Answer::End));
         }
     }
-    let ahead = status.events().iter().find(|event| {
+    let is_ahead = |event: &&InstanceStatusEvent| {
         let description = event.description().unwrap_or_default();
         !OVER.iter().any(|over| description.starts_with(over))
-    });
-    if let Some(event) = ahead {
+    };
+    let begins = |event: &InstanceStatusEvent| {
+        let at = event.not_before()?.secs();
+        Timestamp::from_second(at).ok()
+    };
+    // One without a time may begin at any moment.
+    if let Some(event) = status.events().iter().filter(is_ahead).min_by_key(|e| begins(e)) {
         let code = event.code().map(EventCode::as_str).unwrap_or_default();
         let note = format!("EC2 has scheduled {code} for the instance");
-        all.push(about("event_status", note, Answer::Drain));
+        all.push(Interruption {
+            ends_at: begins(event),
+            ..about("event_status", note, Answer::Drain)
+        });
     }
     all
 }
@@ -142,7 +151,6 @@ fn has_failed(check: &InstanceStatusDetails, now: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_ec2::types::InstanceStatusEvent;
     use aws_smithy_types::DateTime;
 
     use super::*;
@@ -183,6 +191,36 @@ mod tests {
         );
         assert_eq!(judged(status().system_status(checks(StatusType::Passed, 0))), []);
         assert_eq!(judged(status()), []);
+    }
+
+    #[test]
+    fn the_first_event_ahead_says_when_the_machine_ends() {
+        let event = |description: &str, not_before: i64| {
+            let event = InstanceStatusEvent::builder().code(EventCode::SystemReboot);
+            let event = event.description(description);
+            event.not_before(DateTime::from_secs(not_before)).build()
+        };
+        let ends = |events: Vec<InstanceStatusEvent>| {
+            let status = InstanceStatus::builder()
+                .instance_id("i-1")
+                .set_events(Some(events));
+            let all = judge(&status.build(), Timestamp::from_second(NOW).unwrap());
+            assert_eq!(all.len(), 1);
+            all[0].ends_at.map(Timestamp::as_second)
+        };
+        let later = event("upgrade", NOW + 20);
+        assert_eq!(
+            ends(vec![later.clone(), event("retirement", NOW + 10)]),
+            Some(NOW + 10)
+        );
+        assert_eq!(
+            ends(vec![event("[Completed] x", NOW), later.clone()]),
+            Some(NOW + 20)
+        );
+        let undated = InstanceStatusEvent::builder()
+            .code(EventCode::SystemReboot)
+            .build();
+        assert_eq!(ends(vec![later, undated]), None);
     }
 
     #[test]

@@ -95,6 +95,76 @@ fn a_protected_pod_stalls_the_drain_until_the_deadline() {
 }
 
 #[test]
+fn pods_of_a_machine_with_a_known_end_stay_until_their_next_place_is_ready() {
+    let evicted = |index: &Index, now| {
+        let effects = names(&step(index, at(now)).effects);
+        let evicted = effects.into_iter().filter(|n| n.starts_with("evict"));
+        evicted.collect::<Vec<_>>()
+    };
+    let both = ["evict default/p", "evict default/q"];
+    let nobody = Vec::<String>::new();
+    let of = |claim| {
+        let quick = json!({ "spec": { "terminationGracePeriodSeconds": 5 } });
+        let daemon = json!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "d" }] } });
+        let pods = [pod("p", json!({})), pod("q", quick), pod("d", daemon)];
+        index(claim, [leaving_node()], pods)
+    };
+    assert_eq!(evicted(&of(deleted(json!({}))), 1), both, "no end is known");
+
+    let annotated =
+        |text: &str| deleted(json!({ "metadata": { "annotations": { "plimsoll.dev/ends-at": text } } }));
+    let mut index = of(annotated(&at(120).to_string()));
+    // A margin of 20 s, its own grace period, and 30 s for the tier of the daemon.
+    assert_eq!(evicted(&index, 39), nobody);
+    assert_eq!(evicted(&index, 40), ["evict default/p"]);
+    assert_eq!(evicted(&index, 65), both);
+    assert_eq!(evicted(&of(annotated("soon")), 1), both, "not a time");
+
+    let next = json!({
+        "metadata": { "name": "b", "uid": "uid-b" }, "status": { "providerID": "test://b", "nodeName": "node-b" },
+    });
+    index.apply(claim(LAUNCHED, next.clone()), at(1));
+    index.promise(&"default/p".into(), "b", at(1));
+    assert_eq!(evicted(&index, 2), nobody, "its next machine is not there yet");
+    let mut ready = next;
+    merge(&mut ready, json!({ "metadata": { "resourceVersion": "2" } }));
+    index.apply(claim(IN_SERVICE, ready), at(3));
+    let next_node = json!({
+        "metadata": { "name": "node-b", "uid": "uid-node-b" }, "spec": { "providerID": "test://b" },
+        "status": { "allocatable": { "pods": "10" } },
+    });
+    index.apply(open_node(next_node), at(3));
+    assert_eq!(evicted(&index, 4), ["evict default/p"]);
+    index.expire(at(39));
+    assert_eq!(
+        evicted(&index, 39),
+        ["evict default/p"],
+        "its place is kept as long as it runs here"
+    );
+
+    // The user's own deadline comes first.
+    let mut bounded = of(annotated(&at(120).to_string()));
+    let dated = json!({ "metadata": { "resourceVersion": "3", "annotations": {
+        "plimsoll.dev/ends-at": at(120).to_string(), "karpenter.sh/nodeclaim-termination-timestamp": at(90).to_string(),
+    } } });
+    bounded.apply(deleted(dated), at(1));
+    assert_eq!(evicted(&bounded, 9), nobody);
+    assert_eq!(evicted(&bounded, 10), ["evict default/p"]);
+
+    // Agents of the machine stay as long as someone does.
+    let critical = json!({ "spec": { "priorityClassName": "system-cluster-critical" } });
+    let mut guarded = of(annotated(&at(120).to_string()));
+    for name in ["p", "q"] {
+        guarded.delete(&pod(name, json!({})), at(1));
+    }
+    guarded.apply(pod("dns", critical), at(1));
+    assert_eq!(evicted(&guarded, 2), nobody);
+    // They go before a critical pod that cannot stay any longer, so it is time for them, too.
+    assert_eq!(evicted(&guarded, 39), nobody);
+    assert_eq!(evicted(&guarded, 40), ["evict default/d"]);
+}
+
+#[test]
 fn only_the_api_server_can_say_that_a_node_is_drained() {
     let index = index(deleted(json!({})), [leaving_node()], []);
     assert_eq!(

@@ -162,7 +162,7 @@ impl Controller {
             return;
         }
         self.index.expire(now);
-        if self.index.waiting() == 0 {
+        if self.index.waiting(now) == 0 {
             return;
         }
         let snapshot = self.index.snapshot(&self.catalog, now).snapshot;

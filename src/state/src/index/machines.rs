@@ -1,6 +1,6 @@
 //! Machines: a claim with its Node, its pods and the machines it was bought with.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
@@ -22,6 +22,10 @@ pub struct NodeView {
     pub pods: Vec<Arc<PodState>>,
     /// Pods planned onto it that are not bound anywhere yet.
     pub promised: Vec<Arc<PodState>>,
+    /// Some pod has a place on it and is not there yet: it waits, or it still runs on a machine that leaves.
+    pub awaited: bool,
+    /// Keys of its pods whose next place, on a machine in service, is known.
+    pub replaced: BTreeSet<Arc<str>>,
     /// The other machines of its plan that are still closed.
     pub peers: Peers,
     /// Names of volume attachments of volumes its pods must wait for.
@@ -64,6 +68,8 @@ impl Index {
             .cloned()
             .collect();
         let promised = self.promised(claim).cloned().collect();
+        let replaced = pods.iter().filter(|pod| self.is_replaced(&pod.key));
+        let replaced = replaced.map(|pod| pod.key.clone()).collect();
         let attachments = node_name
             .map(|n| self.storage.attachments_of(n, &pods))
             .unwrap_or_default();
@@ -74,6 +80,8 @@ impl Index {
             nodes,
             pods,
             promised,
+            awaited: self.is_awaited(claim),
+            replaced,
             peers,
             attachments,
             last_pod_event,

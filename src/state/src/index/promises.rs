@@ -8,11 +8,16 @@ use std::{
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Node;
-use plimsoll_api::{conditions, labels};
+use plimsoll_api::{conditions, labels, taints};
 use rustc_hash::FxHashSet;
 
 use super::Index;
-use crate::{lower, node::has_label, pod::PodState};
+use crate::{
+    lower,
+    node::{has_label, has_taint},
+    pdb::Budgets,
+    pod::PodState,
+};
 
 /// A promise is forgotten this long after its machine became usable, and after kube-scheduler last bound a pod that has a
 /// place in a plan: if it has not followed it by then it will not, and the pod must be planned anew. Upstream's nomination
@@ -22,6 +27,10 @@ pub const PROMISE_WINDOW: Duration = Duration::from_secs(20);
 /// A promise is forgotten this long after its machine became usable, whatever else kube-scheduler binds: on a cluster where
 /// pods of plans come all the time, one that it does not try would wait for ever.
 pub const PROMISE_MAX: Duration = Duration::from_secs(120);
+
+/// What cannot be evicted from a machine gets its next place this long before it must go: time for another machine to
+/// join, and not for it to stand empty for days.
+const REPLACED_BEFORE: Duration = Duration::from_mins(10);
 
 /// A promise is forgotten when kube-scheduler has refused the pod this often although its machine is in service and
 /// has room. More than once, because an attempt may have begun before the machine opened.
@@ -136,30 +145,97 @@ impl Index {
         pods.filter(|pod| pod.node.is_none() && pod.is_active())
     }
 
-    /// Pods that wait for a machine and have no place in any plan.
-    pub fn waiting(&self) -> usize {
-        self.pods
-            .values()
-            .filter(|p| p.is_provisionable() && self.promises.get(&p.key).is_none())
-            .count()
+    /// Whether some pod was promised a place on this machine that it has not taken yet.
+    pub(super) fn is_awaited(&self, target: &str) -> bool {
+        self.promises.on(target).next().is_some()
+    }
+
+    /// Whether the pod's next place is on a machine in service, and not one that is just being closed.
+    pub(super) fn is_replaced(&self, pod_key: &str) -> bool {
+        self.promises.get(pod_key).is_some_and(|promise| {
+            let usable = self.usable_since(promise);
+            let node = self.node_of_target(&promise.target);
+            let is_open = node.is_some_and(|node| !has_taint(node, taints::DISRUPTED));
+            is_open && usable.is_some_and(|since| since > Timestamp::MIN)
+        })
+    }
+
+    /// Pods that wait for a machine, or whose machine is leaving, and that have no place in any plan.
+    pub fn waiting(&self, now: Timestamp) -> usize {
+        let has_no_place = |pod: &&Arc<PodState>| self.promises.get(&pod.key).is_none();
+        let waiting = self.pods.values().filter(|p| p.is_provisionable());
+        let mut count = waiting.filter(has_no_place).count();
+        let leaving: Vec<_> = self.nodes.values().filter(|node| self.is_leaving(node)).collect();
+        if !leaving.is_empty() {
+            let budgets = Budgets::new(self.pdbs.values());
+            let pods = leaving
+                .into_iter()
+                .filter_map(|node| node.metadata.name.as_deref())
+                .flat_map(|name| self.pods_on(name));
+            let to_move = pods.filter(|pod| self.moves(pod, &budgets, now));
+            count += to_move.filter(has_no_place).count();
+        }
+        count
+    }
+
+    /// Whether a pod of a leaving machine needs another place: it can be evicted, or its machine ends soon whatever protects
+    /// it.
+    pub(crate) fn moves(&self, pod: &PodState, budgets: &Budgets<'_>, now: Timestamp) -> bool {
+        let ends_soon = || {
+            let node = pod.node.as_ref().and_then(|name| self.nodes.get(&**name));
+            let claim = node.and_then(|node| self.claim(self.claim_of_node(node)?));
+            let annotations = claim.and_then(|claim| claim.metadata.annotations.as_ref());
+            let ends = [labels::ENDS_AT, labels::TERMINATION_TIMESTAMP];
+            let ends = ends.iter().filter_map(|key| annotations?.get(*key)?.parse().ok());
+            let needs = REPLACED_BEFORE.saturating_add(pod.grace_period);
+            let needs = SignedDuration::try_from(needs).unwrap_or(SignedDuration::MAX);
+            ends.min()
+                .is_some_and(|ends: Timestamp| ends.duration_since(now) <= needs)
+        };
+        pod.is_reschedulable() && (budgets.allow_moving(pod, now) || ends_soon())
+    }
+
+    fn node_of_target(&self, target: &str) -> Option<&Arc<Node>> {
+        match self.claim(target) {
+            Some(claim) => self.sole_node(claim),
+            None => self.nodes.get(target),
+        }
     }
 
     /// Drops promises that will not be kept; their pods count as waiting again.
     pub(super) fn break_promises(&mut self, now: Timestamp) {
         let signed = |duration| SignedDuration::try_from(duration).unwrap_or_default();
         let (window, at_most) = (signed(PROMISE_WINDOW), signed(PROMISE_MAX));
-        let broken: Vec<Arc<str>> = self
+        let budgets = Budgets::new(self.pdbs.values());
+        let is_broken = |key: &str, promise: &Promise| {
+            let Some(pod) = self.pods.get(key) else {
+                return true;
+            };
+            let needed = match &pod.node {
+                None => pod.is_active(),
+                Some(node) => {
+                    let node = self.nodes.get(&**node);
+                    node.is_some_and(|node| self.is_leaving(node)) && self.moves(pod, &budgets, now)
+                }
+            };
+            !needed
+                || self.usable_since(promise).is_some_and(|since| {
+                    let tried = self.promises.last_bound.unwrap_or(since).max(since);
+                    let is_late = now.duration_since(tried) > window || now.duration_since(since) > at_most;
+                    // Kube-scheduler does not try a pod that still runs on its last machine: it has not missed its chance.
+                    // But others may have taken its room meanwhile.
+                    let has_room = || {
+                        let node = self.node_of_target(&promise.target);
+                        node.is_some_and(|node| self.has_room(node, pod))
+                    };
+                    since == Timestamp::MIN || if pod.node.is_some() { !has_room() } else { is_late }
+                })
+        };
+        let broken = self
             .promises
             .iter()
-            .filter(|(key, promise)| {
-                !self.needs_promise(key)
-                    || self.usable_since(promise).is_some_and(|since| {
-                        let tried = self.promises.last_bound.unwrap_or(since).max(since);
-                        now.duration_since(tried) > window || now.duration_since(since) > at_most
-                    })
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
+            .filter(|(key, promise)| is_broken(key, promise));
+        let broken: Vec<Arc<str>> = broken.map(|(key, _)| key.clone()).collect();
         for key in broken {
             self.promises.end(&key);
             if let Some(pod) = self.pods.get(&key).cloned() {
@@ -168,15 +244,8 @@ impl Index {
         }
     }
 
-    /// A pod that still needs the place it was promised: it waits, or its present machine is leaving.
-    fn needs_promise(&self, key: &str) -> bool {
-        let Some(pod) = self.pods.get(key).filter(|p| p.is_active()) else {
-            return false;
-        };
-        let Some(node) = &pod.node else { return true };
-        let Some(node) = self.nodes.get(&**node) else {
-            return false;
-        };
+    /// Its deletion, or that of its claim, has begun.
+    fn is_leaving(&self, node: &Node) -> bool {
         let claim = self.claim_of_node(node).and_then(|name| self.claim(name));
         node.metadata.deletion_timestamp.is_some()
             || claim.is_some_and(|c| c.metadata.deletion_timestamp.is_some())
@@ -236,7 +305,7 @@ impl Index {
 
     /// A pod has lost its place in a plan.
     fn waits_again(&mut self, pod: &PodState) {
-        if pod.is_provisionable() {
+        if pod.is_provisionable() || pod.node.is_some() {
             self.touched.waiting_pods += 1;
             self.arrivals += 1;
             self.broken_promises += 1;

@@ -116,10 +116,7 @@ impl Index {
         };
         if let Some(name) = &pod.node {
             let node = *by_name.get(name)?;
-            let moves = snapshot.nodes[node.0 as usize].leaving
-                && pod.is_reschedulable()
-                && !pod.do_not_disrupt_now(now)
-                && !budgets.blocks_for_ever(pod);
+            let moves = snapshot.nodes[node.0 as usize].leaving && self.moves(pod, budgets, now);
             return Some(match (moves, promised()) {
                 (false, _) => Place::Bound(node),
                 (true, Some(next)) => Place::Assigned(next),

@@ -18,7 +18,7 @@ fn only_refused_pods_wait() {
     let daemon = json!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "DaemonSet", "name": "d", "uid": "d" }] } });
     index.apply(pending("daemon", daemon), at(0));
 
-    assert_eq!(index.waiting(), 1);
+    assert_eq!(index.waiting(at(0)), 1);
     assert_eq!(index.arrivals(), 1);
     let snapshot = lowered(&index, at(0)).snapshot;
     assert_eq!(snapshot.pods.len(), 1);
