@@ -524,7 +524,11 @@ fn lowered(
     for (at, shape) in order.into_iter().enumerate() {
         let price = mix.prices[shape];
         let floor = price + price / ENOUGH;
-        let lent = if searches.knapsack.closely { STEPS_LENT_CLOSELY } else { STEPS_LENT };
+        let lent = if searches.knapsack.closely {
+            STEPS_LENT_CLOSELY
+        } else {
+            STEPS_LENT
+        };
         let steps = (budget.left / (n_shapes - at as u64) * lent).min(budget.left);
         let proven = searches.knapsack.prove(shape, &values, &mix.counts, floor, steps);
         budget.spend(searches.steps());

@@ -107,7 +107,10 @@ impl Knapsack<'_> {
         let cost = |amounts: &[i64]| -> f64 { amounts.iter().zip(&full).map(|(a, p)| *a as f64 * p).sum() };
         let mix = self.mix;
         let surplus = |e: &Entry| e.worth as f64 - cost(mix.request(e.item as usize));
-        let paying = self.entries.iter().map(|e| surplus(e).max(0.0) * f64::from(e.cap));
+        let paying = self
+            .entries
+            .iter()
+            .map(|e| surplus(e).max(0.0) * f64::from(e.cap));
         let upper = cost(mix.room(shape)) + paying.sum::<f64>();
         // A content with a pod that costs more than this beyond its worth is worth no more than the floor.
         let slack = (upper - floor as f64) * (1.0 + 1e-6) + 1.0;
@@ -149,7 +152,13 @@ impl Knapsack<'_> {
 
     /// A bound by a table over the axes, with what `prices` say for what else there is, rounding included; and the content
     /// that the table has in mind, which may not fit.
-    fn table(&mut self, shape: usize, axes: &[Axis], prices: &[f64], steps_max: u64) -> Option<(i64, Pattern)> {
+    fn table(
+        &mut self,
+        shape: usize,
+        axes: &[Axis],
+        prices: &[f64],
+        steps_max: u64,
+    ) -> Option<(i64, Pattern)> {
         let mix = self.mix;
         let cost = |amounts: &[i64]| -> f64 { amounts.iter().zip(prices).map(|(a, p)| *a as f64 * p).sum() };
         // Rounded so that the bound errs on the high side.
@@ -157,7 +166,7 @@ impl Knapsack<'_> {
         let mut taken = vec![0_u32; self.entries.len()];
         // Of the entries that take the same units, and come as often as fit, only the best is of interest.
         let mut kinds: BTreeMap<Vec<usize>, (f64, usize)> = BTreeMap::new();
-        let mut moves: Vec<Move> = Vec::new();
+        let mut few: Vec<Move> = Vec::new();
         for (at, entry) in self.entries.iter().enumerate() {
             let request = mix.request(entry.item as usize);
             let rest = entry.worth as f64 - cost(request) * (1.0 - 1e-12);
@@ -177,7 +186,7 @@ impl Knapsack<'_> {
                 let (mut left, mut n) = (entry.cap, 1);
                 while left > 0 {
                     let n_now = n.min(left);
-                    moves.push(Move {
+                    few.push(Move {
                         units: units.iter().map(|u| u * n_now as usize).collect(),
                         worth: rest * f64::from(n_now),
                         entry: at,
@@ -194,13 +203,15 @@ impl Knapsack<'_> {
                 }
             }
         }
-        moves.extend(kinds.into_iter().map(|(units, (worth, entry))| Move {
+        // First what comes in any number: only that can stand for others in any number.
+        let plenty = kinds.into_iter().map(|(units, (worth, entry))| Move {
             units,
             worth,
             entry,
             n: 1,
             once: false,
-        }));
+        });
+        let moves: Vec<Move> = plenty.chain(few).collect();
         let n_cells = axes.iter().map(|axis| axis.cells).product::<usize>();
         let work = |moves: usize| (n_cells * moves / LOOKS_PER_WORK + self.entries.len()) as u64;
         if work(moves.len()) > steps_max.saturating_mul(1000) {
@@ -210,8 +221,12 @@ impl Knapsack<'_> {
         let mut last = vec![u32::MAX; n_cells];
         let mut spared = 0;
         for (at, it) in moves.iter().enumerate() {
-            let cell = axes.iter().zip(&it.units).map(|(axis, n)| n * axis.stride).sum::<usize>();
-            // What others can stand for in any number need not be entered.
+            let cell = axes
+                .iter()
+                .zip(&it.units)
+                .map(|(axis, n)| n * axis.stride)
+                .sum::<usize>();
+            // What others can stand for need not be entered.
             if self.closely && !it.once && table.get(cell).is_none_or(|known| *known >= it.worth) {
                 spared += 1;
                 continue;

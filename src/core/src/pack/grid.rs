@@ -302,7 +302,7 @@ impl Table {
                 continue;
             }
             let [down, right] = cells;
-            let by_size = |n: usize, of: usize| if n > 0 { (of - 1) / n } else { usize::MAX };
+            let by_size = |n: usize, of: usize| (of - 1).checked_div(n).unwrap_or(usize::MAX);
             let most = by_size(down, rows).min(by_size(right, width));
             let cap = mix.caps[item as usize];
             let fits = (cap as usize) < most;
@@ -432,7 +432,9 @@ impl Table {
                 Some(&self.entries[nth])
             });
             let Some(entry) = entry else { break };
-            let Some(rest) = less(cell, entry.cells) else { break };
+            let Some(rest) = less(cell, entry.cells) else {
+                break;
+            };
             *pattern.entry(entry.item).or_default() += 1;
             cell = rest;
         }

@@ -42,10 +42,14 @@ pub(super) fn rules_out(
     let priced =
         |amounts: &[i64]| -> i128 { amounts.iter().zip(lambda).map(|(a, l)| l * i128::from(*a)).sum() };
     let surplus = |item: &Item| i128::from(item.worth) * SCALE - priced(&item.size);
-    let paying = items.iter().map(|item| surplus(item).max(0) * i128::from(item.most));
+    let paying = items
+        .iter()
+        .map(|item| surplus(item).max(0) * i128::from(item.most));
     let all = priced(room) + paying.sum::<i128>();
     // With one of the others in it, a filling is worth no more than the limit: it costs too much for what it is worth.
-    let relevant = items.iter().filter(|item| all + surplus(item).min(0) >= (limit + 1) * SCALE);
+    let relevant = items
+        .iter()
+        .filter(|item| all + surplus(item).min(0) >= (limit + 1) * SCALE);
     let items: Vec<Item> = relevant.cloned().collect();
     let mut axes = axes(&items, room, lambda, &[FIRST_MAX, cells_max]);
     let second = axes.last().map(|(second, ..)| *second);
@@ -146,7 +150,11 @@ fn enter(axes: &[Axis], best: &mut [i64], takes: &[usize], worth: i64, again: bo
     let n_rows = best.len() / width;
     let rows = (0..n_rows).filter(|row| takes[0] < width && holds(*row));
     // Upwards, what a cell is improved by may be in the one before it already.
-    let rows: Vec<usize> = if again { rows.collect() } else { rows.rev().collect() };
+    let rows: Vec<usize> = if again {
+        rows.collect()
+    } else {
+        rows.rev().collect()
+    };
     for row in rows {
         let (from, to) = (row * width + takes[0], (row + 1) * width);
         if back >= width {
