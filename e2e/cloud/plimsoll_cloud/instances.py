@@ -44,6 +44,7 @@ class Launch:
     reservation: str | None = None
     gone_at: datetime | None = None
     node: str | None = None
+    node_uid: str | None = None
     join_error: str | None = None
     joined_at: datetime | None = None
 

@@ -61,9 +61,10 @@ class Cluster:
         """Status and text of the API server's answer."""
         return self._call("POST", "/api/v1/nodes", json.dumps(node).encode())
 
-    def delete_node(self, name: str) -> tuple[int, str]:
-        """Status and text of the API server's answer."""
-        return self._call("DELETE", f"/api/v1/nodes/{name}")
+    def delete_node(self, name: str, uid: str) -> tuple[int, str]:
+        """Status and text of the API server's answer. A later Node of the same name stays."""
+        options = json.dumps({"preconditions": {"uid": uid}}).encode()
+        return self._call("DELETE", f"/api/v1/nodes/{name}", options)
 
     def _call(
         self, method: str, path: str, body: bytes | None = None
@@ -143,8 +144,9 @@ def step(cloud: Cloud, cluster: Cluster) -> None:
             say(f"{record.instance.id} never joins: {record.join_error}")
             continue
         record.node, record.joined_at = node["metadata"]["name"], now()
+        record.node_uid = json.loads(text)["metadata"]["uid"]
     for record in gone:
-        cluster.delete_node(record.node)
+        cluster.delete_node(record.node, record.node_uid)
         record.node = None
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -30,7 +31,7 @@ OWNED = [
 
 
 class ApiServer:
-    """Takes Nodes and forgets them again."""
+    """Takes Nodes and forgets them again, by name and by UID as the real one does."""
 
     def __init__(self):
         self.nodes: dict[str, dict] = {}
@@ -38,19 +39,33 @@ class ApiServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.nodes[body["metadata"]["name"]] = body
-                self._answer(201)
+                node = self._body()
+                if node["metadata"]["name"] in outer.nodes:
+                    return self._answer(409)
+                node["metadata"]["uid"] = str(uuid.uuid4())
+                outer.nodes[node["metadata"]["name"]] = node
+                self._answer(201, node)
 
             def do_DELETE(self):
-                outer.nodes.pop(self.path.rsplit("/", 1)[-1], None)
+                name, wanted = self.path.rsplit("/", 1)[-1], self._body()
+                if name not in outer.nodes:
+                    return self._answer(404)
+                uid = outer.nodes[name]["metadata"]["uid"]
+                if wanted.get("preconditions", {}).get("uid", uid) != uid:
+                    return self._answer(409)
+                del outer.nodes[name]
                 self._answer(200)
 
-            def _answer(self, status):
+            def _body(self) -> dict:
+                length = int(self.headers.get("Content-Length", 0))
+                return json.loads(self.rfile.read(length) or "{}")
+
+            def _answer(self, status, body=None):
+                text = json.dumps(body or {}).encode()
                 self.send_response(status)
-                self.send_header("Content-Length", "2")
+                self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
-                self.wfile.write(b"{}")
+                self.wfile.write(text)
 
             def log_message(self, *arguments):
                 pass

@@ -82,6 +82,19 @@ def test_a_node_joins_and_goes(cloud):
     eventually(lambda: name not in cloud.api_server.nodes)
 
 
+def test_the_next_instance_with_an_address_keeps_its_node(cloud):
+    first = launch(cloud, node_config(cloud))
+    name = eventually(lambda: cloud.instances()[first]["node"])
+    uid = cloud.api_server.nodes[name]["metadata"]["uid"]
+    cloud.admin("ec2").terminate_instances(InstanceIds=[first])
+    # The controller is quicker than the cloud node lifecycle controller.
+    cloud.api_server.nodes.pop(name, None)
+    second = launch(cloud, node_config(cloud))
+    assert eventually(lambda: cloud.instances()[second]["node"]) == name
+    eventually(lambda: cloud.instances()[first]["node"] is None)
+    assert cloud.api_server.nodes[name]["metadata"]["uid"] != uid
+
+
 def test_bottlerocket_joins(cloud):
     image = cloud.image("bottlerocket/aws-k8s-1.36/x86_64/latest")
     devices = [
