@@ -329,7 +329,7 @@ impl Index {
     fn machine_is_lost(&mut self, claim: &NodeClaim) {
         let node = self.sole_node(claim).and_then(|node| node.metadata.name.clone());
         let pods = self.pods_on(node.as_deref().unwrap_or_default());
-        let moving = pods.filter(|pod| pod.is_reschedulable()).count();
+        let moving = pods.filter(|pod| pod.is_recreated()).count();
         let coming = self
             .promises
             .on(claim.metadata.name.as_deref().unwrap_or_default());

@@ -120,6 +120,12 @@ impl PodState {
         returns && !matches!(self.owner, Owner::DaemonSet | Owner::Node)
     }
 
+    /// Its owner makes it anew when it is evicted, so that another machine must have room for it. A pod that nobody owns is
+    /// gone then: a machine bought for it would stand empty.
+    pub fn is_recreated(&self) -> bool {
+        self.is_reschedulable() && self.owner != Owner::None
+    }
+
     /// Asks not to be disrupted at this moment.
     pub fn do_not_disrupt_now(&self, now: Timestamp) -> bool {
         match self.do_not_disrupt {

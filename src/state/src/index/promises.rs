@@ -192,7 +192,7 @@ impl Index {
             ends.min()
                 .is_some_and(|ends: Timestamp| ends.duration_since(now) <= needs)
         };
-        pod.is_reschedulable() && (budgets.allow_moving(pod, now) || ends_soon())
+        pod.is_recreated() && (budgets.allow_moving(pod, now) || ends_soon())
     }
 
     fn node_of_target(&self, target: &str) -> Option<&Arc<Node>> {

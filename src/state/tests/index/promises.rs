@@ -142,11 +142,18 @@ fn a_promise_ends_when_its_machine_has_been_usable_for_long_or_leaves() {
     assert_eq!(index.waiting(at(0)), 3);
 }
 
-/// A machine `old` that leaves, with one pod `a` on it.
+fn owned_by(kind: &str) -> Value {
+    let owner = json!({ "apiVersion": "apps/v1", "kind": kind, "name": "a", "uid": "a" });
+    json!({ "metadata": { "ownerReferences": [owner] } })
+}
+
+/// A machine `old` that leaves, with one pod `a` on it, of a ReplicaSet unless the patch says otherwise.
 fn leaving(pod_patch: Value) -> Index {
     let mut index = Index::default();
     with_machine(&mut index, "old");
-    index.apply(bound("a", "node-old", pod_patch), at(0));
+    let mut pod = owned_by("ReplicaSet");
+    merge(&mut pod, pod_patch);
+    index.apply(bound("a", "node-old", pod), at(0));
     index.take_touched();
     leave(&mut index, "old");
     index
@@ -187,6 +194,12 @@ fn pods_of_a_machine_that_leaves_wait_for_their_next_place() {
         "and nobody removes it as empty"
     );
     assert!(index.view("old").unwrap().replaced.contains("default/a"));
+}
+
+#[test]
+fn no_place_is_looked_for_where_nobody_makes_the_pod_anew() {
+    let mut index = leaving(json!({ "metadata": { "ownerReferences": [] } }));
+    assert_eq!((index.waiting(at(1)), index.take_touched().waiting_pods), (0, 0));
 }
 
 #[test]
@@ -232,9 +245,7 @@ fn a_pod_that_cannot_be_evicted_is_moved_only_if_its_machine_ends() {
 
 #[test]
 fn the_place_of_a_stateful_pod_is_kept_while_it_shuts_down() {
-    let stateful = json!({ "metadata": { "ownerReferences": [
-        { "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "a", "uid": "a" },
-    ] } });
+    let stateful = owned_by("StatefulSet");
     let mut index = leaving(stateful.clone());
     on_new_machine(&mut index);
     let mut evicted = stateful;
